@@ -1,0 +1,321 @@
+//! From a `ResourceClaim` to the devices that it gives to this driver.
+
+use k8s_openapi::api::resource::v1::{
+    DeviceAllocationConfiguration, DeviceRequestAllocationResult, ResourceClaim,
+};
+use tessera_device::{DeviceName, IdError};
+use thiserror::Error;
+
+use crate::ClaimRef;
+
+/// What a claim allocates of one driver's devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// The claim.
+    pub claim: ClaimRef,
+    /// Its devices, in the order of the scheduler's results. Never empty.
+    pub devices: Vec<AllocatedDevice>,
+}
+
+/// One result of the scheduler that names a device of this driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocatedDevice {
+    /// The claim's request that the device serves. For a prioritized list this is the request
+    /// without its sub-request, because the kubelet compares it with what a container names.
+    pub request: String,
+    /// Pool of the device.
+    pub pool: String,
+    /// Device within the pool.
+    pub device: DeviceName,
+    /// Admin access: the device may be in use by others and must not be reconfigured.
+    pub admin_access: bool,
+    /// Which share of the device this is, where the device is shared (KEP 5075).
+    pub share_id: Option<String>,
+}
+
+/// Why a claim gives this driver nothing to prepare.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ClaimRefusal {
+    /// The name now belongs to another claim.
+    #[error(
+        "claim {wanted} was replaced: the name now belongs to UID {found}; \
+         the pod that used the former claim must be made anew"
+    )]
+    Replaced {
+        /// The claim that the kubelet asked for.
+        wanted: ClaimRef,
+        /// UID that the API server has under the name.
+        found: String,
+    },
+    /// No allocation.
+    #[error("claim {claim} has no allocation; it must be scheduled before it can be prepared")]
+    NotAllocated {
+        /// The claim.
+        claim: ClaimRef,
+    },
+    /// An allocation without a device of this driver.
+    #[error("claim {claim} allocates no device of driver {driver}")]
+    NoDevice {
+        /// The claim.
+        claim: ClaimRef,
+        /// This driver.
+        driver: String,
+    },
+    /// A device name that no slice can have held.
+    #[error("request {request} of claim {claim} was allocated an impossible device")]
+    BadDevice {
+        /// The claim.
+        claim: ClaimRef,
+        /// The request.
+        request: String,
+        /// What is wrong with the name.
+        #[source]
+        source: IdError,
+    },
+    /// A configuration of a kind that this version does not act on.
+    #[error(
+        "claim {claim} carries a configuration of kind {kind} for driver {driver}, which this \
+         version does not support; remove it from the claim or its device class"
+    )]
+    UnsupportedConfiguration {
+        /// The claim.
+        claim: ClaimRef,
+        /// This driver.
+        driver: String,
+        /// `apiVersion/kind` of the configuration, as far as it has them.
+        kind: String,
+    },
+}
+
+/// Reads what `claim` allocates of `driver`'s devices.
+///
+/// `wanted` is the claim that the kubelet named. Results of other drivers are skipped: a claim
+/// may join a GPU and a network card.
+pub fn allocation(
+    claim: &ResourceClaim,
+    wanted: &ClaimRef,
+    driver: &str,
+) -> Result<Allocation, ClaimRefusal> {
+    let found = claim.metadata.uid.as_deref().unwrap_or_default();
+    if found != wanted.uid.as_str() {
+        return Err(ClaimRefusal::Replaced {
+            wanted: wanted.clone(),
+            found: found.to_owned(),
+        });
+    }
+    let allocated = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.allocation.as_ref())
+        .and_then(|allocation| allocation.devices.as_ref())
+        .ok_or_else(|| ClaimRefusal::NotAllocated {
+            claim: wanted.clone(),
+        })?;
+    let devices = allocated
+        .results
+        .iter()
+        .flatten()
+        .filter(|result| result.driver == driver)
+        .map(|result| allocated_device(result, wanted))
+        .collect::<Result<Vec<_>, _>>()?;
+    if devices.is_empty() {
+        return Err(ClaimRefusal::NoDevice {
+            claim: wanted.clone(),
+            driver: driver.to_owned(),
+        });
+    }
+    refuse_configuration(
+        allocated.config.as_deref().unwrap_or_default(),
+        wanted,
+        driver,
+    )?;
+    Ok(Allocation {
+        claim: wanted.clone(),
+        devices,
+    })
+}
+
+fn allocated_device(
+    result: &DeviceRequestAllocationResult,
+    claim: &ClaimRef,
+) -> Result<AllocatedDevice, ClaimRefusal> {
+    let request = result
+        .request
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let device = result
+        .device
+        .parse()
+        .map_err(|source| ClaimRefusal::BadDevice {
+            claim: claim.clone(),
+            request: result.request.clone(),
+            source,
+        })?;
+    Ok(AllocatedDevice {
+        request,
+        pool: result.pool.clone(),
+        device,
+        admin_access: result.admin_access.unwrap_or_default(),
+        share_id: result.share_id.clone(),
+    })
+}
+
+/// Refuses what would be ignored: a user who wrote a configuration expects it to act.
+fn refuse_configuration(
+    configurations: &[DeviceAllocationConfiguration],
+    claim: &ClaimRef,
+    driver: &str,
+) -> Result<(), ClaimRefusal> {
+    let ours = configurations
+        .iter()
+        .filter_map(|configuration| configuration.opaque.as_ref())
+        .find(|opaque| opaque.driver == driver);
+    let Some(opaque) = ours else { return Ok(()) };
+    let field = |name: &str| {
+        opaque
+            .parameters
+            .0
+            .get(name)
+            .and_then(|value| value.as_str())
+            .unwrap_or("?")
+            .to_owned()
+    };
+    Err(ClaimRefusal::UnsupportedConfiguration {
+        claim: claim.clone(),
+        driver: driver.to_owned(),
+        kind: format!("{}/{}", field("apiVersion"), field("kind")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const DRIVER: &str = "gpu.nvidia.com";
+
+    fn wanted() -> ClaimRef {
+        ClaimRef {
+            namespace: "default".to_owned(),
+            name: "one-gpu".to_owned(),
+            uid: "0ddc7d64-6bb6-4a7c-8b7c-3b1c3c0a9f6e".parse().unwrap(),
+        }
+    }
+
+    fn claim(status: &Value) -> ResourceClaim {
+        serde_json::from_value(json!({
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {
+                "namespace": "default",
+                "name": "one-gpu",
+                "uid": "0ddc7d64-6bb6-4a7c-8b7c-3b1c3c0a9f6e",
+            },
+            "spec": {},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn result(request: &str, driver: &str, device: &str) -> Value {
+        json!({ "request": request, "driver": driver, "pool": "node0", "device": device })
+    }
+
+    #[track_caller]
+    fn check(status: &Value, expected: Result<&[(&str, &str)], &str>) {
+        let found = allocation(&claim(status), &wanted(), DRIVER);
+        match expected {
+            Ok(devices) => {
+                let found = found.unwrap();
+                let found: Vec<(&str, &str)> = found
+                    .devices
+                    .iter()
+                    .map(|d| (d.request.as_str(), d.device.as_str()))
+                    .collect();
+                assert_eq!(found, devices);
+            }
+            Err(text) => {
+                let error = found.unwrap_err().to_string();
+                assert!(error.contains(text), "{error}");
+                assert!(
+                    error.contains("default/one-gpu"),
+                    "the claim is not named: {error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn results_of_this_driver_are_taken_in_order_and_others_are_skipped() {
+        let status = json!({"allocation": {"devices": {"results": [
+            result("b", DRIVER, "gpu-3"),
+            result("nic", "dra.net", "eth1"),
+            result("a", DRIVER, "gpu-1"),
+        ]}}});
+        check(&status, Ok(&[("b", "gpu-3"), ("a", "gpu-1")]));
+    }
+
+    #[test]
+    fn a_sub_request_is_reported_as_the_request_it_belongs_to() {
+        let status =
+            json!({"allocation": {"devices": {"results": [result("gpu/large", DRIVER, "gpu-0")]}}});
+        check(&status, Ok(&[("gpu", "gpu-0")]));
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_prepared_says_why() {
+        check(&json!({}), Err("has no allocation"));
+        check(
+            &json!({"allocation": {"devices": {"results": [result("nic", "dra.net", "eth1")]}}}),
+            Err("no device of driver gpu.nvidia.com"),
+        );
+        check(
+            &json!({"allocation": {"devices": {"results": [result("a", DRIVER, "../gpu")]}}}),
+            Err("request a"),
+        );
+        check(
+            &json!({"allocation": {"devices": {
+                "results": [result("a", DRIVER, "gpu-0")],
+                "config": [{"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": {
+                    "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}}}],
+            }}}),
+            Err("resource.nvidia.com/v1beta1/GpuConfig"),
+        );
+    }
+
+    #[test]
+    fn a_configuration_for_another_driver_is_not_ours_to_refuse() {
+        let status = json!({"allocation": {"devices": {
+            "results": [result("a", DRIVER, "gpu-0")],
+            "config": [{"source": "FromClass", "opaque": {"driver": "dra.net", "parameters": {}}}],
+        }}});
+        check(&status, Ok(&[("a", "gpu-0")]));
+    }
+
+    #[test]
+    fn a_claim_made_anew_under_the_same_name_is_not_the_claim_that_was_asked_for() {
+        let mut other = wanted();
+        other.uid = "11111111-6bb6-4a7c-8b7c-3b1c3c0a9f6e".parse().unwrap();
+        let status =
+            json!({"allocation": {"devices": {"results": [result("a", DRIVER, "gpu-0")]}}});
+        let error = allocation(&claim(&status), &other, DRIVER).unwrap_err();
+        assert!(matches!(error, ClaimRefusal::Replaced { .. }));
+    }
+
+    #[test]
+    fn admin_access_and_shares_are_carried_over() {
+        let status = json!({"allocation": {"devices": {"results": [{
+            "request": "a", "driver": DRIVER, "pool": "node0", "device": "gpu-0",
+            "adminAccess": true, "shareID": "a671734a-e8e5-11e4-8fde-42010af09327",
+        }]}}});
+        let found = allocation(&claim(&status), &wanted(), DRIVER).unwrap();
+        assert!(found.devices[0].admin_access);
+        assert_eq!(
+            found.devices[0].share_id.as_deref(),
+            Some("a671734a-e8e5-11e4-8fde-42010af09327")
+        );
+    }
+}

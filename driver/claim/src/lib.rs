@@ -1,0 +1,10 @@
+//! Reads what a `ResourceClaim` allocates to this node.
+//!
+//! A claim comes from the API with everything optional; [`allocation`] turns it once into values
+//! that the planning crates need not check again, or says why it cannot.
+
+mod allocation;
+mod ids;
+
+pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation};
+pub use ids::{ClaimRef, ClaimUid, UidError};

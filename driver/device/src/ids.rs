@@ -1,0 +1,261 @@
+//! Identities of devices, each parsed once.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Longest device name that the API takes: a DNS label (RFC 1123).
+const DEVICE_NAME_MAX: usize = 63;
+
+/// A value that is not the identity it claims to be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum IdError {
+    /// Not of the form `GPU-<uuid>`.
+    #[error("GPU UUID {0:?} is not of the form GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
+    GpuUuid(String),
+    /// Not of the form `dddd:bb:dd.f`, or with the longer domain that NVML prints.
+    #[error("PCI address {0:?} is not of the form dddd:bb:dd.f (hexadecimal)")]
+    PciAddress(String),
+    /// Not a DNS label.
+    #[error(
+        "device name {0:?} is not a DNS label: 1 to 63 of a-z, 0-9 and '-', \
+         with a letter or digit at both ends"
+    )]
+    DeviceName(String),
+    /// Not of the form `pci<domain>:<bus>`.
+    #[error("PCIe root {0:?} is not of the form pcidddd:bb (hexadecimal)")]
+    PcieRoot(String),
+}
+
+/// The UUID of a physical GPU as NVML prints it: `GPU-` and a lower-case UUID.
+///
+/// It names the board, whatever its minor number or PCI address is after the next boot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GpuUuid(String);
+
+impl GpuUuid {
+    /// The UUID with its `GPU-` prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GpuUuid {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let valid = text.strip_prefix("GPU-").is_some_and(|uuid| {
+            uuid.len() == 36
+                && uuid.bytes().enumerate().all(|(at, byte)| match at {
+                    8 | 13 | 18 | 23 => byte == b'-',
+                    _ => byte.is_ascii_hexdigit(),
+                })
+        });
+        valid
+            .then(|| Self(format!("GPU-{}", text[4..].to_ascii_lowercase())))
+            .ok_or_else(|| IdError::GpuUuid(text.to_owned()))
+    }
+}
+
+impl fmt::Display for GpuUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A PCI function: domain, bus, device, function.
+///
+/// Displays as the extended form that `resource.kubernetes.io/pciBusID` wants, lower case
+/// `dddd:bb:dd.f`. Parses that form and NVML's, whose domain has eight digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PciAddress {
+    /// PCI domain (segment).
+    pub domain: u32,
+    /// Bus within the domain.
+    pub bus: u8,
+    /// Device on the bus, 0 to 31.
+    pub device: u8,
+    /// Function of the device, 0 to 7.
+    pub function: u8,
+}
+
+impl FromStr for PciAddress {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_pci(text).ok_or_else(|| IdError::PciAddress(text.to_owned()))
+    }
+}
+
+fn parse_pci(text: &str) -> Option<PciAddress> {
+    let hex = |part: &str, digits: std::ops::RangeInclusive<usize>| {
+        let well_formed =
+            digits.contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+        well_formed
+            .then(|| u32::from_str_radix(part, 16).ok())
+            .flatten()
+    };
+    let (domain, rest) = text.split_once(':')?;
+    let (bus, rest) = rest.split_once(':')?;
+    let (device, function) = rest.split_once('.')?;
+    let address = PciAddress {
+        domain: hex(domain, 4..=8)?,
+        bus: u8::try_from(hex(bus, 2..=2)?).ok()?,
+        device: u8::try_from(hex(device, 2..=2)?).ok()?,
+        function: u8::try_from(hex(function, 1..=1)?).ok()?,
+    };
+    (address.device < 32 && address.function < 8).then_some(address)
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            domain,
+            bus,
+            device,
+            function,
+        } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
+}
+
+/// The PCIe root complex above a device, `pci<domain>:<bus>`, as sysfs names it.
+///
+/// It is the value of `resource.kubernetes.io/pcieRoot`, by which claims ask for a GPU and a
+/// network card under one root.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PcieRoot(String);
+
+impl PcieRoot {
+    /// The root as sysfs spells it, e.g. `pci0000:16`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PcieRoot {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let valid = text
+            .strip_prefix("pci")
+            .and_then(|rest| rest.split_once(':'))
+            .is_some_and(|(domain, bus)| {
+                let hex = |part: &str| part.bytes().all(|b| b.is_ascii_hexdigit());
+                (4..=8).contains(&domain.len()) && bus.len() == 2 && hex(domain) && hex(bus)
+            });
+        valid
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| IdError::PcieRoot(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PcieRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a device in a `ResourceSlice`: a DNS label, unique in its pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceName(String);
+
+impl DeviceName {
+    /// The name of a whole GPU, `gpu-<minor>`, as the reference driver spells it.
+    pub fn whole_gpu(minor: u32) -> Self {
+        Self(format!("gpu-{minor}"))
+    }
+
+    /// The name as the API carries it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = text.as_bytes();
+        let valid = (1..=DEVICE_NAME_MAX).contains(&bytes.len())
+            && bytes.iter().all(|b| inner(*b) || *b == b'-')
+            && inner(bytes[0])
+            && inner(bytes[bytes.len() - 1]);
+        valid
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| IdError::DeviceName(text.to_owned()))
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nvml_and_sysfs_spellings_of_a_pci_address_are_the_same_device() {
+        let from_nvml: PciAddress = "00000000:1B:00.0".parse().unwrap();
+        let from_sysfs: PciAddress = "0000:1b:00.0".parse().unwrap();
+        assert_eq!(from_nvml, from_sysfs);
+        assert_eq!(from_nvml.to_string(), "0000:1b:00.0");
+    }
+
+    #[test]
+    fn a_value_that_is_no_identity_is_refused_with_the_value_in_the_message() {
+        for bad in [
+            "",
+            "0000:1b:00",
+            "0000:1b:20.0",
+            "0000:1b:00.8",
+            "zz:1b:00.0",
+            "0000:+b:00.0",
+        ] {
+            let error = bad.parse::<PciAddress>().unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", &"a".repeat(64)] {
+            assert!(bad.parse::<DeviceName>().is_err(), "{bad:?}");
+        }
+        for bad in [
+            "GPU-",
+            "MIG-5dcdd1a3-5d1a-4b4a-9c4c-0b1a2c3d4e5f",
+            "5dcdd1a3",
+        ] {
+            assert!(bad.parse::<GpuUuid>().is_err(), "{bad:?}");
+        }
+        for bad in ["", "pci", "pci0000", "pci0000:zz", "0000:16"] {
+            assert!(bad.parse::<PcieRoot>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pci_address_survives_its_own_text(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
+            let address = PciAddress { domain, bus, device, function };
+            prop_assert_eq!(address.to_string().parse::<PciAddress>(), Ok(address));
+        }
+
+        #[test]
+        fn no_text_panics_a_parser(text: String) {
+            let _ = text.parse::<PciAddress>();
+            let _ = text.parse::<DeviceName>();
+            let _ = text.parse::<GpuUuid>();
+            let _ = text.parse::<PcieRoot>();
+        }
+
+        #[test]
+        fn every_whole_gpu_has_a_valid_device_name(minor: u32) {
+            let name = DeviceName::whole_gpu(minor);
+            prop_assert_eq!(name.as_str().parse::<DeviceName>(), Ok(name.clone()));
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The facts of one node's GPUs at one moment.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::{Bytes, CudaVersion, DeviceName, DriverVersion, GpuUuid, PciAddress, PcieRoot};
+
+/// Facts about the installed driver, common to all GPUs of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverFacts {
+    /// Version of the kernel driver (`nvmlSystemGetDriverVersion`).
+    pub version: DriverVersion,
+    /// Newest CUDA version that the driver supports (`nvmlSystemGetCudaDriverVersion_v2`).
+    pub cuda: CudaVersion,
+}
+
+/// The architecture of a GPU, spelled as the reference driver publishes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// 2012.
+    Kepler,
+    /// 2014.
+    Maxwell,
+    /// 2016.
+    Pascal,
+    /// 2017.
+    Volta,
+    /// 2018; T4.
+    Turing,
+    /// 2020; A100.
+    Ampere,
+    /// 2022; L4, L40.
+    Ada,
+    /// 2022; H100, H200, GH200.
+    Hopper,
+    /// 2024; B200, GB200.
+    Blackwell,
+    /// Newer than this table. Published as `Unknown`.
+    Unknown,
+}
+
+impl Architecture {
+    /// The value of the `architecture` attribute.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Kepler => "Kepler",
+            Self::Maxwell => "Maxwell",
+            Self::Pascal => "Pascal",
+            Self::Volta => "Volta",
+            Self::Turing => "Turing",
+            Self::Ampere => "Ampere",
+            Self::Ada => "Ada Lovelace",
+            Self::Hopper => "Hopper",
+            Self::Blackwell => "Blackwell",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// How the GPU sees host memory (`nvmlDeviceGetAddressingMode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressingMode {
+    /// Heterogeneous memory management in software.
+    Hmm,
+    /// Address translation service in hardware (Grace).
+    Ats,
+    /// Neither is active.
+    None,
+}
+
+impl AddressingMode {
+    /// The value of the `addressingMode` attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hmm => "HMM",
+            Self::Ats => "ATS",
+            Self::None => "None",
+        }
+    }
+}
+
+/// One physical GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Identity of the board.
+    pub uuid: GpuUuid,
+    /// NVML minor number: the GPU's node is `/dev/nvidia<minor>`.
+    pub minor: u32,
+    /// Where it sits.
+    pub pci: PciAddress,
+    /// Product name as NVML says it, e.g. `NVIDIA H100 80GB HBM3`.
+    pub product_name: String,
+    /// Brand as the reference driver spells it, e.g. `Nvidia`.
+    pub brand: String,
+    /// Architecture.
+    pub architecture: Architecture,
+    /// CUDA compute capability.
+    pub compute_capability: CudaVersion,
+    /// All memory that NVML reports (`nvmlDeviceGetMemoryInfo.total`).
+    pub memory: Bytes,
+    /// How it sees host memory, if the driver says.
+    pub addressing_mode: Option<AddressingMode>,
+    /// The PCIe root above it, if sysfs says.
+    pub pcie_root: Option<PcieRoot>,
+    /// The NUMA node next to it, if sysfs names one.
+    pub numa_node: Option<u32>,
+}
+
+impl Gpu {
+    /// The name under which the whole GPU is offered.
+    pub fn device_name(&self) -> DeviceName {
+        DeviceName::whole_gpu(self.minor)
+    }
+}
+
+/// Facts that cannot all be true.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InventoryError {
+    /// Two GPUs with one minor number would get one device name.
+    #[error("GPUs {first} and {second} both have minor number {minor}")]
+    DuplicateMinor {
+        /// The minor number.
+        minor: u32,
+        /// Who had it first.
+        first: GpuUuid,
+        /// Who has it too.
+        second: GpuUuid,
+    },
+    /// The library listed one GPU twice.
+    #[error("GPU {uuid} is listed twice")]
+    DuplicateUuid {
+        /// The GPU.
+        uuid: GpuUuid,
+    },
+}
+
+/// The GPUs of one node, in order of their minor number.
+///
+/// The order is part of the contract: it is the order in the published slice, and the scheduler
+/// takes the first fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    driver: DriverFacts,
+    gpus: Vec<Gpu>,
+}
+
+impl Inventory {
+    /// Orders the GPUs and refuses contradictions.
+    pub fn new(driver: DriverFacts, mut gpus: Vec<Gpu>) -> Result<Self, InventoryError> {
+        gpus.sort_by_key(|gpu| gpu.minor);
+        let mut seen = BTreeMap::new();
+        for pair in gpus.windows(2) {
+            if pair[0].minor == pair[1].minor {
+                return Err(InventoryError::DuplicateMinor {
+                    minor: pair[0].minor,
+                    first: pair[0].uuid.clone(),
+                    second: pair[1].uuid.clone(),
+                });
+            }
+        }
+        for gpu in &gpus {
+            if seen.insert(&gpu.uuid, gpu.minor).is_some() {
+                return Err(InventoryError::DuplicateUuid {
+                    uuid: gpu.uuid.clone(),
+                });
+            }
+        }
+        Ok(Self { driver, gpus })
+    }
+
+    /// The driver's facts.
+    pub fn driver(&self) -> &DriverFacts {
+        &self.driver
+    }
+
+    /// The GPUs, by minor number.
+    pub fn gpus(&self) -> &[Gpu] {
+        &self.gpus
+    }
+
+    /// The GPU that is offered under this name.
+    pub fn by_device_name(&self, name: &DeviceName) -> Option<&Gpu> {
+        self.gpus.iter().find(|gpu| gpu.device_name() == *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(minor: u32, digit: u32) -> Gpu {
+        Gpu {
+            uuid: format!("GPU-0000000{digit}-0000-0000-0000-000000000000")
+                .parse()
+                .unwrap(),
+            minor,
+            pci: "0000:1b:00.0".parse().unwrap(),
+            product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+            brand: "Nvidia".to_owned(),
+            architecture: Architecture::Hopper,
+            compute_capability: CudaVersion { major: 9, minor: 0 },
+            memory: Bytes::from_mib(81559),
+            addressing_mode: None,
+            pcie_root: None,
+            numa_node: None,
+        }
+    }
+
+    fn driver() -> DriverFacts {
+        DriverFacts {
+            version: DriverVersion::new("580.95.05"),
+            cuda: CudaVersion {
+                major: 13,
+                minor: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn gpus_are_ordered_by_minor_number_whatever_order_the_library_gives() {
+        let inventory = Inventory::new(driver(), vec![gpu(10, 1), gpu(2, 2), gpu(0, 3)]).unwrap();
+        let minors: Vec<u32> = inventory.gpus().iter().map(|gpu| gpu.minor).collect();
+        assert_eq!(minors, [0, 2, 10]);
+    }
+
+    #[test]
+    fn two_gpus_with_one_minor_or_one_uuid_are_refused() {
+        assert!(matches!(
+            Inventory::new(driver(), vec![gpu(1, 1), gpu(1, 2)]),
+            Err(InventoryError::DuplicateMinor { minor: 1, .. })
+        ));
+        assert!(matches!(
+            Inventory::new(driver(), vec![gpu(1, 1), gpu(2, 1)]),
+            Err(InventoryError::DuplicateUuid { .. })
+        ));
+    }
+
+    #[test]
+    fn a_gpu_is_found_by_the_name_it_is_offered_under() {
+        let inventory = Inventory::new(driver(), vec![gpu(0, 1), gpu(1, 2)]).unwrap();
+        let found = inventory.by_device_name(&DeviceName::whole_gpu(1)).unwrap();
+        assert_eq!(found.minor, 1);
+        assert!(
+            inventory
+                .by_device_name(&DeviceName::whole_gpu(2))
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! What a GPU is: identities, units and facts.
+//!
+//! This crate holds plain values. It knows neither Kubernetes nor NVML: the NVML adapter fills
+//! these types in, and the planning crates read them. Nothing here fails later than at
+//! construction, because every identity is parsed once, at the edge.
+
+mod ids;
+mod inventory;
+mod units;
+mod version;
+
+pub use ids::{DeviceName, GpuUuid, IdError, PciAddress, PcieRoot};
+pub use inventory::{AddressingMode, Architecture, DriverFacts, Gpu, Inventory, InventoryError};
+pub use units::Bytes;
+pub use version::{CudaVersion, DriverVersion};
