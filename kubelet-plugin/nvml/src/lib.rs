@@ -1,0 +1,82 @@
+//! The NVML adapter: asks the installed driver for the GPUs of this node and returns owned facts.
+//!
+//! The library is loaded from a path at run time; nothing is linked. Every call blocks, some for
+//! seconds on a node in trouble, so callers keep it off the threads that serve others. [`Nvml`] can
+//! be moved to such a thread and shared between threads.
+//!
+//! # Guarantees
+//! - A GPU that fails to answer becomes a [`GpuProblem`] and hides no other GPU.
+//! - A fact that is optional costs only itself when it cannot be had.
+//! - No panic, whatever the library returns or lacks.
+//!
+//! # Assumptions
+//! NVML finds the GPUs when it is initialized. A GPU that comes later is seen by the next
+//! [`Nvml::load`], not by the next [`Nvml::inventory`].
+
+mod error;
+mod facts;
+mod names;
+mod raw;
+mod scan;
+mod sysfs;
+
+pub use error::{Fault, GpuProblem, NvmlError, QueryError};
+pub use scan::Scan;
+
+use std::fmt;
+use std::mem;
+use std::path::Path;
+
+use nvml_wrapper::bitmasks::InitFlags;
+use nvml_wrapper::error::NvmlError as Code;
+
+/// An initialized NVML library; shut down on drop.
+pub struct Nvml {
+    library: nvml_wrapper::Nvml,
+}
+
+impl fmt::Debug for Nvml {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nvml").finish_non_exhaustive()
+    }
+}
+
+impl Nvml {
+    /// Loads and initializes the library at a path (`nvmlInitWithFlags`).
+    ///
+    /// A node without GPUs is no error (flag `NO_GPUS`): all of them may be given to virtual
+    /// machines.
+    pub fn load(library: &Path) -> Result<Self, NvmlError> {
+        let opened = nvml_wrapper::Nvml::builder()
+            .lib_path(library.as_os_str())
+            .flags(InitFlags::NO_GPUS)
+            .init()
+            .map_err(|source| match source {
+                Code::LibloadingError(_) => NvmlError::Open {
+                    library: library.to_owned(),
+                    source,
+                },
+                source => NvmlError::Initialize {
+                    library: library.to_owned(),
+                    source,
+                },
+            })?;
+        if let Err(missing) = &opened.lib().nvmlShutdown {
+            let source = Code::FailedToLoadSymbol(missing.to_string());
+            // Its drop would call the missing function and panic.
+            mem::forget(opened);
+            return Err(NvmlError::Initialize {
+                library: library.to_owned(),
+                source,
+            });
+        }
+        Ok(Self { library: opened })
+    }
+
+    /// The driver, and every GPU with what can be known of it.
+    ///
+    /// `sysfs` is where the node's sysfs is mounted, usually `/sys`.
+    pub fn inventory(&self, sysfs: &Path) -> Result<Scan, NvmlError> {
+        scan::scan(&self.library, sysfs)
+    }
+}

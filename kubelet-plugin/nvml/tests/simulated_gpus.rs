@@ -1,0 +1,198 @@
+//! The adapter against the simulated driver, loaded from an installed root as on a node.
+//!
+//! Needs the right to make device nodes.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use tempfile::TempDir;
+use tessera_device::{AddressingMode, Architecture, Bytes, CudaVersion, Gpu};
+use tessera_hw::state::Presence;
+use tessera_hw::{Artifacts, Effect, Facts, Injection, Repeat, StateFile, install, profile};
+use tessera_nvml::{Nvml, NvmlError, Scan};
+
+static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
+
+/// `NVML_ERROR_DRIVER_NOT_LOADED`.
+const DRIVER_NOT_LOADED: u32 = 9;
+/// `NVML_ERROR_UNKNOWN`.
+const UNKNOWN: u32 = 999;
+
+struct Machine {
+    _directory: TempDir,
+    root: PathBuf,
+    state: StateFile,
+}
+
+fn machine(profile: &str) -> Machine {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("driver");
+    let installed = install(&root, profile, "node-1", &ARTIFACTS)
+        .unwrap_or_else(|error| panic!("these tests need root with CAP_MKNOD: {error:?}"));
+    Machine {
+        _directory: directory,
+        root,
+        state: installed.state,
+    }
+}
+
+impl Machine {
+    fn scan(&self) -> Result<Scan, NvmlError> {
+        let library = self.root.join("usr/lib64/libnvidia-ml.so.1");
+        Nvml::load(&library)?.inventory(&self.root.join("sys"))
+    }
+
+    fn fail(&self, function: &str, at: u64, code: u32) {
+        let injection = Injection {
+            function: function.to_owned(),
+            at,
+            repeat: Repeat::Times(1),
+            effect: Effect::Fail(code),
+            seen: 0,
+        };
+        self.state
+            .update(|node| node.injections.push(injection))
+            .unwrap();
+    }
+}
+
+/// What the adapter should make of a simulated GPU.
+fn expected(facts: &Facts) -> Gpu {
+    Gpu {
+        uuid: facts.uuid.parse().unwrap(),
+        minor: facts.minor,
+        pci: facts.pci.to_string().parse().unwrap(),
+        product_name: facts.name.clone(),
+        brand: match facts.brand {
+            tessera_hw::Brand::Tesla => "Tesla",
+            tessera_hw::Brand::Nvidia => "Nvidia",
+        }
+        .to_owned(),
+        architecture: match facts.architecture {
+            tessera_hw::Architecture::Turing => Architecture::Turing,
+            tessera_hw::Architecture::Ampere => Architecture::Ampere,
+            tessera_hw::Architecture::Ada => Architecture::Ada,
+            tessera_hw::Architecture::Hopper => Architecture::Hopper,
+            tessera_hw::Architecture::Blackwell => Architecture::Blackwell,
+        },
+        compute_capability: cuda(facts.compute_capability),
+        memory: Bytes::from_mib(facts.memory_total_mib),
+        addressing_mode: facts.addressing_mode.map(|mode| match mode {
+            tessera_hw::AddressingMode::None => AddressingMode::None,
+            tessera_hw::AddressingMode::Hmm => AddressingMode::Hmm,
+            tessera_hw::AddressingMode::Ats => AddressingMode::Ats,
+        }),
+        pcie_root: Some(facts.pcie_root.parse().unwrap()),
+        numa_node: facts.numa_node,
+    }
+}
+
+fn cuda(version: tessera_hw::Version) -> CudaVersion {
+    CudaVersion {
+        major: version.major,
+        minor: version.minor,
+    }
+}
+
+#[test]
+fn the_inventory_of_every_profile_is_what_the_profile_says() {
+    let mut gpus = 0;
+    for profile in profile::names() {
+        let machine = machine(profile);
+        let (_, node) = machine.state.read().unwrap();
+        let scan = machine.scan().unwrap();
+        assert!(scan.problems.is_empty(), "{profile}: {:?}", scan.problems);
+        let driver = scan.inventory.driver();
+        assert_eq!(driver.version.as_str(), node.driver.version, "{profile}");
+        assert_eq!(driver.cuda, cuda(node.driver.cuda), "{profile}");
+        let mut wanted: Vec<_> = node.gpus.iter().map(|gpu| expected(&gpu.facts)).collect();
+        wanted.sort_by_key(|gpu| gpu.minor);
+        assert_eq!(scan.inventory.gpus(), wanted, "{profile}");
+        gpus += wanted.len();
+    }
+    assert!(gpus > 0);
+}
+
+#[test]
+fn an_h100_is_described_as_the_reference_driver_publishes_it() {
+    let inventory = machine("h100").scan().unwrap().inventory;
+    let driver = inventory.driver();
+    assert_eq!(driver.version.as_str(), "580.95.05");
+    assert_eq!(driver.version.semver().as_deref(), Some("580.95.5"));
+    assert_eq!(driver.cuda.semver(), "13.0.0");
+    let gpu = &inventory.gpus()[3];
+    assert_eq!(gpu.device_name().as_str(), "gpu-3");
+    assert_eq!(gpu.product_name, "NVIDIA H100 80GB HBM3");
+    assert_eq!(gpu.brand, "Nvidia");
+    assert_eq!(gpu.architecture.as_str(), "Hopper");
+    assert_eq!(gpu.compute_capability.semver(), "9.0.0");
+    assert_eq!(gpu.memory.to_string(), "81559Mi");
+    assert_eq!(gpu.pci.to_string(), "0000:5d:00.0");
+    assert_eq!(gpu.pcie_root.as_ref().unwrap().as_str(), "pci0000:59");
+    assert_eq!(gpu.numa_node, Some(0));
+}
+
+#[test]
+fn a_lost_gpu_is_a_problem_of_its_own_and_hides_no_other() {
+    let machine = machine("h100");
+    machine
+        .state
+        .update(|node| node.gpus[2].condition.presence = Presence::Lost)
+        .unwrap();
+    let scan = machine.scan().unwrap();
+    let minors: Vec<_> = scan.inventory.gpus().iter().map(|gpu| gpu.minor).collect();
+    assert_eq!(minors, [0, 1, 3, 4, 5, 6, 7]);
+    let [problem] = &scan.problems[..] else {
+        panic!("{:?}", scan.problems);
+    };
+    assert!(problem.error.is_gpu_lost(), "{problem}");
+    assert_eq!(problem.index, 2);
+    assert!(problem.to_string().contains("index 2"), "{problem}");
+}
+
+#[test]
+fn a_query_that_fails_costs_its_gpu_and_an_optional_one_only_the_fact() {
+    let machine = machine("gb200");
+    machine.fail("nvmlDeviceGetName", 2, UNKNOWN);
+    machine.fail("nvmlDeviceGetAddressingMode", 1, UNKNOWN);
+    let scan = machine.scan().unwrap();
+    let [problem] = &scan.problems[..] else {
+        panic!("{:?}", scan.problems);
+    };
+    assert_eq!(problem.error.call, "nvmlDeviceGetName");
+    assert_eq!(problem.device_name().unwrap().as_str(), "gpu-1");
+    let message = problem.to_string();
+    assert!(message.contains("0009:01:00.0"), "{message}");
+    let modes: Vec<_> = scan
+        .inventory
+        .gpus()
+        .iter()
+        .map(|gpu| (gpu.minor, gpu.addressing_mode))
+        .collect();
+    let ats = Some(AddressingMode::Ats);
+    assert_eq!(modes, [(0, None), (2, ats), (3, ats)]);
+}
+
+#[test]
+fn a_driver_that_is_not_loaded_is_an_error_with_a_remedy() {
+    let machine = machine("t4");
+    machine.fail("nvmlInitWithFlags", 1, DRIVER_NOT_LOADED);
+    let error = machine.scan().unwrap_err();
+    assert!(matches!(error, NvmlError::Initialize { .. }), "{error:?}");
+    assert!(error.to_string().contains("nvidia-smi"), "{error}");
+    machine.scan().unwrap();
+}
+
+#[test]
+fn a_node_whose_gpus_are_all_elsewhere_has_an_empty_inventory() {
+    let machine = machine("t4");
+    for minor in 0..4 {
+        fs::remove_file(machine.root.join(format!("dev/nvidia{minor}"))).unwrap();
+    }
+    let scan = machine.scan().unwrap();
+    assert!(scan.inventory.gpus().is_empty());
+    assert!(scan.problems.is_empty());
+}

@@ -1,0 +1,249 @@
+//! The order of the two sockets.
+//!
+//! # Flow
+//! The DRA socket listens before the registration socket exists, because the kubelet calls it
+//! within milliseconds of finding the other. On the way out the registration socket is unlinked
+//! first, which deregisters the driver, then calls end, then the DRA socket goes.
+//!
+//! # Guarantees
+//! A [`RegistrationSocket`] comes only out of a bound [`DraSocket`], and [`Sockets`] takes both
+//! away in the right order however it is dropped.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::dra;
+use crate::health;
+use crate::names::{RegistrationSocketPath, SocketPaths};
+use crate::plugin::{DraPlugin, DraService};
+use crate::pluginregistration::registration_server::RegistrationServer;
+use crate::registration::{Observer, RegistrationService, plugin_info};
+use crate::resource_health::{DraResourceHealth, HealthService};
+use crate::uds::{self, BindError, BoundSocket, Connection, Peers, SocketFile, SocketPath};
+
+/// The bound DRA socket. The kernel queues connections from here on.
+#[derive(Debug)]
+pub struct DraSocket(BoundSocket);
+
+impl DraSocket {
+    /// Binds it.
+    pub fn bind(path: &SocketPath) -> Result<Self, BindError> {
+        uds::bind(path).map(Self)
+    }
+
+    /// Binds the registration socket by which the kubelet finds this one.
+    pub fn register(&self, path: &RegistrationSocketPath) -> Result<RegistrationSocket, BindError> {
+        Ok(RegistrationSocket {
+            bound: uds::bind(path.as_socket_path())?,
+            endpoint: self.0.path().clone(),
+        })
+    }
+}
+
+/// The bound registration socket of a DRA socket.
+#[derive(Debug)]
+pub struct RegistrationSocket {
+    bound: BoundSocket,
+    endpoint: SocketPath,
+}
+
+/// Both sockets of a driver, bound.
+#[derive(Debug)]
+pub struct Sockets {
+    // The order of the fields is the order in which they are dropped.
+    registration: RegistrationSocket,
+    dra: DraSocket,
+}
+
+/// What is served on them.
+pub struct Served<P, H> {
+    /// Name of the driver, e.g. `gpu.nvidia.com`.
+    pub driver: String,
+    /// Answers for claims.
+    pub plugin: Arc<P>,
+    /// Answers for health.
+    pub health: Arc<H>,
+    /// Is told about the registration.
+    pub observer: Observer,
+}
+
+impl<P, H> fmt::Debug for Served<P, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Serving ended, and not well.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The runtime did not take a socket.
+    #[error("listening on socket {path}")]
+    Listen {
+        /// The socket.
+        path: SocketPath,
+        /// Why.
+        source: io::Error,
+    },
+    /// A server broke.
+    #[error("serving socket {path}")]
+    Serve {
+        /// The socket.
+        path: SocketPath,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// Calls did not end in time after the driver was told to stop. Their claims are in the state
+    /// that the driver's own records say.
+    #[error("calls of the kubelet were still running {} ms after the stop", grace.as_millis())]
+    Unfinished {
+        /// The time they were given.
+        grace: Duration,
+    },
+}
+
+impl Sockets {
+    /// Binds the DRA socket, then the registration socket.
+    pub fn bind(paths: &SocketPaths) -> Result<Self, BindError> {
+        let dra = DraSocket::bind(&paths.dra)?;
+        let registration = dra.register(&paths.registration)?;
+        Ok(Self { registration, dra })
+    }
+
+    /// Serves both until `stop` is cancelled, then gives open calls the time of `grace` to end.
+    ///
+    /// The registration socket is unlinked at once when `stop` comes, the DRA socket when this
+    /// returns. If one server breaks, the other one ends as if told to stop.
+    pub async fn serve<P: DraPlugin, H: DraResourceHealth>(
+        self,
+        served: Served<P, H>,
+        stop: CancellationToken,
+        grace: Duration,
+    ) -> Result<(), ServeError> {
+        let Self { registration, dra } = self;
+        let (dra_file, dra_connections) = listen(dra.0)?;
+        let (file, connections) = listen(registration.bound)?;
+        let info = plugin_info(&served.driver, &registration.endpoint);
+        let registration_service = RegistrationService::new(info, served.observer);
+        // A child: the end of our servers is no reason to stop what else hangs on the token.
+        let stop = stop.child_token();
+        let deregistered = CancellationToken::new();
+        let plugin_service = DraService::new(served.plugin);
+        let calls = plugin_service.calls().clone();
+        let health_service = HealthService::new(served.health, deregistered.clone());
+
+        let both = Box::pin(async {
+            let (registering, calling) = tokio::join!(
+                async {
+                    let _over = deregistered.clone().drop_guard();
+                    serve_registration(file, connections, registration_service, &stop).await
+                },
+                async {
+                    let _over = stop.clone().drop_guard();
+                    let path = dra_file.path();
+                    let until = deregistered.clone().cancelled_owned();
+                    serve_dra(path, dra_connections, plugin_service, health_service, until).await
+                }
+            );
+            calls.close();
+            calls.wait().await;
+            registering.and(calling)
+        });
+        until_grace(both, &stop, grace).await
+    }
+}
+
+async fn serve_registration(
+    file: SocketFile,
+    connections: impl Stream<Item = Result<Connection, Infallible>> + Send,
+    service: RegistrationService,
+    stop: &CancellationToken,
+) -> Result<(), ServeError> {
+    let path = file.path().clone();
+    let connections = service.watch_silence(connections);
+    Server::builder()
+        .add_service(RegistrationServer::new(service))
+        .serve_with_incoming_shutdown(connections, async move {
+            stop.cancelled().await;
+            drop(file);
+        })
+        .await
+        .map_err(|source| ServeError::Serve { path, source })
+}
+
+async fn serve_dra<P: DraPlugin, H: DraResourceHealth>(
+    path: &SocketPath,
+    connections: impl Stream<Item = Result<Connection, Infallible>> + Send,
+    plugin: DraService<P>,
+    health: HealthService<H>,
+    until: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    Server::builder()
+        .add_service(dra::v1::dra_plugin_server::DraPluginServer::new(
+            plugin.clone(),
+        ))
+        .add_service(dra::v1beta1::dra_plugin_server::DraPluginServer::new(
+            plugin,
+        ))
+        .add_service(
+            health::v1::dra_resource_health_server::DraResourceHealthServer::new(health.clone()),
+        )
+        .add_service(
+            health::v1alpha1::dra_resource_health_server::DraResourceHealthServer::new(health),
+        )
+        .serve_with_incoming_shutdown(connections, until)
+        .await
+        .map_err(|source| ServeError::Serve {
+            path: path.clone(),
+            source,
+        })
+}
+
+/// Awaits the servers, but only for the time of `grace` once they were told to stop.
+async fn until_grace(
+    servers: impl Future<Output = Result<(), ServeError>>,
+    stop: &CancellationToken,
+    grace: Duration,
+) -> Result<(), ServeError> {
+    let out_of_time = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        // A server that ended in the last moment has ended.
+        biased;
+        ended = servers => ended,
+        () = out_of_time => Err(ServeError::Unfinished { grace }),
+    }
+}
+
+/// Starts accepting on a bound socket; needs a runtime.
+fn listen(
+    bound: BoundSocket,
+) -> Result<
+    (
+        SocketFile,
+        impl Stream<Item = Result<Connection, Infallible>> + Send,
+    ),
+    ServeError,
+> {
+    let (file, listener) = bound.into_parts();
+    match UnixListener::from_std(listener) {
+        Ok(listener) => Ok((file, uds::incoming(listener, Peers::root_and_self()))),
+        Err(source) => Err(ServeError::Listen {
+            path: file.path().clone(),
+            source,
+        }),
+    }
+}
