@@ -1,0 +1,57 @@
+//! From an inventory to an offer.
+
+use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
+use tessera_device::Inventory;
+
+use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
+use crate::offer::{Node, Offer};
+use crate::whole_gpu;
+
+/// Offers every GPU of the inventory as a whole, in order of minor numbers.
+///
+/// Total and deterministic: what the API would refuse is left out and listed in
+/// [`Offer::dropped`], and the same input gives the same bytes.
+pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
+    let mut dropped = Vec::new();
+    let devices: Vec<Device> = inventory
+        .gpus()
+        .iter()
+        .map(|gpu| whole_gpu::device(gpu, inventory.driver(), &mut dropped))
+        .collect();
+    let slices = devices
+        .chunks(devices_per_slice(&devices))
+        .map(<[Device]>::to_vec)
+        .collect();
+    Offer::new(driver, node, slices, dropped)
+}
+
+/// How many of these devices one slice may hold. One limit serves all slices of the pool, so
+/// that a taint on one device does not move others to another slice.
+fn devices_per_slice(devices: &[Device]) -> usize {
+    if devices.iter().any(is_elaborate) {
+        ELABORATE_DEVICES_PER_SLICE
+    } else {
+        DEVICES_PER_SLICE
+    }
+}
+
+fn is_elaborate(device: &Device) -> bool {
+    let is_list = |attribute: &DeviceAttribute| {
+        attribute.bools.is_some()
+            || attribute.ints.is_some()
+            || attribute.strings.is_some()
+            || attribute.versions.is_some()
+    };
+    device.taints.as_ref().is_some_and(|list| !list.is_empty())
+        || device
+            .consumes_counters
+            .as_ref()
+            .is_some_and(|list| !list.is_empty())
+        || device
+            .attributes
+            .as_ref()
+            .is_some_and(|map| map.values().any(is_list))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Names in the Container Device Interface: kinds, devices and files.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tessera_claim::ClaimUid;
+use tessera_device::DeviceName;
+use thiserror::Error;
+
+/// The kind of a claim's devices, as the reference driver names it.
+pub const CLAIM_KIND: &str = "k8s.gpu.nvidia.com/claim";
+
+/// A text that is not the kind of a CDI device.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "CDI kind {0:?} is not of the form vendor/class: each starts with a letter and ends with a \
+     letter or digit; between them '-' and '_', in the vendor '.' too"
+)]
+pub struct KindError(String);
+
+/// A kind of CDI devices: `vendor/class`.
+///
+/// The class has no dots, although CDI 0.6.0 allows them: a spec with such a class would not load
+/// in older runtimes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CdiKind {
+    vendor: String,
+    class: String,
+}
+
+impl CdiKind {
+    /// The kind of this driver's claims, [`CLAIM_KIND`].
+    pub fn claim() -> Self {
+        CLAIM_KIND
+            .parse()
+            .expect("the constant is a kind, as its test shows")
+    }
+}
+
+impl FromStr for CdiKind {
+    type Err = KindError;
+
+    fn from_str(text: &str) -> Result<Self, KindError> {
+        text.split_once('/')
+            .filter(|(vendor, class)| is_name(vendor, b"-_.") && is_name(class, b"-_"))
+            .map(|(vendor, class)| Self {
+                vendor: vendor.to_owned(),
+                class: class.to_owned(),
+            })
+            .ok_or_else(|| KindError(text.to_owned()))
+    }
+}
+
+fn is_name(text: &str, punctuation: &[u8]) -> bool {
+    let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    let ends_well = text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    let middle = |b: u8| b.is_ascii_alphanumeric() || punctuation.contains(&b);
+    starts_well && ends_well && text.bytes().all(middle)
+}
+
+impl fmt::Display for CdiKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.vendor, self.class)
+    }
+}
+
+/// The name of a claim's device within its spec.
+///
+/// It holds the claim's UID, because CDI device names are global on a node and two claims may hold
+/// shares of one GPU.
+pub fn device_name(claim: &ClaimUid, device: &DeviceName) -> String {
+    format!("{claim}-{device}")
+}
+
+/// The fully qualified name of a claim's device: what the kubelet hands to the container runtime.
+pub fn device_id(kind: &CdiKind, claim: &ClaimUid, device: &DeviceName) -> String {
+    format!("{kind}={}", device_name(claim, device))
+}
+
+/// The name of the file that holds a claim's spec, within the CDI directory.
+pub fn file_name(kind: &CdiKind, claim: &ClaimUid) -> String {
+    let CdiKind { vendor, class } = kind;
+    format!("{vendor}-{class}_{claim}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim() -> ClaimUid {
+        "0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001".parse().unwrap()
+    }
+
+    #[test]
+    fn names_are_those_of_the_reference_driver() {
+        let kind = CdiKind::claim();
+        assert_eq!(
+            device_id(&kind, &claim(), &DeviceName::whole_gpu(3)),
+            "k8s.gpu.nvidia.com/claim=0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001-gpu-3"
+        );
+        assert_eq!(
+            file_name(&kind, &claim()),
+            "k8s.gpu.nvidia.com-claim_0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001.json"
+        );
+    }
+
+    #[test]
+    fn a_text_that_no_runtime_would_load_is_no_kind() {
+        for good in ["a/b", "vendor.com/net", "k8s.gpu.nvidia.com/claim_v1"] {
+            assert_eq!(good.parse::<CdiKind>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "", "/", "a", "a/", "/b", "1a/b", "a./b", "a/b-", "a/b.c", "a/b/c", "a b/c", "a/../c",
+        ] {
+            assert!(bad.parse::<CdiKind>().is_err(), "{bad:?}");
+        }
+    }
+}

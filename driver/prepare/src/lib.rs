@@ -1,0 +1,11 @@
+//! Decides how an allocation becomes devices in a container.
+//!
+//! Everything here is a function from values to values: what to write, in which order, and how to
+//! take it back. The node shell holds the locks, the files and the clock, and does as it is told.
+
+pub mod cdi;
+pub mod ledger;
+pub mod plan;
+pub mod record;
+pub mod refusal;
+pub mod step;

@@ -1,0 +1,301 @@
+//! What the journal keeps of one claim, and its bytes.
+//!
+//! # Guarantees
+//! A record decodes to exactly what was encoded, or to an error that says what is wrong with it;
+//! it never decodes to something else. Fields that a newer version added within one format number
+//! are kept through a rewrite by this one. Which file a record lies in is not its business.
+
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
+use tessera_claim::ClaimRef;
+use tessera_device::{DeviceName, GpuUuid};
+use thiserror::Error;
+
+use crate::step::Effect;
+
+/// Format of the records that this version writes, and the newest that it reads.
+///
+/// A field that old versions may ignore needs no new format: they keep it. The number rises when
+/// an old version that ignored something would do harm.
+pub const FORMAT: u32 = 1;
+
+/// First word of every record.
+const MAGIC: &str = "tessera-record";
+
+/// The boot in which something was done (`/proc/sys/kernel/random/boot_id`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub String);
+
+/// How far a claim's preparation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// The intent is recorded; any of the effects may or may not have happened.
+    Preparing,
+    /// Every effect has happened. Only now has the kubelet been told of success.
+    Prepared,
+}
+
+/// How a claim uses a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum View {
+    /// All of it, alone.
+    Whole,
+    /// All of it, beside whoever else uses it: admin access, which counts against nobody.
+    Admin,
+}
+
+/// One prepared device: what the kubelet is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreparedDevice {
+    /// Request of the claim that it serves, without a sub-request.
+    pub request: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its name in the pool.
+    #[serde(with = "text")]
+    pub device: DeviceName,
+    /// Which share of it, where it is shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_id: Option<String>,
+    /// The GPU behind it.
+    #[serde(with = "text")]
+    pub gpu: GpuUuid,
+    /// How the claim uses that GPU.
+    pub view: View,
+    /// CDI device for the container runtime, `vendor/class=name`.
+    pub cdi_id: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// The journal's record of one claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Boot in which it was written. The effects of another boot are gone.
+    pub boot: BootId,
+    /// The claim, with the name under which to ask the API about it.
+    pub claim: ClaimRef,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Its devices.
+    pub devices: Vec<PreparedDevice>,
+    /// What was, or is about to be, done for it, in order.
+    pub effects: Vec<Effect>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// Bytes that are no record that this version can use.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// The first line is not that of a record.
+    #[error("the first line is not that of a record")]
+    Header,
+    /// Written by a newer version.
+    #[error("written in format {found}, newer than {FORMAT}; run the version that wrote it")]
+    NewerFormat {
+        /// Format number in the record.
+        found: u32,
+    },
+    /// Shorter or longer than when it was written.
+    #[error("{found} bytes long instead of {expected}")]
+    Length {
+        /// Length when written.
+        expected: usize,
+        /// Length now.
+        found: usize,
+    },
+    /// Changed since it was written.
+    #[error("the checksum is {found:08x} instead of {expected:08x}")]
+    Checksum {
+        /// Checksum when written.
+        expected: u32,
+        /// Checksum of the bytes now.
+        found: u32,
+    },
+    /// Intact, but not what this version understands.
+    #[error("the contents are not those of a record")]
+    Body(#[source] serde_json::Error),
+}
+
+impl Record {
+    /// The bytes to write: a line with format, checksum and length of the rest, then JSON.
+    ///
+    /// The checksum is over the bytes as written, not over values read back, so that a version
+    /// with other fields still agrees with it.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = serde_json::to_vec_pretty(self)
+            .expect("a record is strings and lists under string keys, which JSON can always hold");
+        let sum = crc32fast::hash(&body);
+        let mut bytes = format!("{MAGIC} {FORMAT} {sum:08x} {}\n", body.len()).into_bytes();
+        bytes.extend(body);
+        bytes
+    }
+
+    /// Reads a record back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let (header, body) = split_header(bytes).ok_or(RecordError::Header)?;
+        if header.format > FORMAT {
+            return Err(RecordError::NewerFormat {
+                found: header.format,
+            });
+        }
+        if header.length != body.len() {
+            return Err(RecordError::Length {
+                expected: header.length,
+                found: body.len(),
+            });
+        }
+        let found = crc32fast::hash(body);
+        if header.sum != found {
+            return Err(RecordError::Checksum {
+                expected: header.sum,
+                found,
+            });
+        }
+        serde_json::from_slice(body).map_err(RecordError::Body)
+    }
+}
+
+struct Header {
+    format: u32,
+    sum: u32,
+    length: usize,
+}
+
+fn split_header(bytes: &[u8]) -> Option<(Header, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let line = std::str::from_utf8(&bytes[..end]).ok()?;
+    let mut words = line.split(' ');
+    if words.next()? != MAGIC {
+        return None;
+    }
+    let header = Header {
+        format: words.next()?.parse().ok()?,
+        sum: u32::from_str_radix(words.next()?, 16).ok()?,
+        length: words.next()?.parse().ok()?,
+    };
+    words
+        .next()
+        .is_none()
+        .then_some((header, &bytes[end + 1..]))
+}
+
+/// Serde by the text form of an identity, so that the device crate need not know serde.
+mod text {
+    use super::{Deserialize, Deserializer, Display, FromStr, Serializer, de, fmt};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    pub(crate) fn record(claim: &str, gpus: &[u32]) -> Record {
+        let uid = format!("{claim}-uid");
+        Record {
+            boot: BootId("4f1c".to_owned()),
+            claim: ClaimRef {
+                namespace: "default".to_owned(),
+                name: claim.to_owned(),
+                uid: uid.parse().unwrap(),
+            },
+            phase: Phase::Prepared,
+            devices: gpus
+                .iter()
+                .map(|minor| PreparedDevice {
+                    request: "gpu".to_owned(),
+                    pool: "node0".to_owned(),
+                    device: DeviceName::whole_gpu(*minor),
+                    share_id: None,
+                    gpu: gpu_uuid(*minor),
+                    view: View::Whole,
+                    cdi_id: format!("k8s.gpu.nvidia.com/claim={uid}-gpu-{minor}"),
+                    unknown: Map::new(),
+                })
+                .collect(),
+            effects: vec![Effect::CdiFile {
+                file: format!("claim_{uid}.json"),
+                crc32: 7,
+            }],
+            unknown: Map::new(),
+        }
+    }
+
+    pub(crate) fn gpu_uuid(minor: u32) -> GpuUuid {
+        format!("GPU-{minor:08x}-0000-0000-0000-000000000000")
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let record = record("a", &[0, 3]);
+        assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_survive_a_rewrite() {
+        let mut value = serde_json::to_value(record("a", &[0])).unwrap();
+        value["swap"] = json!({"policy": "host"});
+        value["devices"][0]["tier"] = json!("native");
+        let read: Record = serde_json::from_value(value.clone()).unwrap();
+        let rewritten = Record::decode(&read.encode()).unwrap();
+        assert_eq!(serde_json::to_value(rewritten).unwrap(), value);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_format_is_refused_as_such_and_not_as_damage() {
+        let text = String::from_utf8(record("a", &[0]).encode()).unwrap();
+        let newer = text.replacen("tessera-record 1 ", "tessera-record 2 ", 1);
+        let error = Record::decode(newer.as_bytes()).unwrap_err();
+        assert!(
+            matches!(error, RecordError::NewerFormat { found: 2 }),
+            "{error}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_changed_or_cut_record_reads_as_another(at: prop::sample::Index, flip in 1u8.., cut: prop::sample::Index) {
+            let whole = record("a", &[0, 1]);
+            let bytes = whole.encode();
+            let mut changed = bytes.clone();
+            changed[at.index(bytes.len())] ^= flip;
+            if let Ok(read) = Record::decode(&changed) {
+                // Only the spelling of the checksum's hexadecimal digits is free.
+                prop_assert_eq!(read, whole);
+            }
+            prop_assert!(Record::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        }
+
+        #[test]
+        fn no_bytes_panic_the_reader(bytes: Vec<u8>) {
+            let _ = Record::decode(&bytes);
+        }
+    }
+}

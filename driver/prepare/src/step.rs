@@ -1,0 +1,106 @@
+//! The things that preparing a claim does to a node, as data.
+//!
+//! A [`Step`] is something to do. Its [`Effect`] is what the journal keeps of it, before it is
+//! done: enough to undo it after a crash, whether it had happened or not. A feature that touches
+//! something new adds a variant to both; the loop that runs them stays as it is.
+
+use serde::{Deserialize, Serialize};
+
+/// One thing to do on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write a CDI spec, replacing what is there.
+    WriteCdi {
+        /// File name within the CDI directory.
+        file: String,
+        /// The bytes.
+        contents: Vec<u8>,
+    },
+    /// Remove a CDI spec. It may be gone already.
+    RemoveCdi {
+        /// File name within the CDI directory.
+        file: String,
+    },
+}
+
+/// What a step leaves on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Effect {
+    /// A CDI spec.
+    CdiFile {
+        /// File name within the CDI directory.
+        file: String,
+        /// CRC-32 of its bytes, by which an altered file is noticed.
+        crc32: u32,
+    },
+}
+
+impl Step {
+    /// What the step leaves, if it leaves anything.
+    pub fn effect(&self) -> Option<Effect> {
+        match self {
+            Self::WriteCdi { file, contents } => Some(Effect::CdiFile {
+                file: file.clone(),
+                crc32: crc32fast::hash(contents),
+            }),
+            Self::RemoveCdi { .. } => None,
+        }
+    }
+}
+
+impl Effect {
+    /// The step that takes it back. It succeeds where there is nothing to take back.
+    pub fn undo(&self) -> Step {
+        match self {
+            Self::CdiFile { file, .. } => Step::RemoveCdi { file: file.clone() },
+        }
+    }
+}
+
+/// The steps that take `effects` back, last one first.
+pub fn undo_all(effects: &[Effect]) -> Vec<Step> {
+    effects.iter().rev().map(Effect::undo).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_step_leaves_is_taken_back_by_its_undo_and_the_undo_leaves_nothing() {
+        let step = Step::WriteCdi {
+            file: "a.json".to_owned(),
+            contents: b"{}".to_vec(),
+        };
+        let effect = step.effect().unwrap();
+        let undo = effect.undo();
+        assert_eq!(
+            undo,
+            Step::RemoveCdi {
+                file: "a.json".to_owned()
+            }
+        );
+        assert_eq!(undo.effect(), None);
+    }
+
+    #[test]
+    fn effects_are_taken_back_in_reverse() {
+        let effect = |file: &str| Effect::CdiFile {
+            file: file.to_owned(),
+            crc32: 0,
+        };
+        let undo = undo_all(&[effect("first"), effect("second")]);
+        assert_eq!(
+            undo,
+            [
+                Step::RemoveCdi {
+                    file: "second".to_owned()
+                },
+                Step::RemoveCdi {
+                    file: "first".to_owned()
+                },
+            ]
+        );
+    }
+}
