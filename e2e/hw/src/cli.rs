@@ -1,0 +1,257 @@
+//! The commands, and what they do to the state.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use tessera_hw::{
+    Artifacts, Effect, Gpu, Injection, Node, Repeat,
+    injection::ReturnCode,
+    install::{self, find_state},
+    state::Presence,
+};
+
+/// Shows and changes the GPUs of a simulated node.
+///
+/// Changes show at once in every process of the node. A GPU is named by its minor number, its UUID
+/// or its PCI address.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Arguments {
+    /// Root of the simulated driver installation.
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install a driver and GPUs under the root, in place of an earlier installation.
+    Install(Install),
+    /// Remove what `install` made.
+    Uninstall,
+    /// Show the GPUs and the injections in force.
+    Show {
+        /// The whole state as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set how a GPU is.
+    Set(Set),
+    /// Let a GPU fall off the bus.
+    Lose {
+        /// Which GPU.
+        gpu: String,
+    },
+    /// Bring a lost GPU back.
+    Restore {
+        /// Which GPU.
+        gpu: String,
+    },
+    /// Let calls of an NVML function fail.
+    Fail {
+        #[command(flatten)]
+        calls: Calls,
+        /// The return code: a number or a name such as `GPU_IS_LOST`.
+        #[arg(long, value_name = "CODE")]
+        code: ReturnCode,
+    },
+    /// Let calls of an NVML function take longer.
+    Delay {
+        #[command(flatten)]
+        calls: Calls,
+        /// How much longer, in milliseconds.
+        #[arg(long, value_name = "MILLISECONDS")]
+        millis: u64,
+    },
+    /// Let the process that calls an NVML function die before the call does anything.
+    Die {
+        #[command(flatten)]
+        calls: Calls,
+    },
+    /// Take all injections away and make every GPU healthy and idle.
+    Reset,
+}
+
+#[derive(Debug, Args)]
+struct Install {
+    /// The machine: a100-40g, gb200, h100, h200 or t4.
+    #[arg(long)]
+    profile: String,
+    /// The node's name, from which the identities of its GPUs are derived.
+    #[arg(long)]
+    node: String,
+    /// The simulated library, `libnvidia_ml.so`.
+    #[arg(long, value_name = "FILE")]
+    nvml: PathBuf,
+    /// The simulated `nvidia-smi`.
+    #[arg(long, value_name = "FILE")]
+    nvidia_smi: PathBuf,
+}
+
+/// Which calls an injection touches.
+#[derive(Debug, Args)]
+struct Calls {
+    /// The C name of the function, with or without its version: `nvmlDeviceGetMemoryInfo`.
+    function: String,
+    /// The first call that is touched, counted from now over all processes of the node.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    at: u64,
+    /// How many calls are touched.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        conflicts_with = "always"
+    )]
+    times: u64,
+    /// Touch every call from then on, until `reset`.
+    #[arg(long)]
+    always: bool,
+}
+
+#[derive(Debug, Args)]
+struct Set {
+    /// Which GPU.
+    gpu: String,
+    /// Memory in use, in MiB.
+    #[arg(long, value_name = "MIB")]
+    memory_used: Option<u64>,
+    /// Temperature in degrees Celsius.
+    #[arg(long, value_name = "CELSIUS")]
+    temperature: Option<u32>,
+    /// Power draw in watts.
+    #[arg(long, value_name = "WATTS")]
+    power: Option<u32>,
+    /// Load of the multiprocessors, in percent.
+    #[arg(long, value_name = "PERCENT")]
+    utilization: Option<u32>,
+    /// Uncorrectable ECC errors.
+    #[arg(long, value_name = "COUNT")]
+    uncorrectable_errors: Option<u64>,
+    /// Correctable ECC errors.
+    #[arg(long, value_name = "COUNT")]
+    correctable_errors: Option<u64>,
+}
+
+/// Runs one command and returns what to print.
+pub(crate) fn run(arguments: Arguments) -> Result<String> {
+    let Arguments { root, command } = arguments;
+    if let Command::Install(Install {
+        profile,
+        node,
+        nvml,
+        nvidia_smi,
+    }) = command
+    {
+        let installed = install::install(&root, &profile, &node, &Artifacts { nvml, nvidia_smi })?;
+        let (_, node) = installed.state.read()?;
+        return Ok(describe(&node));
+    }
+    if let Command::Uninstall = command {
+        install::uninstall(&root)?;
+        return Ok(String::new());
+    }
+    let state = find_state(&root)?;
+    if let Command::Show { json } = command {
+        let (_, node) = state.read()?;
+        return if json {
+            Ok(serde_json::to_string_pretty(&node)? + "\n")
+        } else {
+            Ok(describe(&node))
+        };
+    }
+    state.update(|node| change(node, command).map(|()| describe(node)))?
+}
+
+fn change(node: &mut Node, command: Command) -> Result<()> {
+    match command {
+        Command::Install(_) | Command::Uninstall | Command::Show { .. } => {}
+        Command::Set(set) => apply(&set, gpu(node, &set.gpu)?),
+        Command::Lose { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Lost,
+        Command::Restore { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Present,
+        Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
+        Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
+        Command::Die { calls } => inject(node, calls, Effect::Die),
+        Command::Reset => node.reset(),
+    }
+    Ok(())
+}
+
+fn gpu<'a>(node: &'a mut Node, name: &str) -> Result<&'a mut Gpu> {
+    let last = node.gpus.len().saturating_sub(1);
+    node.gpu_mut(name).with_context(|| {
+        format!(
+            "find the GPU `{name}`: name a minor number from 0 to {last}, a UUID or a PCI address"
+        )
+    })
+}
+
+fn apply(set: &Set, gpu: &mut Gpu) {
+    let condition = &mut gpu.condition;
+    condition.memory_used_mib = set.memory_used.unwrap_or(condition.memory_used_mib);
+    condition.temperature = set.temperature.unwrap_or(condition.temperature);
+    condition.power_watts = set.power.unwrap_or(condition.power_watts);
+    condition.gpu_utilization = set.utilization.unwrap_or(condition.gpu_utilization);
+    condition.uncorrectable_errors = set
+        .uncorrectable_errors
+        .unwrap_or(condition.uncorrectable_errors);
+    condition.correctable_errors = set
+        .correctable_errors
+        .unwrap_or(condition.correctable_errors);
+}
+
+fn inject(node: &mut Node, calls: Calls, effect: Effect) {
+    let Calls {
+        function,
+        at,
+        times,
+        always,
+    } = calls;
+    let repeat = if always {
+        Repeat::Always
+    } else {
+        Repeat::Times(times)
+    };
+    node.injections.push(Injection {
+        function,
+        at,
+        repeat,
+        effect,
+        seen: 0,
+    });
+}
+
+fn describe(node: &Node) -> String {
+    let mut text = format!(
+        "{}: {} simulated GPUs (profile {}), driver {}, CUDA {}\n",
+        node.name,
+        node.gpus.len(),
+        node.profile,
+        node.driver.version,
+        node.driver.cuda
+    );
+    for Gpu { facts, condition } in &node.gpus {
+        let presence = match condition.presence {
+            Presence::Present => "",
+            Presence::Lost => "  LOST",
+        };
+        let _ = writeln!(
+            text,
+            "  {:>2}  {}  {}  {}  {}C  {}W  {}/{}MiB{presence}",
+            facts.minor,
+            facts.pci,
+            facts.name,
+            facts.uuid,
+            condition.temperature,
+            condition.power_watts,
+            condition.memory_used_mib,
+            facts.memory_total_mib,
+        );
+    }
+    for injection in &node.injections {
+        let _ = writeln!(text, "  injected: {injection}");
+    }
+    text
+}

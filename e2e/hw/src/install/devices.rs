@@ -1,0 +1,48 @@
+//! The character devices of a driver.
+
+use std::{fs, io, os::unix::fs::PermissionsExt};
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+use super::{InstallError, Tree};
+use crate::state::Node;
+
+/// The driver's major number, assigned in Linux' `Documentation/admin-guide/devices.txt`.
+const NVIDIA_MAJOR: u32 = 195;
+/// `/dev/nvidiactl`, from `nv-chardev-numbers.h` of NVIDIA's open kernel modules.
+const CONTROL_MINOR: u32 = 255;
+/// `/dev/nvidia-modeset`, from the same file.
+const MODESET_MINOR: u32 = 254;
+/// The unified memory driver takes a free major at load time; 511 is the first that Linux hands out.
+const UVM_MAJOR: u32 = 511;
+
+/// Makes the nodes with the mode that the driver's `DeviceFileMode` defaults to.
+pub(super) fn install(tree: &Tree<'_>, node: &Node) -> Result<(), InstallError> {
+    for gpu in &node.gpus {
+        let minor = gpu.facts.minor;
+        make(tree, &format!("dev/nvidia{minor}"), NVIDIA_MAJOR, minor)?;
+    }
+    make(tree, "dev/nvidiactl", NVIDIA_MAJOR, CONTROL_MINOR)?;
+    make(tree, "dev/nvidia-modeset", NVIDIA_MAJOR, MODESET_MINOR)?;
+    make(tree, "dev/nvidia-uvm", UVM_MAJOR, 0)?;
+    make(tree, "dev/nvidia-uvm-tools", UVM_MAJOR, 1)
+}
+
+fn make(tree: &Tree<'_>, relative: &str, major: u32, minor: u32) -> Result<(), InstallError> {
+    let path = tree.prepare(relative)?;
+    let error = |source: io::Error| InstallError::MakeDeviceNode {
+        path: path.clone(),
+        source,
+    };
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(
+        CWD,
+        &path,
+        FileType::CharacterDevice,
+        mode,
+        makedev(major, minor),
+    )
+    .map_err(|errno| error(errno.into()))?;
+    // The umask has taken bits away.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(error)
+}

@@ -1,0 +1,130 @@
+//! What a simulated node is and what is happening to it.
+//!
+//! [`Node`] is the whole truth about the GPUs of one node; [`StateFile`] is where the processes of
+//! that node share it. The functions here are total: they change a value, never a file.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::file::{StateError, StateFile, Watch};
+use crate::{
+    facts::{Driver, Facts},
+    injection::{Effect, Injection},
+};
+
+/// Everything about the GPUs of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// The node's name.
+    pub name: String,
+    /// The profile that it was made from.
+    pub profile: String,
+    /// The installed driver.
+    pub driver: Driver,
+    /// The GPUs in the order of their PCI addresses, which is NVML's order.
+    pub gpus: Vec<Gpu>,
+    /// Injections in force.
+    pub injections: Vec<Injection>,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// What does not change.
+    pub facts: Facts,
+    /// What does.
+    pub condition: Condition,
+}
+
+/// Whether the GPU answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// It does.
+    Present,
+    /// It has fallen off the bus.
+    Lost,
+}
+
+/// How a GPU is right now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// Whether it answers.
+    pub presence: Presence,
+    /// Memory that programs use, in MiB, without what the driver reserves.
+    pub memory_used_mib: u64,
+    /// Temperature in degrees Celsius.
+    pub temperature: u32,
+    /// Power draw in watts.
+    pub power_watts: u32,
+    /// How busy its multiprocessors are, in percent.
+    pub gpu_utilization: u32,
+    /// How busy its memory is, in percent.
+    pub memory_utilization: u32,
+    /// Volatile uncorrectable ECC errors.
+    pub uncorrectable_errors: u64,
+    /// Volatile correctable ECC errors.
+    pub correctable_errors: u64,
+}
+
+impl Condition {
+    /// The condition of a healthy GPU that nobody uses.
+    pub fn idle(facts: &Facts) -> Self {
+        Self {
+            presence: Presence::Present,
+            memory_used_mib: 0,
+            temperature: facts.idle_temperature,
+            power_watts: facts.idle_power_watts,
+            gpu_utilization: 0,
+            memory_utilization: 0,
+            uncorrectable_errors: 0,
+            correctable_errors: 0,
+        }
+    }
+}
+
+impl Node {
+    /// Finds a GPU by its minor number, its UUID or its PCI address.
+    pub fn gpu_mut(&mut self, name: &str) -> Option<&mut Gpu> {
+        self.gpus.iter_mut().find(|gpu| {
+            let Facts {
+                minor, uuid, pci, ..
+            } = &gpu.facts;
+            name.parse() == Ok(*minor) || uuid == name || name.parse().as_ref() == Ok(pci)
+        })
+    }
+
+    /// True if a call of `function` has to be counted.
+    pub fn watches(&self, function: &str) -> bool {
+        self.injections
+            .iter()
+            .any(|injection| injection.concerns(function))
+    }
+
+    /// Counts a call of `function` and returns what happens to it, in the order in which the
+    /// injections were set. Injections that have done their work disappear.
+    pub fn observe(&mut self, function: &str) -> Vec<Effect> {
+        let effects = self
+            .injections
+            .iter_mut()
+            .filter(|injection| injection.concerns(function))
+            .filter_map(Injection::observe)
+            .collect();
+        self.injections.retain(|injection| !injection.is_spent());
+        effects
+    }
+
+    /// Makes every GPU healthy and idle and takes all injections away.
+    pub fn reset(&mut self) {
+        self.injections.clear();
+        for gpu in &mut self.gpus {
+            gpu.condition = Condition::idle(&gpu.facts);
+        }
+    }
+}

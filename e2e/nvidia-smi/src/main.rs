@@ -1,0 +1,82 @@
+//! A simulated `nvidia-smi`: what people type to see which GPUs a container got.
+//!
+//! It asks the management library that the loader finds, as the real program does, so it works
+//! wherever the library does and nowhere else. `-L` prints what the real one prints; everything
+//! else says that it is simulated.
+
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nvml_wrapper::{Nvml, bitmasks::InitFlags, error::NvmlError};
+
+/// The name by which programs ask the loader for the library.
+const LIBRARY: &str = "libnvidia-ml.so.1";
+
+/// Exit codes of the real program, from its manual page.
+mod exit {
+    pub(crate) const NOT_FOUND: u8 = 6;
+    pub(crate) const DRIVER_NOT_LOADED: u8 = 9;
+    pub(crate) const LIBRARY_NOT_FOUND: u8 = 12;
+    pub(crate) const GPU_IS_LOST: u8 = 15;
+    pub(crate) const OTHER: u8 = 255;
+}
+
+/// Shows the GPUs that this process can use. Simulated: no GPU is behind it.
+#[derive(Debug, Parser)]
+#[command(name = "nvidia-smi", disable_version_flag = true)]
+struct Arguments {
+    /// List the GPUs with their names and UUIDs.
+    #[arg(short = 'L', long)]
+    list_gpus: bool,
+    /// Print the versions of driver, library and CUDA.
+    #[arg(long)]
+    version: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(report) => {
+            print!("{}", report.text);
+            ExitCode::from(report.code)
+        }
+        Err(error) => {
+            let (code, explanation) = explain(&error);
+            println!("{explanation}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<report::Report, NvmlError> {
+    let nvml = Nvml::builder()
+        .lib_path(LIBRARY.as_ref())
+        .flags(InitFlags::NO_GPUS)
+        .init()?;
+    if arguments.list_gpus {
+        report::list(&nvml)
+    } else if arguments.version {
+        report::versions(&nvml)
+    } else {
+        report::table(&nvml)
+    }
+}
+
+fn explain(error: &NvmlError) -> (u8, String) {
+    match error {
+        NvmlError::LibloadingError(source) => (
+            exit::LIBRARY_NOT_FOUND,
+            format!("nvidia-smi (simulated): the loader finds no {LIBRARY}: {source}"),
+        ),
+        NvmlError::DriverNotLoaded => (
+            exit::DRIVER_NOT_LOADED,
+            "nvidia-smi (simulated): there is no driver to talk to: no GPU state beside the library \
+             or no /dev/nvidiactl. Did this container get the driver's files and devices?"
+                .to_owned(),
+        ),
+        NvmlError::GpuLost => (exit::GPU_IS_LOST, format!("nvidia-smi (simulated): {error}")),
+        _ => (exit::OTHER, format!("nvidia-smi (simulated): {error}")),
+    }
+}

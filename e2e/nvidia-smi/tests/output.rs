@@ -1,0 +1,185 @@
+//! What the program prints, and how it exits. Needs the right to make device nodes.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{Command, Output},
+    sync::LazyLock,
+};
+
+use tempfile::TempDir;
+use tessera_hw::{Artifacts, Effect, Injection, Repeat, StateFile, install, state::Presence};
+
+static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
+
+struct Machine {
+    _directory: TempDir,
+    root: PathBuf,
+    state: StateFile,
+}
+
+fn machine(profile: &str) -> Machine {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("driver");
+    let installed = install(&root, profile, "node-1", &ARTIFACTS)
+        .unwrap_or_else(|error| panic!("these tests need root with CAP_MKNOD: {error}: {error:?}"));
+    Machine {
+        _directory: directory,
+        root,
+        state: installed.state,
+    }
+}
+
+impl Machine {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.root.join("usr/bin/nvidia-smi"));
+        command
+            .args(arguments)
+            .env("LD_LIBRARY_PATH", self.root.join("usr/lib64"));
+        command
+    }
+
+    #[track_caller]
+    fn check(&self, arguments: &[&str], code: i32, expected: &str) {
+        let output = self.command(arguments).output().unwrap();
+        assert_eq!(stdout(&output), expected);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Four GPUs of a node named `node-1`. The format is that of the real program; the UUIDs stay the
+/// same as long as their derivation does.
+const T4_LIST: &str = "\
+GPU 0: Tesla T4 (UUID: GPU-13e15019-896d-27d5-399c-7e7e6ae585d8)
+GPU 1: Tesla T4 (UUID: GPU-9d85bf86-0e39-adcd-484c-d8e595b13415)
+GPU 2: Tesla T4 (UUID: GPU-6a99f39f-c4df-29ef-2dcc-574ac8c83a8c)
+GPU 3: Tesla T4 (UUID: GPU-bf260167-4f1d-84ce-acbd-9ac234029110)
+";
+
+#[test]
+fn the_list_has_the_format_of_the_real_one() {
+    machine("t4").check(&["-L"], 0, T4_LIST);
+    machine("t4").check(&["--list-gpus"], 0, T4_LIST);
+}
+
+#[test]
+fn a_container_with_one_gpu_lists_one_gpu_as_number_zero() {
+    let machine = machine("t4");
+    for minor in [0, 1, 3] {
+        fs::remove_file(machine.root.join(format!("dev/nvidia{minor}"))).unwrap();
+    }
+    let third = T4_LIST.lines().nth(2).unwrap().replace("GPU 2", "GPU 0");
+    machine.check(&["-L"], 0, &format!("{third}\n"));
+}
+
+#[test]
+fn without_gpus_it_says_so() {
+    let machine = machine("t4");
+    for minor in 0..4 {
+        fs::remove_file(machine.root.join(format!("dev/nvidia{minor}"))).unwrap();
+    }
+    machine.check(&["-L"], 6, "No devices were found\n");
+}
+
+#[test]
+fn a_lost_gpu_is_named_and_does_not_hide_the_others() {
+    let machine = machine("t4");
+    machine
+        .state
+        .update(|node| node.gpus[1].condition.presence = Presence::Lost)
+        .unwrap();
+    let second = T4_LIST.lines().nth(1).unwrap();
+    let expected = T4_LIST.replace(second, "GPU 1: does not answer: GPU is lost");
+    machine.check(&["-L"], 15, &expected);
+}
+
+#[test]
+fn without_a_driver_it_exits_as_the_real_one() {
+    let machine = machine("t4");
+    fs::remove_file(machine.root.join("dev/nvidiactl")).unwrap();
+    let output = machine.command(&["-L"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    assert!(
+        stdout(&output).contains("no driver to talk to"),
+        "{output:?}"
+    );
+
+    let output = machine
+        .command(&["-L"])
+        .env("LD_LIBRARY_PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(12), "{output:?}");
+}
+
+#[test]
+fn table_and_versions_say_that_they_are_simulated() {
+    let machine = machine("h100");
+    for arguments in [&[][..], &["--version"]] {
+        let output = machine.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = stdout(&output);
+        assert!(
+            text.contains("simulated") && text.contains("580.95.05"),
+            "{text}"
+        );
+    }
+    let table = stdout(&machine.command(&[]).output().unwrap());
+    assert!(
+        table.contains("NVIDIA H100 80GB HBM3    00000000:18:00.0   30C"),
+        "{table}"
+    );
+    assert_eq!(table.lines().count(), 2 + 8);
+}
+
+#[test]
+fn an_injected_death_takes_the_caller_and_spares_the_next() {
+    let machine = machine("t4");
+    let injection = Injection {
+        function: "nvmlDeviceGetUUID".to_owned(),
+        at: 3,
+        repeat: Repeat::Times(1),
+        effect: Effect::Die,
+        seen: 0,
+    };
+    machine
+        .state
+        .update(|node| node.injections.push(injection))
+        .unwrap();
+    let output = machine.command(&["-L"]).output().unwrap();
+    assert_eq!(output.status.signal(), Some(6), "SIGABRT: {output:?}");
+    assert_eq!(machine.state.read().unwrap().1.injections, []);
+    machine.check(&["-L"], 0, T4_LIST);
+}
+
+#[test]
+fn on_a_read_only_mount_gpus_are_listed_and_injections_leave_it_alone() {
+    let machine = machine("t4");
+    let injection = Injection {
+        function: "nvmlDeviceGetUUID".to_owned(),
+        at: 1,
+        repeat: Repeat::Always,
+        effect: Effect::Die,
+        seen: 0,
+    };
+    machine
+        .state
+        .update(|node| node.injections.push(injection.clone()))
+        .unwrap();
+    // The mount lives in a namespace of its own and dies with its shell.
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && \
+                  LD_LIBRARY_PATH=\"$1/usr/lib64\" exec \"$1/usr/bin/nvidia-smi\" -L";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(&machine.root)
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&output), T4_LIST, "{output:?}");
+    assert_eq!(machine.state.read().unwrap().1.injections, [injection]);
+}

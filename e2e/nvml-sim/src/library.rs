@@ -1,0 +1,241 @@
+//! What the library keeps between calls: how often it was initialised, and the GPUs it sees.
+//!
+//! GPUs are enumerated when the first user initialises the library, as in the real one; their state
+//! is read anew whenever it has changed. Injections act here, before the call that they touch, and
+//! outside the lock, so that a delayed call delays no other.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process, ptr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use nvml_wrapper_sys::bindings::{
+    NVML_INIT_FLAG_NO_GPUS, nvmlDevice_t, nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
+};
+use tessera_hw::{
+    Effect, Facts, Gpu, Node, StateError, StateFile,
+    state::{Presence, Watch},
+};
+
+use crate::{events, fault::Fault, root};
+
+/// More than any machine has. Handles point into this array, so they stay valid and can be checked.
+const MAX_GPUS: usize = 256;
+static HANDLES: [u8; MAX_GPUS] = [0; MAX_GPUS];
+
+static LIBRARY: Mutex<Library> = Mutex::new(Library {
+    users: 0,
+    session: None,
+});
+
+struct Library {
+    users: usize,
+    session: Option<Session>,
+}
+
+/// The GPUs between the first initialisation and the last shutdown.
+pub(crate) struct Session {
+    state: StateFile,
+    watch: Watch,
+    generation: u64,
+    node: Node,
+    /// Positions in `node.gpus` of the GPUs that this process sees. The order is NVML's index.
+    visible: Vec<usize>,
+}
+
+/// One GPU that this process sees.
+pub(crate) struct Device<'a> {
+    pub(crate) index: usize,
+    pub(crate) handle: nvmlDevice_t,
+    pub(crate) gpu: &'a Gpu,
+}
+
+/// Runs one call: injections first, then `body`. Panics become `NVML_ERROR_UNKNOWN`.
+pub(crate) fn call(function: &str, body: impl FnOnce() -> Result<(), Fault>) -> nvmlReturn_t {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        inject(function)?;
+        body()
+    }));
+    match outcome {
+        Ok(Ok(())) => nvmlReturn_enum_NVML_SUCCESS,
+        Ok(Err(fault)) => fault.code(),
+        Err(_) => Fault::Unknown.code(),
+    }
+}
+
+/// Initialises the library once more.
+pub(crate) fn initialize(flags: u32) -> Result<(), Fault> {
+    let mut library = lock();
+    let session = library.session.as_ref().ok_or(Fault::DriverNotLoaded)?;
+    if session.visible.is_empty() && flags & NVML_INIT_FLAG_NO_GPUS == 0 {
+        return Err(Fault::NotFound);
+    }
+    library.users += 1;
+    Ok(())
+}
+
+/// Takes back one initialisation.
+pub(crate) fn shutdown() -> Result<(), Fault> {
+    let mut library = lock();
+    library.users = library.users.checked_sub(1).ok_or(Fault::Uninitialized)?;
+    if library.users == 0 {
+        library.session = None;
+        events::forget_all();
+    }
+    Ok(())
+}
+
+/// Runs `body` on the present state.
+pub(crate) fn with_session<T>(body: impl FnOnce(&Session) -> Result<T, Fault>) -> Result<T, Fault> {
+    let mut library = lock();
+    if library.users == 0 {
+        return Err(Fault::Uninitialized);
+    }
+    let session = library.session.as_mut().ok_or(Fault::Uninitialized)?;
+    session.refresh()?;
+    body(session)
+}
+
+/// Runs `body` on the GPU behind a handle.
+pub(crate) fn with_device<T>(
+    handle: nvmlDevice_t,
+    body: impl FnOnce(Device<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    with_session(|session| body(session.device(handle)?.present()?))
+}
+
+/// Runs `body` on what does not change about the GPU behind a handle.
+pub(crate) fn with_facts<T>(
+    handle: nvmlDevice_t,
+    body: impl FnOnce(&Facts) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    with_device(handle, |device| body(&device.gpu.facts))
+}
+
+impl Session {
+    fn open() -> Result<Self, Fault> {
+        let (root, state) = root::find().ok_or(Fault::DriverNotLoaded)?;
+        if !root::has_device(&root, "nvidiactl") {
+            return Err(Fault::DriverNotLoaded);
+        }
+        let watch = state.watch().map_err(|_| Fault::DriverNotLoaded)?;
+        let (generation, node) = state.read().map_err(|_| Fault::DriverNotLoaded)?;
+        let has_node = |gpu: &Gpu| root::has_device(&root, &format!("nvidia{}", gpu.facts.minor));
+        let gpus = node.gpus.iter().take(MAX_GPUS).enumerate();
+        let visible = gpus
+            .filter(|(_, gpu)| has_node(gpu))
+            .map(|(at, _)| at)
+            .collect();
+        Ok(Self {
+            state,
+            watch,
+            generation,
+            node,
+            visible,
+        })
+    }
+
+    fn refresh(&mut self) -> Result<(), Fault> {
+        if self.watch.generation().map_err(|_| Fault::Unknown)? != self.generation {
+            (self.generation, self.node) = self.state.read().map_err(|_| Fault::Unknown)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The GPUs in the order of their indices.
+    pub(crate) fn devices(&self) -> impl ExactSizeIterator<Item = Device<'_>> {
+        self.visible.iter().enumerate().map(|(index, at)| Device {
+            index,
+            handle: handle(*at),
+            gpu: &self.node.gpus[*at],
+        })
+    }
+
+    /// The GPU behind a handle, lost or not.
+    pub(crate) fn device(&self, wanted: nvmlDevice_t) -> Result<Device<'_>, Fault> {
+        self.devices()
+            .find(|device| device.handle == wanted)
+            .ok_or(Fault::InvalidArgument)
+    }
+}
+
+impl Device<'_> {
+    /// The same GPU, unless it has fallen off the bus.
+    pub(crate) fn present(self) -> Result<Self, Fault> {
+        match self.gpu.condition.presence {
+            Presence::Present => Ok(self),
+            Presence::Lost => Err(Fault::GpuIsLost),
+        }
+    }
+}
+
+fn handle(at: usize) -> nvmlDevice_t {
+    ptr::from_ref(&HANDLES[at]).cast_mut().cast()
+}
+
+fn lock() -> MutexGuard<'static, Library> {
+    // A panic inside the lock leaves a session that is still whole: it is replaced at once or not at all.
+    LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts the call and does to it what a test asked for.
+fn inject(function: &str) -> Result<(), Fault> {
+    for effect in due(function)? {
+        match effect {
+            Effect::Delay(millis) => thread::sleep(Duration::from_millis(millis)),
+            Effect::Fail(code) => return Err(Fault::Injected(code)),
+            Effect::Die => process::abort(),
+        }
+    }
+    Ok(())
+}
+
+fn due(function: &str) -> Result<Vec<Effect>, Fault> {
+    let mut library = lock();
+    // The first user's initialising call looks around anew, even if an earlier one failed.
+    if library.users == 0 && function.starts_with("nvmlInit") {
+        library.session = None;
+        library.session = Some(Session::open()?);
+    }
+    let Some(session) = library.session.as_mut() else {
+        return Ok(Vec::new());
+    };
+    session.refresh()?;
+    if !session.node.watches(function) {
+        return Ok(Vec::new());
+    }
+    match session.state.update(|node| node.observe(function)) {
+        Ok(effects) => Ok(effects),
+        // A container of a tenant: it cannot count, so nothing is injected.
+        Err(StateError::ReadOnly { .. }) => Ok(Vec::new()),
+        Err(_) => Err(Fault::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_unknown_error_and_the_library_goes_on() {
+        let panics = || with_locked_library(|| panic!("a bug of the simulator"));
+        assert_eq!(call("nvmlDeviceGetName", panics), Fault::Unknown.code());
+        let uninitialized = || with_session(|_| Ok(()));
+        assert_eq!(
+            call("nvmlDeviceGetName", uninitialized),
+            Fault::Uninitialized.code()
+        );
+    }
+
+    fn with_locked_library(body: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+        let _library = lock();
+        body()
+    }
+}
