@@ -1,0 +1,183 @@
+//! The command line, with the flags and environment names of the reference driver's plugin.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use tessera_shell::http::ListenAddress;
+use tessera_shell::logging::LogFormat;
+
+/// A driver that this binary can run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// gpu.nvidia.com: whole GPUs.
+    Gpu,
+}
+
+impl Driver {
+    /// Name under which the kubelet and claims know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpu => "gpu.nvidia.com",
+        }
+    }
+}
+
+/// Offers the GPUs of one node to Kubernetes and prepares the claims that are allocated to them.
+///
+/// Runs on every GPU node, usually as a DaemonSet that the Helm chart installs. It publishes
+/// ResourceSlices, registers with the kubelet over a Unix socket, and for each claim writes a CDI
+/// spec from which the container runtime takes device nodes and driver files.
+///
+/// Every flag can be given by the environment variable that stands beside it.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tessera-kubelet-plugin", version, max_term_width = 100)]
+pub struct Args {
+    /// Which driver to run. Each runs in a process of its own.
+    #[arg(long, env = "DRIVERS", value_enum, default_value = "gpu")]
+    pub drivers: Driver,
+
+    /// Name of this node: that of its Node object. It is also the name of the pool.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// A kubeconfig file. Without one, the service account of the pod is used.
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Directory in which the container runtime looks for CDI specs.
+    #[arg(long, env = "CDI_ROOT", default_value = "/var/run/cdi")]
+    pub cdi_root: PathBuf,
+
+    /// Root of the NVIDIA driver installation on the host: / where the driver is installed on the
+    /// host itself, /run/nvidia/driver where a driver container installs it.
+    #[arg(long, env = "NVIDIA_DRIVER_ROOT", default_value = "/")]
+    pub nvidia_driver_root: PathBuf,
+
+    /// The same root as this process sees it.
+    #[arg(
+        long,
+        env = "CONTAINER_DRIVER_ROOT",
+        alias = "driver-root-ctr-path",
+        default_value = "/driver-root"
+    )]
+    pub container_driver_root: PathBuf,
+
+    /// Path on the host of a CDI hook that is installed there. Without one, the hook that came with
+    /// this plugin is copied into the plugin's directory and used.
+    #[arg(long, env = "NVIDIA_CDI_HOOK_PATH")]
+    pub nvidia_cdi_hook_path: Option<PathBuf>,
+
+    /// The hook that came with this plugin, as this process sees it.
+    #[arg(
+        long,
+        env = "BUNDLED_CDI_HOOK",
+        default_value = "/usr/bin/tessera-cdi-hook"
+    )]
+    pub bundled_cdi_hook: PathBuf,
+
+    /// Path on the host of ldconfig, which the hook runs to make driver libraries known to the
+    /// loader in a container. Empty: the one of the driver root, else the host's in its usual
+    /// places.
+    #[arg(long, env = "LDCONFIG_PATH", default_value = "")]
+    pub ldconfig_path: String,
+
+    /// Directory that the kubelet watches for registration sockets.
+    #[arg(
+        long,
+        env = "KUBELET_REGISTRAR_DIRECTORY_PATH",
+        default_value = "/var/lib/kubelet/plugins_registry"
+    )]
+    pub kubelet_registrar_directory_path: PathBuf,
+
+    /// Directory below which plugins keep their own. It must have the same path on the host.
+    #[arg(
+        long,
+        env = "KUBELET_PLUGINS_DIRECTORY_PATH",
+        default_value = "/var/lib/kubelet/plugins"
+    )]
+    pub kubelet_plugins_directory_path: PathBuf,
+
+    /// Directory on a tmpfs of the host for what dies with the boot: the journal and lock files.
+    #[arg(long, env = "STATE_DIRECTORY_PATH", default_value = "/run/tessera")]
+    pub state_directory_path: PathBuf,
+
+    /// The sysfs in which the GPUs' PCI devices are.
+    #[arg(long, env = "SYSFS_ROOT", default_value = "/sys")]
+    pub sysfs_root: PathBuf,
+
+    /// Where metrics are served, e.g. :8080. Empty: nowhere.
+    #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
+    pub http_endpoint: ListenAddress,
+
+    /// HTTP path of the metrics.
+    #[arg(long, env = "METRICS_PATH", default_value = "/metrics")]
+    pub metrics_path: String,
+
+    /// Port of the gRPC health service, which calls through both of the plugin's sockets.
+    /// Negative: none.
+    #[arg(long, env = "HEALTHCHECK_PORT", default_value_t = -1, allow_negative_numbers = true)]
+    pub healthcheck_port: i32,
+
+    /// XIDs, separated by commas, that are the application's fault and not the GPU's. Accepted
+    /// for compatibility; GPU health does not watch XIDs yet.
+    #[arg(long, env = "ADDITIONAL_XIDS_TO_IGNORE", value_delimiter = ',')]
+    pub additional_xids_to_ignore: Vec<u32>,
+
+    /// How much is logged, 0 to 6.
+    #[arg(short = 'v', long = "v", env = "LOG_VERBOSITY", default_value_t = 4)]
+    pub verbosity: u8,
+
+    /// How log lines look: json or text.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_of_the_reference_is_taken_in_both_forms() {
+        let command = Args::command();
+        for (flag, env) in [
+            ("node-name", "NODE_NAME"),
+            ("kubeconfig", "KUBECONFIG"),
+            ("cdi-root", "CDI_ROOT"),
+            ("nvidia-driver-root", "NVIDIA_DRIVER_ROOT"),
+            ("container-driver-root", "CONTAINER_DRIVER_ROOT"),
+            ("nvidia-cdi-hook-path", "NVIDIA_CDI_HOOK_PATH"),
+            (
+                "kubelet-registrar-directory-path",
+                "KUBELET_REGISTRAR_DIRECTORY_PATH",
+            ),
+            (
+                "kubelet-plugins-directory-path",
+                "KUBELET_PLUGINS_DIRECTORY_PATH",
+            ),
+            ("http-endpoint", "HTTP_ENDPOINT"),
+            ("metrics-path", "METRICS_PATH"),
+            ("healthcheck-port", "HEALTHCHECK_PORT"),
+            ("additional-xids-to-ignore", "ADDITIONAL_XIDS_TO_IGNORE"),
+            ("drivers", "DRIVERS"),
+        ] {
+            let arg = command
+                .get_arguments()
+                .find(|arg| arg.get_long() == Some(flag))
+                .unwrap_or_else(|| panic!("--{flag} is missing"));
+            assert_eq!(
+                arg.get_env().and_then(|env| env.to_str()),
+                Some(env),
+                "--{flag}"
+            );
+        }
+        command.debug_assert();
+    }
+
+    #[test]
+    fn a_driver_that_is_not_there_yet_is_refused_by_name() {
+        let parsed = Args::try_parse_from(["plugin", "--node-name=n", "--drivers=compute-domain"]);
+        assert!(parsed.unwrap_err().to_string().contains("compute-domain"));
+    }
+}

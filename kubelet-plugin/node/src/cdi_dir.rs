@@ -1,0 +1,58 @@
+//! The directory in which the container runtime looks for CDI specs.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::Builder;
+
+/// Mode of a spec: the runtime reads it as root, and so may anybody who debugs it.
+const SPEC_MODE: u32 = 0o644;
+
+/// The directory of transient CDI specs, usually `/var/run/cdi`.
+#[derive(Clone, Debug)]
+pub struct CdiDir {
+    directory: PathBuf,
+}
+
+impl CdiDir {
+    /// Uses `directory`, making it if need be.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// Writes a spec in one step: the runtime scans the directory at any time.
+    ///
+    /// The temporary file's ending is neither `.json` nor `.yaml`, so a scan passes it over.
+    pub fn write(&self, file: &str, contents: &[u8]) -> io::Result<()> {
+        let mut temporary = Builder::new()
+            .prefix(".tessera-")
+            .suffix(".tmp")
+            .permissions(fs::Permissions::from_mode(SPEC_MODE))
+            .tempfile_in(&self.directory)?;
+        temporary.write_all(contents)?;
+        temporary.persist(self.directory.join(file))?;
+        Ok(())
+    }
+
+    /// The bytes of a spec, if it is there.
+    pub fn read(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.directory.join(file)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a spec. It may be gone already.
+    pub fn remove(&self, file: &str) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Reads claims from the API server.
+
+use std::time::Duration;
+
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::{Api, Client};
+use tessera_claim::ClaimRef;
+use thiserror::Error;
+use tracing::debug;
+
+use crate::deadline::Deadline;
+
+/// Bound of one attempt. A read takes 2 ms; one that takes longer than this hangs on a connection
+/// that is dead, and a new one is worth more than patience.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// First pause between attempts, doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a claim could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The API server says that there is no such claim.
+    #[error("claim {claim} does not exist any more")]
+    NotFound {
+        /// The claim.
+        claim: ClaimRef,
+    },
+    /// The API server refuses the read.
+    #[error("the API server refuses to show claim {claim}: check the plugin's RBAC")]
+    Refused {
+        /// The claim.
+        claim: ClaimRef,
+        /// What it said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The API server could not be reached in time.
+    #[error("claim {claim} could not be read: the API server did not answer in time")]
+    Unavailable {
+        /// The claim.
+        claim: ClaimRef,
+        /// The last failure, unless it was silence.
+        #[source]
+        source: Option<Box<kube::Error>>,
+    },
+}
+
+/// Where claims are read.
+pub trait ClaimReader: Send + Sync + 'static {
+    /// The claim that has this name now. Its UID may be another; the caller compares.
+    fn read(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<ResourceClaim, ReadError>> + Send;
+}
+
+/// Reads from the API server, trying again until the deadline.
+#[derive(Clone)]
+pub struct ApiClaimReader {
+    client: Client,
+}
+
+impl ApiClaimReader {
+    /// Reads through `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl ClaimReader for ApiClaimReader {
+    async fn read(&self, claim: &ClaimRef, deadline: Deadline) -> Result<ResourceClaim, ReadError> {
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let last = match deadline.at_most(ATTEMPT).run(api.get(&claim.name)).await {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(error)) => match verdict(&error) {
+                    Verdict::Absent => {
+                        return Err(ReadError::NotFound {
+                            claim: claim.clone(),
+                        });
+                    }
+                    Verdict::Refused => {
+                        let source = Box::new(error);
+                        return Err(ReadError::Refused {
+                            claim: claim.clone(),
+                            source,
+                        });
+                    }
+                    Verdict::TryAgain => Some(Box::new(error)),
+                },
+                Err(_passed) => None,
+            };
+            if !deadline.allows(pause) {
+                return Err(ReadError::Unavailable {
+                    claim: claim.clone(),
+                    source: last,
+                });
+            }
+            debug!(claim = %claim, error = ?last, "reading the claim again");
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Absent,
+    Refused,
+    TryAgain,
+}
+
+/// What a failure says about another attempt.
+///
+/// A refusal by RBAC can pass by itself (a policy that is being installed), but not within one
+/// call, so it is told at once.
+fn verdict(error: &kube::Error) -> Verdict {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            404 => Verdict::Absent,
+            400 | 401 | 403 | 405 | 422 => Verdict::Refused,
+            _ => Verdict::TryAgain,
+        },
+        _ => Verdict::TryAgain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_what_can_pass_by_itself_is_tried_again() {
+        for (code, expected) in [
+            (404, Verdict::Absent),
+            (403, Verdict::Refused),
+            (401, Verdict::Refused),
+            (429, Verdict::TryAgain),
+            (500, Verdict::TryAgain),
+            (503, Verdict::TryAgain),
+        ] {
+            let status = Status {
+                code,
+                ..Status::default()
+            };
+            assert_eq!(
+                verdict(&kube::Error::Api(Box::new(status))),
+                expected,
+                "{code}"
+            );
+        }
+        let broken = kube::Error::Service("connection reset".into());
+        assert_eq!(verdict(&broken), Verdict::TryAgain);
+    }
+}

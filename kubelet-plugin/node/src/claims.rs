@@ -1,0 +1,275 @@
+//! Prepares and unprepares claims.
+//!
+//! # Flow
+//! Prepare reads the claim from the API, finds the GPUs behind it, locks them, and only then reads
+//! the journal: what it decides holds until the locks are released. Unprepare needs neither API nor
+//! hardware: the record says what to take back.
+//!
+//! # Guarantees
+//! Both are idempotent by the claim's UID. Claims proceed side by side unless they touch the same
+//! GPU. A failure concerns one claim.
+
+use std::collections::BTreeSet;
+
+use tessera_claim::{Allocation, ClaimRef, allocation};
+use tessera_device::GpuUuid;
+use tessera_prepare::cdi::{self, CdiKind};
+use tessera_prepare::ledger::{GpuGuard, Ledger};
+use tessera_prepare::plan::{ResolvedDevice, Standing, plan, resolve, standing};
+use tessera_prepare::record::{BootId, Phase, PreparedDevice, Record};
+use tessera_prepare::refusal::Refusal;
+use tessera_prepare::step::{Step, undo_all};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::claim_reader::{ClaimReader, ReadError};
+use crate::deadline::Deadline;
+use crate::executor::{ExecuteError, Node, StepError, execute, take_back};
+use crate::hardware::{Hardware, HardwareWatch, NotReady};
+use crate::journal::{Entry, JournalError, Records};
+use crate::locks::{GpuLocks, HeldGpus, LockError};
+
+/// Why a claim was not prepared or unprepared.
+#[derive(Debug, Error)]
+pub enum ClaimError {
+    /// It cannot be, as things are.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The claim could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The GPUs are not known yet.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// A GPU's lock was not obtained.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The node could not be looked at.
+    #[error(transparent)]
+    Look(#[from] StepError),
+    /// A plan could not be carried out.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+}
+
+impl ClaimError {
+    /// The metric label of the failure: the refusal's reason, or the part that failed.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.reason().as_str(),
+            Self::Read(ReadError::NotFound { .. }) => "ClaimNotFound",
+            Self::Read(_) => "ApiUnavailable",
+            Self::NotReady(_) => "DriverNotReady",
+            Self::Lock(_) => "GpuBusy",
+            Self::Journal(_) => "JournalFailed",
+            Self::Look(_) | Self::Execute(_) => "StepFailed",
+        }
+    }
+}
+
+/// What never changes while the process runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of the driver, e.g. `gpu.nvidia.com`.
+    pub driver: String,
+    /// Pool that this node publishes: its own name.
+    pub pool: String,
+    /// Kind of the CDI devices.
+    pub cdi_kind: CdiKind,
+    /// The boot that we run in.
+    pub boot: BootId,
+}
+
+/// Prepares and unprepares the claims of one driver on one node.
+pub struct Claims<A, R, N> {
+    identity: Identity,
+    api: A,
+    records: R,
+    node: N,
+    locks: GpuLocks,
+    hardware: HardwareWatch,
+}
+
+impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
+    /// Puts the parts together.
+    pub fn new(
+        identity: Identity,
+        api: A,
+        records: R,
+        node: N,
+        locks: GpuLocks,
+        hardware: HardwareWatch,
+    ) -> Self {
+        Self {
+            identity,
+            api,
+            records,
+            node,
+            locks,
+            hardware,
+        }
+    }
+
+    /// Prepares a claim and returns its devices.
+    pub async fn prepare(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
+        let object = match self.api.read(claim, deadline).await {
+            Ok(object) => object,
+            Err(error @ ReadError::Unavailable { .. }) => return self.known(claim, error),
+            Err(error) => return Err(error.into()),
+        };
+        let allocation =
+            allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
+        let hardware = self.hardware.ready(deadline).await?;
+        let devices = resolve(&allocation, &self.identity.pool, &hardware.inventory)?;
+        let held = self.lock(claim, gpus_of(&devices), deadline).await?;
+        self.prepare_locked(&allocation, devices, &hardware, &held)
+    }
+
+    /// Takes back whatever was prepared of a claim. A claim that was not is no error.
+    pub async fn unprepare(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
+        let _held = self.lock(claim, BTreeSet::new(), deadline).await?;
+        let steps = match self.records.read(&claim.uid)? {
+            Some(Entry::Record(record)) => undo_all(&record.effects),
+            // Without a record that says otherwise, what can be left is what every claim has.
+            Some(Entry::Unreadable(_)) | None => self.usual_leftovers(claim),
+        };
+        take_back(&claim.uid, &steps, &self.records, &self.node)?;
+        Ok(())
+    }
+
+    /// How many devices are prepared at present.
+    pub fn prepared_devices(&self) -> Result<usize, JournalError> {
+        let prepared = |record: &&Record| record.phase == Phase::Prepared;
+        let contents = self.records.read_all()?;
+        Ok(contents
+            .records
+            .iter()
+            .filter(prepared)
+            .map(|record| record.devices.len())
+            .sum())
+    }
+
+    /// Answers for a claim that the API cannot be asked about, if it is prepared already.
+    fn known(&self, claim: &ClaimRef, error: ReadError) -> Result<Vec<PreparedDevice>, ClaimError> {
+        match self.records.read(&claim.uid)? {
+            Some(Entry::Record(record))
+                if record.phase == Phase::Prepared
+                    && record.boot == self.identity.boot
+                    && self.intact(&record)? =>
+            {
+                let claim_uid = claim.uid.as_str();
+                warn!(
+                    claim_uid,
+                    "the API server is away; answered from the journal"
+                );
+                Ok(record.devices)
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Locks these GPUs and those that the claim's record names.
+    ///
+    /// The record can change while locks are waited for, so it is looked at again under them.
+    async fn lock(
+        &self,
+        claim: &ClaimRef,
+        mut gpus: BTreeSet<GpuUuid>,
+        deadline: Deadline,
+    ) -> Result<HeldGpus, ClaimError> {
+        gpus.extend(self.recorded_gpus(claim)?);
+        loop {
+            let held = self.locks.acquire(&gpus, deadline).await?;
+            let recorded = self.recorded_gpus(claim)?;
+            if recorded.iter().all(|gpu| held.covers(gpu)) {
+                return Ok(held);
+            }
+            gpus.extend(recorded);
+        }
+    }
+
+    fn recorded_gpus(&self, claim: &ClaimRef) -> Result<Vec<GpuUuid>, JournalError> {
+        Ok(match self.records.read(&claim.uid)? {
+            Some(Entry::Record(record)) => record
+                .devices
+                .into_iter()
+                .map(|device| device.gpu)
+                .collect(),
+            Some(Entry::Unreadable(_)) | None => Vec::new(),
+        })
+    }
+
+    /// Everything that must not be interrupted by another claim on the same GPUs.
+    fn prepare_locked(
+        &self,
+        allocation: &Allocation,
+        devices: Vec<ResolvedDevice<'_>>,
+        hardware: &Hardware,
+        held: &HeldGpus,
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
+        let claim = &allocation.claim;
+        let claim_uid = claim.uid.as_str();
+        let contents = self.records.read_all()?;
+        let own = contents
+            .records
+            .iter()
+            .find(|record| record.claim.uid == claim.uid);
+        match (standing(own, &devices, &self.identity.boot), own) {
+            (Standing::Prepared, Some(record)) if self.intact(record)? => {
+                return Ok(record.devices.clone());
+            }
+            (Standing::Prepared, _) => {
+                warn!(
+                    claim_uid,
+                    "an effect of the prepared claim is missing; made anew"
+                );
+            }
+            (Standing::Leftover(steps), _) => {
+                info!(claim_uid, "taking back what an earlier preparation left");
+                take_back(&claim.uid, &steps, &self.records, &self.node)?;
+            }
+            (Standing::New, _) => {}
+        }
+        let admitted =
+            Ledger::under(held, &contents.records, contents.unreadable).admit(claim, devices)?;
+        let plan = plan(
+            &admitted,
+            &self.identity.cdi_kind,
+            &hardware.install,
+            &self.identity.boot,
+        );
+        let record = execute(plan, &self.records, &self.node)?;
+        Ok(record.devices)
+    }
+
+    fn intact(&self, record: &Record) -> Result<bool, StepError> {
+        for effect in &record.effects {
+            if !self.node.has(effect)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn usual_leftovers(&self, claim: &ClaimRef) -> Vec<Step> {
+        let file = cdi::file_name(&self.identity.cdi_kind, &claim.uid);
+        vec![Step::RemoveCdi { file }]
+    }
+}
+
+fn gpus_of(devices: &[ResolvedDevice<'_>]) -> BTreeSet<GpuUuid> {
+    devices
+        .iter()
+        .map(|device| device.gpu.uuid.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! The health of devices, as the kubelet shows it in the pod's status.
+//!
+//! The kubelet asks for it whatever a driver advertises, and asks again every five seconds if
+//! nobody answers. So far a GPU that is listed is healthy: events of the hardware come later.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tessera_proto::DraResourceHealth;
+use tessera_proto::health::v1::{DeviceHealth, DeviceIdentifier, HealthStatus};
+
+use crate::hardware::HardwareWatch;
+
+/// How long the kubelet may believe a report. It is a third of this between two reports.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Reports the health of this node's GPUs.
+#[derive(Clone, Debug)]
+pub struct GpuHealth {
+    pool: String,
+    hardware: HardwareWatch,
+}
+
+impl GpuHealth {
+    /// Reports the GPUs of `pool`.
+    pub fn new(pool: String, hardware: HardwareWatch) -> Self {
+        Self { pool, hardware }
+    }
+
+    fn report(&self) -> Vec<DeviceHealth> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let hardware = self.hardware.now();
+        let gpus = hardware
+            .iter()
+            .flat_map(|hardware| hardware.inventory.gpus());
+        gpus.map(|gpu| DeviceHealth {
+            device: Some(DeviceIdentifier {
+                pool_name: self.pool.clone(),
+                device_name: gpu.device_name().to_string(),
+            }),
+            health: HealthStatus::Healthy.into(),
+            last_updated_time: i64::try_from(now).unwrap_or(i64::MAX),
+            health_check_timeout_seconds: i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX),
+            message: String::new(),
+        })
+        .collect()
+    }
+}
+
+impl DraResourceHealth for GpuHealth {
+    fn watch(&self) -> BoxStream<'static, Vec<DeviceHealth>> {
+        let mut timer = tokio::time::interval(TIMEOUT / 3);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        stream::unfold((self.clone(), timer), async |(health, mut timer)| {
+            timer.tick().await;
+            Some((health.report(), (health, timer)))
+        })
+        .boxed()
+    }
+}

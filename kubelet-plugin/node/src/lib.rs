@@ -1,0 +1,29 @@
+//! The kubelet plugin: offers GPUs and prepares claims on one node.
+//!
+//! This is the shell around the planning crates: it holds the sockets, the files, the locks and the
+//! clock, and decides nothing that a pure function could.
+
+pub mod args;
+pub mod cdi_dir;
+pub mod claim_reader;
+pub mod claims;
+pub mod deadline;
+pub mod directories;
+pub mod driver_root;
+pub mod errors;
+pub mod executor;
+pub mod hardware;
+pub mod health;
+pub mod hook_file;
+pub mod journal;
+pub mod locks;
+pub mod metrics;
+pub mod offering;
+pub mod parts;
+pub mod probe;
+pub mod publisher;
+pub mod rpc;
+pub mod run;
+pub mod slice_metrics;
+#[cfg(test)]
+mod testing;

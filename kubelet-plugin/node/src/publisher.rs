@@ -1,0 +1,286 @@
+//! Keeps the published ResourceSlices equal to the offer.
+//!
+//! One task per driver. It publishes at once when an offer arrives, puts back at once what
+//! somebody else deletes or changes, compares everything every ten minutes, and writes nothing
+//! when nothing differs. What to write is decided by [`tessera_offer::reconcile`].
+//!
+//! The kubelet deletes all slices of its node when it starts, at the same time as it registers the
+//! plugin again, and says so to nobody (`pkg/kubelet/cm/dra/plugin/dra_plugin_manager.go`). The
+//! deletion event is the only sign of it, so it is acted upon without delay and without regard to
+//! any memory of what was written: every decision is made on a fresh list.
+
+mod feed;
+mod kube_slices;
+mod pace;
+mod report;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use tessera_offer::{FieldPath, Offer, Write, dropped_fields, reconcile};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use feed::Feed;
+pub use kube_slices::KubeSlices;
+use pace::Pace;
+pub use report::{Observer, PublishError, PublishState};
+pub use store::{SliceEvent, SliceStore, StoreError};
+
+/// Longest wait for one call to the API server.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time between two comparisons that nothing asked for: the net below a watch that lost an event.
+const FULL_COMPARE: Duration = Duration::from_mins(10);
+
+/// Attempts on a fresh list, one right after the other, before a conflict counts as a failure.
+const PASSES: usize = 3;
+
+/// Publishes one driver's slices on one node.
+#[derive(Debug)]
+pub struct Publisher<S, O> {
+    store: S,
+    observer: O,
+    offers: watch::Receiver<Option<Offer>>,
+    state: watch::Sender<PublishState>,
+    offer: Option<Offer>,
+    /// The offer has not been stored yet since it arrived.
+    fresh: bool,
+    /// Versions that this task has read or written; events about them are no news.
+    known: BTreeMap<String, String>,
+    /// Fields that this server was seen to drop. They are not sent again.
+    unsupported: BTreeSet<FieldPath>,
+    pace: Pace,
+    /// No event leads to an attempt before this moment.
+    not_before: Instant,
+    /// The next attempt, whether or not anything happens.
+    due: Instant,
+}
+
+/// What one attempt achieved.
+struct Stored {
+    generation: i64,
+    writes: usize,
+}
+
+impl<S: SliceStore, O: Observer> Publisher<S, O> {
+    /// A publisher, and the state that readiness is made of.
+    ///
+    /// `offers` holds `None` as long as nothing may be published: before the kubelet has
+    /// registered the driver, pods would land on a node that cannot prepare them. To send an
+    /// offer again, even an equal one, asks for a comparison at once.
+    pub fn new(
+        store: S,
+        observer: O,
+        offers: watch::Receiver<Option<Offer>>,
+    ) -> (Self, watch::Receiver<PublishState>) {
+        let (state, states) = watch::channel(PublishState::NotYet);
+        let now = Instant::now();
+        let publisher = Self {
+            store,
+            observer,
+            offers,
+            state,
+            offer: None,
+            fresh: false,
+            known: BTreeMap::new(),
+            unsupported: BTreeSet::new(),
+            pace: Pace::new(),
+            not_before: now,
+            due: now,
+        };
+        (publisher, states)
+    }
+
+    /// Runs until `stop` is cancelled or the sender of offers is gone.
+    ///
+    /// The slices stay: the node's pods still hold their devices, and a successor takes over.
+    pub async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.serve()).await;
+    }
+
+    async fn serve(&mut self) {
+        // The watch is opened before there is anything to publish, so that the connection to the
+        // API server is up when the kubelet registers the driver.
+        let mut feed = Feed::new(Instant::now());
+        self.take_offer();
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.offers.changed() => match changed {
+                    Ok(()) => self.take_offer(),
+                    Err(_sender_gone) => return,
+                },
+                event = feed.next(&self.store) => self.notice(event),
+                () = sleep_until(self.due), if self.offer.is_some() => self.attempt().await,
+            }
+        }
+    }
+
+    fn take_offer(&mut self) {
+        self.offer.clone_from(&self.offers.borrow_and_update());
+        self.fresh = true;
+        self.pace.clear();
+        self.not_before = Instant::now();
+        self.due = self.not_before;
+        if self.offer.is_none() {
+            self.enter(PublishState::NotYet);
+        }
+    }
+
+    fn notice(&mut self, event: SliceEvent) {
+        let is_news = match event {
+            SliceEvent::Relisted => true,
+            SliceEvent::Stored { name, version } => self.known.get(&name) != Some(&version),
+            SliceEvent::Deleted { name } => self.known.remove(&name).is_some(),
+        };
+        if is_news {
+            self.due = self.due.min(Instant::now().max(self.not_before));
+        }
+    }
+
+    async fn attempt(&mut self) {
+        let Some(offer) = self.offer.clone() else {
+            return;
+        };
+        let result = self.converge(&offer).await;
+        let now = Instant::now();
+        match result {
+            Ok(stored) => {
+                // To write what was written before is a repair. The first is made at once, but
+                // repairs one after the other are a fight with another writer, and slow down.
+                if stored.writes > 0 && !self.fresh {
+                    self.not_before = now + self.pace.strike(now);
+                }
+                self.fresh = false;
+                self.due = now + FULL_COMPARE;
+                self.succeed(&offer, &stored);
+            }
+            Err(error) => {
+                self.not_before = now + self.pace.strike(now);
+                self.due = self.not_before;
+                self.fail(&error, self.due - now);
+            }
+        }
+    }
+
+    /// Makes the store equal to the offer. A conflict is answered with a fresh list.
+    async fn converge(&mut self, offer: &Offer) -> Result<Stored, PublishError> {
+        let mut passes = 1;
+        loop {
+            match self.pass(offer).await {
+                Err(error) if error.is_stale() && passes < PASSES => {
+                    passes += 1;
+                    self.observer.write_failed(error.reason());
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn pass(&mut self, offer: &Offer) -> Result<Stored, PublishError> {
+        let listed = in_time(self.store.list()).await;
+        let existing = listed.map_err(|source| PublishError::List {
+            node: offer.node().name.clone(),
+            driver: offer.driver().to_owned(),
+            source,
+        })?;
+        self.known = existing.iter().filter_map(version).collect();
+        let writes = reconcile(&offer.without(&self.unsupported), &existing);
+        for write in &writes {
+            self.write(write).await?;
+        }
+        let written = writes.iter().find_map(|write| match write {
+            Write::Create(slice) | Write::Replace(slice) => Some(&**slice),
+            Write::Delete(_) => None,
+        });
+        let kept = existing.iter().filter(|slice| offer.owns(slice));
+        let generations = kept.chain(written).map(|slice| slice.spec.pool.generation);
+        Ok(Stored {
+            generation: generations.max().unwrap_or_default(),
+            writes: writes.len(),
+        })
+    }
+
+    async fn write(&mut self, write: &Write) -> Result<(), PublishError> {
+        let (sent, stored) = match write {
+            Write::Create(slice) => {
+                let stored = in_time(self.store.create(slice)).await;
+                (slice, stored.map_err(PublishError::create(slice))?)
+            }
+            Write::Replace(slice) => {
+                let stored = in_time(self.store.replace(slice)).await;
+                (slice, stored.map_err(PublishError::replace(slice))?)
+            }
+            Write::Delete(slice) => {
+                let deleted = in_time(self.store.delete(slice)).await;
+                deleted.map_err(PublishError::delete(slice))?;
+                self.known.remove(&slice.name);
+                return Ok(());
+            }
+        };
+        self.known.extend(version(&stored));
+        self.remember_dropped(dropped_fields(sent, &stored));
+        Ok(())
+    }
+
+    fn remember_dropped(&mut self, fields: BTreeSet<FieldPath>) {
+        if fields.is_subset(&self.unsupported) {
+            return;
+        }
+        for field in fields.difference(&self.unsupported) {
+            warn!(%field, "the API server does not keep this field of ResourceSlices");
+        }
+        self.observer.fields_dropped(&fields);
+        self.unsupported.extend(fields);
+    }
+
+    fn succeed(&self, offer: &Offer, stored: &Stored) {
+        let devices = offer.devices().count();
+        let &Stored { generation, writes } = stored;
+        if writes > 0 {
+            info!(generation, devices, writes, "published the devices");
+            self.observer.published(writes);
+        }
+        self.enter(PublishState::Published {
+            generation,
+            devices,
+        });
+    }
+
+    fn fail(&self, error: &PublishError, retry_in: Duration) {
+        warn!(%error, ?retry_in, "the devices are not published");
+        self.observer.write_failed(error.reason());
+        self.enter(PublishState::Failing {
+            reason: error.to_string(),
+        });
+    }
+
+    fn enter(&self, next: PublishState) {
+        self.state.send_if_modified(|state| {
+            let changed = *state != next;
+            *state = next;
+            changed
+        });
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(CALL_DEADLINE, call)
+        .await
+        .unwrap_or(Err(StoreError::TimedOut {
+            after: CALL_DEADLINE,
+        }))
+}
+
+fn version(slice: &ResourceSlice) -> Option<(String, String)> {
+    let metadata = &slice.metadata;
+    Some((metadata.name.clone()?, metadata.resource_version.clone()?))
+}
+
+#[cfg(test)]
+mod tests;

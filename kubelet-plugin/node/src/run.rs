@@ -1,0 +1,273 @@
+//! Puts the plugin together and runs it until it is told to stop.
+//!
+//! # Flow
+//! The sockets are served first, from memory: the kubelet finds us within a second, whatever the
+//! hardware and the API server do meanwhile. The hardware is looked for beside it. Slices are
+//! published once the kubelet has registered us and the hardware is known, in either order.
+//!
+//! # Guarantees
+//! Each part is a task in one set; the first that ends, ends all. At SIGTERM the registration socket
+//! goes first and calls in flight end before the process does.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::record::BootId;
+use tessera_proto::{DraPlugin, RegistrationEvent, Served, SocketPaths, Sockets};
+use tessera_shell::client::{self, ApiSource};
+use tessera_shell::http::{self, Health, ListenAddress, Pages};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::args::Args;
+use crate::cdi_dir::CdiDir;
+use crate::claim_reader::ApiClaimReader;
+use crate::claims::{Claims, Identity};
+use crate::directories::{Directories, leave_nothing_unneeded};
+use crate::driver_root::DriverRoot;
+use crate::executor::LocalNode;
+use crate::hardware::{HardwareProbe, HardwareWatch, Places};
+use crate::health::GpuHealth;
+use crate::hook_file;
+use crate::journal::Journal;
+use crate::locks::GpuLocks;
+use crate::metrics::Metrics;
+use crate::offering::Offering;
+use crate::parts::Parts;
+use crate::probe::Probe;
+use crate::publisher::{KubeSlices, PublishState, Publisher};
+use crate::rpc::Plugin;
+use crate::slice_metrics::SliceMetrics;
+
+/// Where Linux says which boot this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How long calls in flight may take once we are told to stop. A pod has 30 s between SIGTERM and
+/// SIGKILL by default; what is not done then is resumed from the journal.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// Runs the plugin until `stop` is cancelled or a part of it fails.
+pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    let driver = args.drivers.name();
+    info!(
+        version = tessera_shell::VERSION,
+        driver,
+        node = args.node_name,
+        "starting"
+    );
+    let directories = Directories::of(
+        driver,
+        &args.kubelet_plugins_directory_path,
+        &args.state_directory_path,
+    );
+    let journal = Journal::open(&directories.journal())?;
+    let mut parts = Parts::new(stop);
+    start(&mut parts, &args, &directories, &journal).await?;
+    info!(driver, node = args.node_name, "serving");
+
+    let ended = parts.run_to_the_end().await;
+    leave_nothing_unneeded(&directories, &journal);
+    ended
+}
+
+/// Starts every part, the kubelet's sockets first of those that anybody waits for.
+async fn start(
+    parts: &mut Parts,
+    args: &Args,
+    directories: &Directories,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    let driver = args.drivers.name();
+    let mut registry = Registry::default();
+    tessera_shell::metrics::register_process(&mut registry);
+    let metrics = Metrics::new(&mut registry, driver, &args.node_name);
+    let kubeconfig = args.kubeconfig.clone();
+    let source = ApiSource {
+        kubeconfig,
+        program: "tessera-kubelet-plugin",
+    };
+    let client = client::connect(&source).await?;
+
+    let hardware = start_hardware(parts, places(args, directories)?);
+    let claims = claims(
+        args,
+        directories,
+        &client,
+        journal.clone(),
+        hardware.clone(),
+    )?;
+    let plugin = Plugin::new(Arc::new(claims), metrics);
+    let (paths, registrations) = start_sockets(parts, args, plugin, &hardware)?;
+
+    let (offers, offer) = watch::channel(None);
+    let slices = KubeSlices::new(client.clone(), &args.node_name, driver);
+    let (publisher, state) = Publisher::new(slices, SliceMetrics::new(&mut registry), offer);
+    parts.start("publisher", |stop| async move {
+        publisher.run(stop).await;
+        Ok(())
+    });
+    let node = args.node_name.clone();
+    let offering = Offering {
+        client,
+        node,
+        driver,
+        hardware: hardware.clone(),
+        registrations,
+        offers,
+    };
+    parts.start("offer", |stop| offering.run(stop));
+    start_pages(parts, args, registry, &hardware, &state).await?;
+    start_probe(parts, args, paths, state).await
+}
+
+fn start_hardware(parts: &mut Parts, places: Places) -> HardwareWatch {
+    let (probe, hardware) = HardwareProbe::new(places);
+    parts.start("hardware", |stop| async move {
+        probe.run(stop.clone()).await;
+        stop.cancelled().await;
+        Ok(())
+    });
+    hardware
+}
+
+/// Serves the kubelet. The receiver tells how often it has registered us.
+fn start_sockets<P: DraPlugin>(
+    parts: &mut Parts,
+    args: &Args,
+    plugin: P,
+    hardware: &HardwareWatch,
+) -> anyhow::Result<(SocketPaths, watch::Receiver<u64>)> {
+    let driver = args.drivers.name();
+    let paths = SocketPaths::new(
+        &args.kubelet_registrar_directory_path,
+        &args.kubelet_plugins_directory_path,
+        driver,
+        None,
+    )?;
+    let sockets = Sockets::bind(&paths)?;
+    let (registered, registrations) = watch::channel(0);
+    let served = Served {
+        driver: driver.to_owned(),
+        plugin: Arc::new(plugin),
+        health: Arc::new(GpuHealth::new(args.node_name.clone(), hardware.clone())),
+        observer: Arc::new(move |event| observe(&event, &registered)),
+    };
+    parts.start("kubelet sockets", |stop| async move {
+        Ok(sockets.serve(served, stop, GRACE).await?)
+    });
+    Ok((paths, registrations))
+}
+
+fn places(args: &Args, directories: &Directories) -> anyhow::Result<Places> {
+    let hook = match &args.nvidia_cdi_hook_path {
+        Some(installed) => installed.clone(),
+        None => hook_file::install(&args.bundled_cdi_hook, &directories.plugin)?,
+    };
+    let ldconfig = Some(args.ldconfig_path.clone()).filter(|path| !path.is_empty());
+    Ok(Places {
+        driver_root: DriverRoot::new(&args.container_driver_root, &args.nvidia_driver_root),
+        sysfs: args.sysfs_root.clone(),
+        hook: Some(hook.to_string_lossy().into_owned()),
+        ldconfig,
+    })
+}
+
+fn claims(
+    args: &Args,
+    directories: &Directories,
+    client: &Client,
+    journal: Journal,
+    hardware: HardwareWatch,
+) -> anyhow::Result<Claims<ApiClaimReader, Journal, LocalNode>> {
+    let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
+    let identity = Identity {
+        driver: args.drivers.name().to_owned(),
+        pool: args.node_name.clone(),
+        cdi_kind: CdiKind::claim(),
+        boot: BootId(boot.trim().to_owned()),
+    };
+    let cdi = CdiDir::open(&args.cdi_root)
+        .with_context(|| format!("open CDI directory {}", args.cdi_root.display()))?;
+    let locks = GpuLocks::open(&directories.locks())
+        .with_context(|| format!("open lock directory {}", directories.locks().display()))?;
+    let reader = ApiClaimReader::new(client.clone());
+    Ok(Claims::new(
+        identity,
+        reader,
+        journal,
+        LocalNode { cdi },
+        locks,
+        hardware,
+    ))
+}
+
+fn observe(event: &RegistrationEvent, registered: &watch::Sender<u64>) {
+    match event {
+        RegistrationEvent::Unheard { .. } | RegistrationEvent::Refused { .. } => warn!("{event}"),
+        RegistrationEvent::InfoRead => tracing::debug!("{event}"),
+        RegistrationEvent::Registered => {
+            info!("{event}");
+            registered.send_modify(|times| *times += 1);
+        }
+    }
+}
+
+async fn start_pages(
+    parts: &mut Parts,
+    args: &Args,
+    registry: Registry,
+    hardware: &HardwareWatch,
+    published: &watch::Receiver<PublishState>,
+) -> anyhow::Result<()> {
+    let Some(listener) = http::listen(&args.http_endpoint).await? else {
+        return Ok(());
+    };
+    let (hardware, published) = (hardware.clone(), published.clone());
+    let pages = Pages::new(registry, &args.metrics_path).ready_when(move || {
+        match (hardware.problem(), &*published.borrow()) {
+            (Some(problem), _) => Health::Failing(problem.into()),
+            (None, PublishState::Published { .. }) => Health::Ok,
+            (None, PublishState::NotYet) => {
+                Health::Failing("the kubelet has not registered the driver yet".into())
+            }
+            (None, PublishState::Failing { reason }) => Health::Failing(reason.clone().into()),
+        }
+    });
+    parts.start("HTTP endpoint", |stop| async move {
+        Ok(http::serve(listener, pages, stop).await?)
+    });
+    Ok(())
+}
+
+async fn start_probe(
+    parts: &mut Parts,
+    args: &Args,
+    paths: SocketPaths,
+    published: watch::Receiver<PublishState>,
+) -> anyhow::Result<()> {
+    if args.healthcheck_port < 0 {
+        return Ok(());
+    }
+    let port = u16::try_from(args.healthcheck_port).with_context(|| {
+        format!(
+            "--healthcheck-port is {}; use a port up to 65535",
+            args.healthcheck_port
+        )
+    })?;
+    let address = ListenAddress::Everywhere(port);
+    let listener: TcpListener = http::listen(&address)
+        .await?
+        .context("an address with a port is never switched off")?;
+    let probe = Probe::new(paths, published);
+    parts.start("gRPC health", |stop| async move {
+        Ok(probe.serve(listener, stop).await?)
+    });
+    Ok(())
+}
