@@ -54,12 +54,7 @@ pub struct Args {
     pub nvidia_driver_root: PathBuf,
 
     /// The same root as this process sees it.
-    #[arg(
-        long,
-        env = "CONTAINER_DRIVER_ROOT",
-        alias = "driver-root-ctr-path",
-        default_value = "/driver-root"
-    )]
+    #[arg(long, env = "DRIVER_ROOT_CTR_PATH", default_value = "/driver-root")]
     pub container_driver_root: PathBuf,
 
     /// Path on the host of a CDI hook that is installed there. Without one, the hook that came with
@@ -146,7 +141,7 @@ mod tests {
             ("kubeconfig", "KUBECONFIG"),
             ("cdi-root", "CDI_ROOT"),
             ("nvidia-driver-root", "NVIDIA_DRIVER_ROOT"),
-            ("container-driver-root", "CONTAINER_DRIVER_ROOT"),
+            ("container-driver-root", "DRIVER_ROOT_CTR_PATH"),
             ("nvidia-cdi-hook-path", "NVIDIA_CDI_HOOK_PATH"),
             (
                 "kubelet-registrar-directory-path",

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::errors::chain;
 use crate::hook_file;
 use crate::journal::{Journal, Records};
+use tessera_shell::logging::chain;
 
 /// Directories of one driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn leave_nothing_unneeded(directories: &Directories, journal: &Journal) {
         Ok(_) => return,
         Err(error) => {
             warn!(
-                error = chain(&error),
+                error = %chain(&error),
                 "files are left, because the journal cannot be read"
             );
             return;

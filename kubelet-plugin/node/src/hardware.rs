@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::deadline::Deadline;
 use crate::driver_root::{self, DriverRoot, DriverRootError};
-use crate::errors::chain;
+use tessera_shell::logging::chain;
 
 /// Time between two looks for a driver that is not there. A driver container takes minutes to
 /// install; a look is a few directory reads.
@@ -157,7 +157,7 @@ impl HardwareProbe {
         let found = tokio::task::spawn_blocking(move || look(&places))
             .await
             .map_err(|error| error.to_string())?;
-        let (hardware, problems) = found.map_err(|error| chain(&error))?;
+        let (hardware, problems) = found.map_err(|error| chain(&error).to_string())?;
         for problem in problems {
             warn!(error = %problem, "a GPU is left out");
         }

@@ -10,7 +10,6 @@ pub mod claims;
 pub mod deadline;
 pub mod directories;
 pub mod driver_root;
-pub mod errors;
 pub mod executor;
 pub mod hardware;
 pub mod health;

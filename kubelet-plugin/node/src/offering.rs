@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::deadline::Deadline;
-use crate::errors::chain;
 use crate::hardware::HardwareWatch;
+use tessera_shell::logging::chain;
 
 /// Time between two attempts to read our Node object.
 const NODE_READ_PAUSE: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl Offering {
                 Ok(Err(error)) => {
                     warn!(
                         node = self.node,
-                        error = chain(&error),
+                        error = %chain(&error),
                         "the Node cannot be read"
                     );
                 }

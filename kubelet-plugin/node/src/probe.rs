@@ -23,8 +23,8 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tracing::warn;
 
-use crate::errors::chain;
 use crate::publisher::PublishState;
+use tessera_shell::logging::chain;
 
 /// Bound of each step of a probe. Kubernetes' own default is one second for the whole.
 const STEP: Duration = Duration::from_millis(900);
@@ -95,7 +95,7 @@ impl Health for Probe {
             Ok(()) => true,
             Err(error) => {
                 warn!(
-                    error = chain(error.as_ref()),
+                    error = %chain(error.as_ref()),
                     "the plugin's own sockets do not answer"
                 );
                 false

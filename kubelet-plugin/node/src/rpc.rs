@@ -20,10 +20,10 @@ use tracing::{Instrument, info, info_span, warn};
 use crate::claim_reader::ClaimReader;
 use crate::claims::{ClaimError, Claims};
 use crate::deadline::Deadline;
-use crate::errors::chain;
 use crate::executor::Node;
 use crate::journal::Records;
 use crate::metrics::{Metrics, Operation};
+use tessera_shell::logging::chain;
 
 /// What is kept of the kubelet's time for the answer to travel: an answer that comes after the
 /// kubelet has hung up costs the pod a minute, until it calls again.
@@ -81,7 +81,7 @@ where
                 Ok(done)
             }
             Ok(Err(error)) => {
-                let text = chain(&error);
+                let text = chain(&error).to_string();
                 self.metrics.end(operation, time, Err(error.label()));
                 warn!(
                     ?operation,
@@ -108,7 +108,7 @@ where
     fn count_prepared(&self) {
         match self.claims.prepared_devices() {
             Ok(devices) => self.metrics.prepared(devices),
-            Err(error) => warn!(error = chain(&error), "prepared devices were not counted"),
+            Err(error) => warn!(error = %chain(&error), "prepared devices were not counted"),
         }
     }
 }

@@ -1,0 +1,81 @@
+{{/* The chart's name as labels carry it. */}}
+{{- define "tessera.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Base of the objects' names. Cut so that the longest suffix still fits into 63 characters. */}}
+{{- define "tessera.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 46 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 46 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tessera.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- define "tessera.selectorLabels" -}}
+{{- if .Values.selectorLabelsOverride -}}
+{{- toYaml .Values.selectorLabelsOverride -}}
+{{- else -}}
+app.kubernetes.io/name: {{ include "tessera.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+{{- end -}}
+
+{{- define "tessera.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "tessera.selectorLabels" . }}
+{{- end -}}
+
+{{- define "tessera.image" -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+
+{{- define "tessera.serviceAccountBase" -}}
+{{- default (include "tessera.fullname" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "tessera.kubeletPluginAccount" -}}
+{{- include "tessera.serviceAccountBase" . }}-kubelet-plugin
+{{- end -}}
+
+{{- define "tessera.controllerAccount" -}}
+{{- include "tessera.serviceAccountBase" . }}-controller
+{{- end -}}
+
+{{/* The version of resource.k8s.io, without its group. */}}
+{{- define "tessera.resourceApiVersion" -}}
+{{- if .Values.resourceApiVersion -}}
+{{- trimPrefix "resource.k8s.io/" .Values.resourceApiVersion -}}
+{{- else if .Capabilities.APIVersions.Has "resource.k8s.io/v1" -}}
+v1
+{{- else if .Capabilities.APIVersions.Has "resource.k8s.io/v1beta2" -}}
+v1beta2
+{{- else if .Capabilities.APIVersions.Has "resource.k8s.io/v1beta1" -}}
+v1beta1
+{{- else -}}
+{{- fail "This cluster does not serve resource.k8s.io: it needs Dynamic Resource Allocation, on by default since Kubernetes 1.34. Where it is served but not seen from here, set resourceApiVersion." -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port of a listening address such as :8080 or [::]:8080. */}}
+{{- define "tessera.port" -}}
+{{- regexFind "[0-9]+$" . -}}
+{{- end -}}
+
+{{/* Annotations of an object that lives only while helm uninstall ends, in the given order. */}}
+{{- define "tessera.uninstallHook" -}}
+helm.sh/hook: post-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end -}}

@@ -1,0 +1,192 @@
+//! The command line, with the flags and environment names of the reference driver's controller.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand};
+use jiff::SignedDuration;
+use tessera_shell::http::ListenAddress;
+use tessera_shell::logging::LogFormat;
+use uuid::Uuid;
+
+use crate::lease::{Params, ParamsError};
+
+/// Plans for the cluster as a whole; one replica leads, the others stand by.
+///
+/// Every flag can be given by the environment variable that stands beside it.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tessera-controller", version, max_term_width = 100)]
+pub struct Args {
+    /// What to do instead of running the controller.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// A kubeconfig file. Without one, the service account of the pod is used.
+    #[arg(long, env = "KUBECONFIG", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Namespace of this controller and of its Lease.
+    #[arg(long, env = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+
+    /// Name of this pod; the holder of the Lease is called after it.
+    #[arg(long, env = "POD_NAME", default_value = "tessera-controller")]
+    pub pod_name: String,
+
+    /// Where metrics and health are served, e.g. :8080. Empty: nowhere.
+    #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
+    pub http_endpoint: ListenAddress,
+
+    /// HTTP path of the metrics.
+    #[arg(long, env = "METRICS_PATH", default_value = "/metrics")]
+    pub metrics_path: String,
+
+    /// Whether to elect a leader. Without election nothing keeps two controllers apart, and a
+    /// rolling update runs two.
+    #[arg(
+        long,
+        env = "LEADER_ELECTION_ENABLED",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_value_t = true,
+        default_missing_value = "true"
+    )]
+    pub leader_election_enabled: bool,
+
+    /// How long others wait without seeing a renewal before they take the Lease.
+    #[arg(long, env = "LEADER_ELECTION_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub leader_election_lease_duration: Duration,
+
+    /// How long a leader may fail to renew before it stops; shorter than the lease duration.
+    #[arg(long, env = "LEADER_ELECTION_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
+    pub leader_election_renew_deadline: Duration,
+
+    /// How often a leader renews and others look.
+    #[arg(long, env = "LEADER_ELECTION_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
+    pub leader_election_retry_period: Duration,
+
+    /// Name of the Lease.
+    #[arg(
+        long,
+        env = "LEADER_ELECTION_LEASE_NAME",
+        default_value = "tessera-controller"
+    )]
+    pub leader_election_lease_name: String,
+
+    /// How much is logged, 0 to 6.
+    #[arg(
+        short = 'v',
+        long = "v",
+        env = "LOG_VERBOSITY",
+        default_value_t = 4,
+        global = true
+    )]
+    pub verbosity: u8,
+
+    /// How log lines look: json or text.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json", global = true)]
+    pub log_format: LogFormat,
+}
+
+/// A task that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Delete every ResourceSlice of this project's drivers, as an uninstallation does at its end.
+    Cleanup,
+}
+
+impl Args {
+    /// The election's parameters under an identity that no other process has; `None` when election
+    /// is off.
+    pub fn election(&self) -> Result<Option<Params>, ParamsError> {
+        if !self.leader_election_enabled {
+            return Ok(None);
+        }
+        // A pod's name returns with its container, so the name alone would let a restarted
+        // process mistake its predecessor's Lease for its own.
+        let identity = format!("{}_{}", self.pod_name, Uuid::new_v4());
+        Params::new(
+            identity,
+            self.leader_election_lease_duration,
+            self.leader_election_renew_deadline,
+            self.leader_election_retry_period,
+        )
+        .map(Some)
+    }
+}
+
+/// Reads durations as Go prints them: `15s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let remedy = |problem: String| format!("{problem}: write a duration as 15s or 1m30s");
+    let signed: SignedDuration = text.parse().map_err(|error| remedy(format!("{error}")))?;
+    Duration::try_from(signed).map_err(|_| remedy("durations are not negative".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["tessera-controller"], flags].concat())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_name() {
+        for arg in Args::command().get_arguments() {
+            let id = arg.get_id().as_str();
+            assert!(
+                arg.get_env().is_some() || matches!(id, "help" | "version"),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_default_times_are_those_of_the_reference() {
+        let args = parse(&[]).unwrap();
+        let times = [
+            args.leader_election_lease_duration,
+            args.leader_election_renew_deadline,
+            args.leader_election_retry_period,
+        ];
+        assert_eq!(times, [15, 10, 2].map(Duration::from_secs));
+        assert!(args.election().unwrap().is_some());
+    }
+
+    #[test]
+    fn election_can_be_switched_in_every_form_that_go_takes() {
+        for (flag, on) in [
+            ("--leader-election-enabled", true),
+            ("--leader-election-enabled=true", true),
+            ("--leader-election-enabled=false", false),
+        ] {
+            assert_eq!(
+                parse(&[flag]).unwrap().election().unwrap().is_some(),
+                on,
+                "{flag}"
+            );
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_go_prints_them_and_never_negative() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for text in ["", "15", "-1s", "soon", "1e9h"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn two_processes_of_one_pod_have_different_identities() {
+        let args = parse(&["--pod-name=p"]).unwrap();
+        assert_ne!(args.election().unwrap(), args.election().unwrap());
+    }
+}

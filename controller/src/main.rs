@@ -1,0 +1,48 @@
+//! The controller's process.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tessera_controller::args::{Args, Command};
+use tessera_controller::{cleanup, run};
+use tessera_shell::client::{ApiSource, connect};
+use tessera_shell::{logging, shutdown};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = logging::init(args.log_format, args.verbosity)
+        .context("set up the log")
+        .and_then(|()| start(&args));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Through the log, so that whoever collects it finds the reason of the exit there.
+            tracing::error!(error = %logging::chain(error.as_ref()), "the process ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    // One thread: the controller waits, and a single thread wakes no other.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        let stop = shutdown::signals().context("listen for signals")?;
+        let source = ApiSource {
+            kubeconfig: args.kubeconfig.clone(),
+            program: "tessera-controller",
+        };
+        let client = connect(&source).await?;
+        match args.command {
+            Some(Command::Cleanup) => tokio::select! {
+                done = cleanup::run(client) => Ok(done?),
+                () = stop.cancelled() => anyhow::bail!("cleanup was interrupted"),
+            },
+            None => run::run(client, args, stop).await,
+        }
+    })
+}

@@ -1,0 +1,89 @@
+//! The notes after an installation, rendered as a template since `helm template` leaves them out.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+use std::path::Path;
+
+use tessera_manifests::chart::{Install, chart};
+
+const NOTES: &str = "notes.under.test";
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[track_caller]
+fn notes(settings: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&chart(), folder.path());
+    let notes = std::fs::read_to_string(chart().join("templates/NOTES.txt")).unwrap();
+    let template = format!(
+        "{{{{- define \"{NOTES}\" -}}}}{notes}{{{{- end -}}}}\n\
+         kind: Notes\ntext: {{{{ include \"{NOTES}\" . | quote }}}}\n"
+    );
+    std::fs::write(folder.path().join("templates/notes.yaml"), template).unwrap();
+    let install = Install::default().set(settings).from_chart(folder.path());
+    let documents = install.render().unwrap();
+    let notes = documents
+        .iter()
+        .find(|document| document["kind"] == "Notes")
+        .unwrap();
+    notes["text"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_notes_say_how_to_see_the_gpus() {
+    let notes = notes("image.tag=dev");
+    assert!(
+        notes.contains("rollout status daemonset/tessera-kubelet-plugin"),
+        "{notes}"
+    );
+    assert!(notes.contains("nvidia.com/gpu.present=true"), "{notes}");
+}
+
+#[test]
+fn the_notes_name_exactly_the_values_without_effect() {
+    let listed = |settings| {
+        let notes = notes(settings);
+        let list = notes.split("have no effect:").nth(1).unwrap_or_default();
+        list.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed("image.tag=dev"), ["resources.computeDomains"]);
+    assert!(listed("resources.computeDomains.enabled=false").is_empty());
+    assert_eq!(
+        listed(
+            "resources.computeDomains.enabled=false,featureGates.x=true,consumableShares=memory,\
+             altProcDevices=/x,webhook.enabled=true,controller.networkPolicy.enabled=true"
+        ),
+        [
+            "altProcDevices",
+            "consumableShares",
+            "featureGates",
+            "webhook",
+            "controller.networkPolicy"
+        ]
+    );
+}
+
+#[test]
+fn without_gpus_the_notes_do_not_promise_any() {
+    let notes = notes("resources.gpus.enabled=false");
+    assert!(
+        notes.contains("no node has a plugin") && !notes.contains("rollout"),
+        "{notes}"
+    );
+}

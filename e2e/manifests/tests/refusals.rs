@@ -1,0 +1,104 @@
+//! Values that cannot be meant are refused with a message that names them.
+
+use tessera_manifests::chart::{Install, RenderError};
+
+#[track_caller]
+fn refused(install: &Install, mentions: &[&str]) {
+    match install.render() {
+        Err(RenderError::Refused(message)) => {
+            for mention in mentions {
+                assert!(
+                    message.contains(mention),
+                    "{mention:?} is not in {message:?}"
+                );
+            }
+        }
+        other => panic!("{install:?} was not refused but gave {other:?}"),
+    }
+}
+
+#[test]
+fn gpus_need_the_word_that_no_one_else_hands_them_out() {
+    refused(
+        &Install::bare(),
+        &[
+            "gpuResourcesEnabledOverride=true",
+            "resources.gpus.enabled=false",
+        ],
+    );
+}
+
+#[test]
+fn the_default_namespace_needs_permission() {
+    let default = Install::default().into_namespace("default");
+    refused(&default, &["allowDefaultNamespace=true"]);
+    refused(
+        &Install::default().set("namespaceOverride=default"),
+        &["allowDefaultNamespace=true"],
+    );
+    default.set("allowDefaultNamespace=true").render().unwrap();
+}
+
+#[test]
+fn keys_that_the_reference_dropped_are_refused_with_their_successor() {
+    refused(
+        &Install::default().set("namespace=x"),
+        &["namespaceOverride"],
+    );
+    refused(
+        &Install::default().set("nvidiaCtkPath=/x"),
+        &["nvidiaCDIHookPath"],
+    );
+}
+
+#[test]
+fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
+    for (setting, mention) in [
+        ("nvidiaDriverroot=/x", "nvidiaDriverroot"),
+        ("image.pulPolicy=Never", "pulPolicy"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("image.tag=1", "tag"),
+        ("nvidiaDriverRoot=run/nvidia", "nvidiaDriverRoot"),
+        ("resourceApiVersion=v2", "resourceApiVersion"),
+        ("logVerbosity=loud", "logVerbosity"),
+        ("logFormat=xml", "logFormat"),
+        ("resources.gpus.enabled=perhaps", "enabled"),
+        ("kubeletPlugin.containers.gpu.env=null", "gpu"),
+        (
+            "kubeletPlugin.containers.gpus.healthcheckPort=99999",
+            "healthcheckPort",
+        ),
+        (
+            "kubeletPlugin.metrics.gpuHttpEndpoint=8080",
+            "gpuHttpEndpoint",
+        ),
+        (
+            "controller.leaderElection.leaseDuration=15",
+            "leaseDuration",
+        ),
+        ("controller.replicas=one", "replicas"),
+    ] {
+        refused(&Install::default().set(setting), &["schema", mention]);
+    }
+}
+
+#[test]
+fn keys_of_features_that_are_not_here_yet_are_accepted() {
+    for setting in [
+        "featureGates.DynamicMIG=true",
+        "consumableShares=memory",
+        "altProcDevices=/x",
+        "webhook.enabled=true,webhook.tls.mode=secret",
+        "resources.computeDomains.imex.mode=driverManaged",
+        "kubeletPlugin.containers.init.resources.limits.cpu=1",
+        "kubeletPlugin.containers.computeDomains.healthcheckPort=51515",
+        "kubeletPlugin.metrics.computeDomainHttpEndpoint=:8081",
+        "kubeletPlugin.networkPolicy.enabled=true,controller.networkPolicy.enabled=true",
+        "controller.metrics.profilePath=/debug",
+    ] {
+        let install = Install::default().set(setting);
+        install
+            .render()
+            .unwrap_or_else(|error| panic!("{setting}: {error}"));
+    }
+}
