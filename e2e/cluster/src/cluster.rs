@@ -1,0 +1,219 @@
+//! The cluster as its users hold it: brought up, looked at, kept or taken down.
+
+mod bring_up;
+mod error;
+mod firsts;
+mod node;
+mod record;
+mod report;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command};
+
+pub use error::ClusterError;
+pub use node::Node;
+pub(crate) use record::Record;
+pub use report::Report;
+
+use crate::causes::with_causes;
+use crate::gates::Gates;
+use crate::paths::StateDir;
+use crate::progress::Progress;
+use crate::{interrupt, supervisor, teardown};
+
+/// What kind of cluster is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// How many nodes, from one to [`MOST_NODES`](crate::MOST_NODES).
+    pub nodes: u8,
+    /// What GPUs they have.
+    pub drivers: Drivers,
+    /// Feature gates of every Kubernetes component.
+    pub gates: Gates,
+}
+
+/// What GPUs the nodes have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drivers {
+    /// No driver on any node: the driver root is empty.
+    None,
+    /// Profiles of simulated hardware, one per node; the last one repeats.
+    Profiles(Vec<String>),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            drivers: Drivers::Profiles(vec!["h100".to_owned()]),
+            gates: Gates::default(),
+        }
+    }
+}
+
+impl Drivers {
+    /// The profile of the node at this place.
+    pub(crate) fn of(&self, place: usize) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Profiles(profiles) => profiles.get(place).or(profiles.last()).map(String::as_str),
+        }
+    }
+}
+
+/// A running cluster.
+///
+/// One that this process brought up ends with this value, and with this process however that ends, unless it is
+/// [kept](Cluster::keep). One that was [attached](Cluster::attach) to is left alone.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: StateDir,
+    nodes: Vec<Node>,
+    /// The first processes' standard inputs: they end when these close, until they are told otherwise.
+    lifelines: Vec<ChildStdin>,
+    owned: bool,
+}
+
+impl Cluster {
+    /// Brings a cluster up: builds what is missing, starts everything and returns when all nodes are ready.
+    ///
+    /// What an earlier run left behind is removed first. If anything fails, everything is taken down again.
+    pub fn up(options: &Options, progress: &dyn Progress) -> Result<Self, ClusterError> {
+        bring_up::bring_up(options, progress)
+    }
+
+    /// The cluster that runs on this machine.
+    pub fn attach() -> Result<Self, ClusterError> {
+        let dir = StateDir::of_environment();
+        let record = Record::read(&dir).ok_or(ClusterError::NotUp)?;
+        let nodes = firsts::nodes(&dir, &record).ok_or(ClusterError::NotUp)?;
+        Ok(Self {
+            dir,
+            nodes,
+            lifelines: Vec::new(),
+            owned: false,
+        })
+    }
+
+    /// Lets the cluster outlive this value and this process.
+    pub fn keep(mut self) -> Result<(), ClusterError> {
+        for lifeline in &mut self.lifelines {
+            writeln!(lifeline, "{}", supervisor::KEEP).map_err(ClusterError::Keep)?;
+        }
+        self.owned = false;
+        Ok(())
+    }
+
+    /// Takes the cluster down, whoever brought it up.
+    pub fn down(mut self) -> Result<(), ClusterError> {
+        self.owned = false;
+        teardown::down().map_err(ClusterError::from)
+    }
+
+    /// The nodes, in order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Result<&Node, ClusterError> {
+        let unknown = || ClusterError::NoSuchNode {
+            name: name.to_owned(),
+            known: self.names(),
+        };
+        self.nodes
+            .iter()
+            .find(|node| node.name() == name)
+            .ok_or_else(unknown)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.nodes
+            .iter()
+            .map(|node| node.name().to_owned())
+            .collect()
+    }
+
+    /// A kubeconfig with every right, for programs on this machine.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.kubeconfig(bring_up::ADMIN)
+    }
+
+    /// The cluster's programs: `kubectl`, `helm`, `ctr` and the rest. Good for a PATH.
+    pub fn bin_dir(&self) -> PathBuf {
+        self.dir.bin()
+    }
+
+    /// The logs of every part, one file each.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.dir.logs()
+    }
+
+    /// `kubectl` for this cluster.
+    pub fn kubectl(&self) -> Command {
+        kubectl(&self.dir)
+    }
+
+    /// `helm` for this cluster.
+    pub fn helm(&self) -> Command {
+        let mut helm = Command::new(self.dir.bin().join("helm"));
+        helm.arg("--kubeconfig").arg(self.kubeconfig());
+        helm
+    }
+
+    /// Gives every node the image in this archive.
+    pub fn import_image(&self, archive: &Path) -> Result<(), ClusterError> {
+        node::on_every(&self.nodes, |node| node.import_image(archive))
+    }
+
+    /// Ends the node's kubelet and returns when another runs. It is not yet ready then.
+    pub fn restart_kubelet(&self, name: &str) -> Result<(), ClusterError> {
+        self.node(name)?.restart_kubelet()
+    }
+
+    /// How every part is.
+    pub fn report(&self) -> Report {
+        Report::read(&self.dir, &self.names())
+    }
+}
+
+fn kubectl(dir: &StateDir) -> Command {
+    let mut kubectl = Command::new(dir.bin().join("kubectl"));
+    kubectl
+        .arg("--kubeconfig")
+        .arg(dir.kubeconfig(bring_up::ADMIN));
+    kubectl
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.owned {
+            // An interrupt is why this happens, or it came too late to matter; what follows must run to its end.
+            interrupt::taken();
+            if let Err(error) = teardown::down() {
+                eprintln!("take the cluster down: {}", with_causes(&error));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_profile_repeats() {
+        let two = Drivers::Profiles(vec!["h100".to_owned(), "t4".to_owned()]);
+        let of = |drivers: &Drivers| {
+            (0..4)
+                .map(|i| drivers.of(i).map(str::to_owned))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&two),
+            ["h100", "t4", "t4", "t4"].map(|p| Some(p.to_owned()))
+        );
+        assert_eq!(of(&Drivers::None), [const { None }; 4]);
+    }
+}

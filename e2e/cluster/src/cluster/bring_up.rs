@@ -1,0 +1,263 @@
+//! Brings a cluster up, step by step; whatever fails, the way back is taken.
+
+mod ready;
+mod write;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::record::{NodeRecord, Record};
+use super::{Cluster, ClusterError, Node, Options, firsts, node};
+use crate::cargo::{self, Linking, Profile};
+use crate::cgroup::Hierarchies;
+use crate::names::NodeIndex;
+use crate::packages::{self, Package};
+use crate::paths::{StateDir, checkout};
+use crate::programs::{self, Programs};
+use crate::progress::{Progress, step};
+use crate::{control_plane, driver, images, interrupt, network, node as node_plan, teardown};
+
+/// The user of the machine's own kubeconfig.
+pub(super) const ADMIN: &str = "admin";
+
+/// `f_type` of an overlay in `statfs`, from the kernel's `magic.h`.
+const OVERLAY_MAGIC: i64 = 0x794c_7630;
+
+/// What is built before anything is started.
+struct Materials {
+    programs: Programs,
+    init: PathBuf,
+    driver: Option<driver::Parts>,
+    images: [images::oci::Image; 2],
+}
+
+pub(super) fn bring_up(
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Cluster, ClusterError> {
+    try_bring_up(options, progress).map_err(told)
+}
+
+/// Whatever an interrupt made fail, it is the interrupt that is to be told.
+fn told(error: ClusterError) -> ClusterError {
+    if interrupt::requested() {
+        ClusterError::Interrupted
+    } else {
+        error
+    }
+}
+
+fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, ClusterError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ClusterError::NotRoot);
+    }
+    let nodes = NodeIndex::first(options.nodes).ok_or(ClusterError::NodeCount {
+        asked: options.nodes,
+    })?;
+    let dir = StateDir::of_environment();
+    let lock = teardown::lock(&dir)?;
+    refuse_second(&dir)?;
+    refuse_overlay(&dir)?;
+    let materials = prepare(options, progress)?;
+    teardown::sweep(&dir)?;
+    // From here on there is something to take down, and dropping the value does it. The lock must be free by then.
+    let mut cluster = Cluster {
+        dir,
+        nodes: Vec::new(),
+        lifelines: Vec::new(),
+        owned: true,
+    };
+    match start(&mut cluster, options, &nodes, &materials, progress) {
+        Ok(()) => Ok(cluster),
+        Err(error) => {
+            // Asked before the cluster is dropped, which forgets the interrupt.
+            let error = told(error);
+            drop(lock);
+            drop(cluster);
+            Err(error)
+        }
+    }
+}
+
+fn refuse_second(dir: &StateDir) -> Result<(), ClusterError> {
+    let running = teardown::find_firsts();
+    let other = running.iter().find(|first| !first.is_of(dir));
+    let whole = Record::read(dir).and_then(|record| firsts::nodes(dir, &record));
+    match (other, whole) {
+        (Some(first), _) => {
+            let theirs = first.plan.ancestors().nth(2).unwrap_or(&first.plan);
+            Err(ClusterError::AlreadyUp {
+                dir: theirs.to_owned(),
+            })
+        }
+        (None, Some(_)) => Err(ClusterError::AlreadyUp {
+            dir: dir.root().to_owned(),
+        }),
+        (None, None) => Ok(()),
+    }
+}
+
+fn refuse_overlay(dir: &StateDir) -> Result<(), ClusterError> {
+    let root = dir.root();
+    let system = rustix::fs::statfs(root).map_err(|error| ClusterError::Write {
+        path: root.to_owned(),
+        source: error.into(),
+    })?;
+    if system.f_type == OVERLAY_MAGIC {
+        return Err(ClusterError::Overlay {
+            dir: root.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn prepare(options: &Options, progress: &dyn Progress) -> Result<Materials, ClusterError> {
+    packages::ensure(&[Package::Iproute, Package::UtilLinux], progress)?;
+    let programs = programs::obtain(&checkout().join("e2e/programs"), progress)?;
+    step(
+        progress,
+        "build the simulated hardware and the nodes' images",
+        || {
+            let built = cargo::build(&["tessera-cluster"], Profile::Dev, Linking::Dynamic)?;
+            let init = built.file(crate::supervisor::PROGRAM)?.to_owned();
+            let driver = match options.drivers {
+                super::Drivers::None => None,
+                super::Drivers::Profiles(_) => Some(driver::Parts::build()?),
+            };
+            let like = driver
+                .as_ref()
+                .map_or(init.as_path(), driver::Parts::nvidia_smi);
+            let images = [images::pause()?, images::workload(like, progress)?];
+            Ok(Materials {
+                programs,
+                init,
+                driver,
+                images,
+            })
+        },
+    )
+}
+
+fn start(
+    cluster: &mut Cluster,
+    options: &Options,
+    nodes: &[NodeIndex],
+    materials: &Materials,
+    progress: &dyn Progress,
+) -> Result<(), ClusterError> {
+    let dir = cluster.dir.clone();
+    let archives = write_files(&dir, options, nodes, materials)?;
+    step(progress, "start the control plane", || {
+        let control = start_control(cluster, options, materials)?;
+        for index in nodes {
+            start_node(cluster, options, materials, *index, control, nodes)?;
+        }
+        ready::api_server(&dir)
+    })?;
+    step(progress, "give the nodes their images", || {
+        ready::runtimes(&dir, &cluster.nodes)?;
+        node::on_every(&cluster.nodes, |node| {
+            archives
+                .iter()
+                .try_for_each(|archive| node.import_image(archive))
+        })
+    })?;
+    step(progress, "wait for the nodes", || {
+        ready::nodes(&dir, &cluster.nodes)
+    })?;
+    if interrupt::requested() {
+        Err(ClusterError::Interrupted)
+    } else {
+        Ok(())
+    }
+}
+
+fn start_control(
+    cluster: &mut Cluster,
+    options: &Options,
+    materials: &Materials,
+) -> Result<u32, ClusterError> {
+    let owner = control_plane::OWNER;
+    let plan = control_plane::plan(&cluster.dir, &options.gates);
+    let mut started = firsts::launch(&cluster.dir, &materials.init, owner, &plan)?;
+    connect(owner, &network::of_control(started.pid))?;
+    firsts::go(&mut started, owner)?;
+    cluster.lifelines.push(started.lifeline);
+    Ok(started.pid)
+}
+
+fn start_node(
+    cluster: &mut Cluster,
+    options: &Options,
+    materials: &Materials,
+    index: NodeIndex,
+    control: u32,
+    all: &[NodeIndex],
+) -> Result<(), ClusterError> {
+    let owner = index.name();
+    let profile = options.drivers.of(index.number()).map(ToOwned::to_owned);
+    Hierarchies::of_machine().make(&index.cgroup())?;
+    let plan = node_plan::plan(&cluster.dir, index, profile.is_some());
+    let mut started = firsts::launch(&cluster.dir, &materials.init, &owner, &plan)?;
+    connect(&owner, &network::of_node(index, started.pid, control, all))?;
+    firsts::go(&mut started, &owner)?;
+    cluster.lifelines.push(started.lifeline);
+    cluster.nodes.push(Node::new(
+        &cluster.dir,
+        &NodeRecord { index, profile },
+        started.pid,
+    ));
+    Ok(())
+}
+
+fn connect(owner: &str, commands: &[(network::Within, Vec<String>)]) -> Result<(), ClusterError> {
+    network::apply(commands).map_err(|source| ClusterError::Network {
+        owner: owner.to_owned(),
+        source,
+    })
+}
+
+/// Writes everything that is read by what is started later. Returns the archives of the nodes' images.
+fn write_files(
+    dir: &StateDir,
+    options: &Options,
+    nodes: &[NodeIndex],
+    materials: &Materials,
+) -> Result<Vec<PathBuf>, ClusterError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ClusterError::Write { path, source }
+    };
+    let (logs, bin) = (dir.logs(), dir.bin());
+    if logs.exists() {
+        fs::remove_dir_all(&logs).map_err(failed(&logs))?;
+    }
+    fs::create_dir_all(&logs).map_err(failed(&logs))?;
+    write::record(dir, options, nodes)?;
+    materials.programs.link_into(&bin).map_err(failed(&bin))?;
+    write::certificates(dir, nodes)?;
+    for index in nodes {
+        let name = index.name();
+        node_plan::write_configuration(dir, *index, &options.gates)
+            .map_err(failed(&dir.of(&name)))?;
+        if let (Some(parts), Some(profile)) =
+            (&materials.driver, options.drivers.of(index.number()))
+        {
+            parts.install(&dir.driver_root(&name), profile, &name)?;
+        }
+    }
+    let archive = |image: &images::oci::Image| {
+        let short = image
+            .name()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .replace(':', "-");
+        let archive = dir.images().join(format!("{short}.tar"));
+        image
+            .write(&archive)
+            .map(|()| archive)
+            .map_err(ClusterError::from)
+    };
+    materials.images.iter().map(archive).collect()
+}

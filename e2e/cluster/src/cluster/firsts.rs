@@ -1,0 +1,86 @@
+//! The first processes: started in namespaces of their own, told to go on, found again later.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+
+use super::{ClusterError, Node, Record};
+use crate::control_plane;
+use crate::paths::StateDir;
+use crate::supervisor::{Plan, START};
+use crate::teardown::find_firsts;
+
+/// A first process and its lifeline.
+pub(super) struct Started {
+    pub(super) pid: u32,
+    pub(super) lifeline: ChildStdin,
+}
+
+/// Starts the first process of `owner` in new namespaces. It mounts and then waits for [`go`].
+pub(super) fn launch(
+    dir: &StateDir,
+    init: &Path,
+    owner: &str,
+    plan: &Plan,
+) -> Result<Started, ClusterError> {
+    let launched = || -> io::Result<Started> {
+        fs::create_dir_all(dir.of(owner))?;
+        let file = dir.plan(owner);
+        plan.write(&file)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.log(&format!("{owner}-init")))?;
+        let mut child = Command::new("unshare")
+            .args(["--mount", "--net", "--uts", "--pid"])
+            .args([init.as_os_str(), "launch".as_ref(), file.as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let lifeline = child
+            .stdin
+            .take()
+            .ok_or_else(|| io::Error::other("it has no standard input"))?;
+        let mut said = String::new();
+        if let Some(mut out) = child.stdout.take() {
+            out.read_to_string(&mut said)?;
+        }
+        let status = child.wait()?;
+        let pid = said
+            .trim()
+            .parse()
+            .map_err(|_| io::Error::other(format!("it said {said:?} ({status})")))?;
+        Ok(Started { pid, lifeline })
+    };
+    launched().map_err(|source| ClusterError::Launch {
+        owner: owner.to_owned(),
+        source,
+    })
+}
+
+/// Tells a first process that its network is there.
+pub(super) fn go(started: &mut Started, owner: &str) -> Result<(), ClusterError> {
+    writeln!(started.lifeline, "{START}").map_err(|source| ClusterError::Launch {
+        owner: owner.to_owned(),
+        source,
+    })
+}
+
+/// The nodes of a recorded cluster, if its control plane and all of them run.
+pub(super) fn nodes(dir: &StateDir, record: &Record) -> Option<Vec<Node>> {
+    let firsts = find_firsts();
+    let pid = |owner: &str| {
+        firsts
+            .iter()
+            .find(|f| f.is_of(dir) && f.owner() == owner)
+            .map(|f| f.pid)
+    };
+    pid(control_plane::OWNER)?;
+    record
+        .nodes
+        .iter()
+        .map(|node| Some(Node::new(dir, node, pid(&node.index.name())?)))
+        .collect()
+}

@@ -1,0 +1,225 @@
+//! A node of a running cluster, with what a test wants to see and do on it.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::ClusterError;
+use super::record::NodeRecord;
+use crate::names::NodeIndex;
+use crate::node::RUNTIME_SOCKET;
+use crate::paths::StateDir;
+use crate::process::{LOOK_AGAIN, run};
+use crate::supervisor::Status;
+
+const IMPORT_LIMIT: Duration = Duration::from_mins(2);
+const RESTART_LIMIT: Duration = Duration::from_secs(30);
+
+/// A node of a running cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    dir: StateDir,
+    index: NodeIndex,
+    name: String,
+    profile: Option<String>,
+    pid: u32,
+}
+
+impl Node {
+    pub(super) fn new(dir: &StateDir, record: &NodeRecord, pid: u32) -> Self {
+        let (index, profile) = (record.index, record.profile.clone());
+        Self {
+            dir: dir.clone(),
+            index,
+            name: index.name(),
+            profile,
+            pid,
+        }
+    }
+
+    /// Its name in Kubernetes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.index.address()
+    }
+
+    /// The profile of its simulated hardware, if it has a driver.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_deref()
+    }
+
+    /// Its first process, as the machine counts processes.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its simulated driver installation, which it sees at `/run/nvidia/driver`. Empty without a driver.
+    pub fn driver_root(&self) -> PathBuf {
+        self.dir.driver_root(&self.name)
+    }
+
+    /// Where a file of the node lies for a process of the machine: `/var/run/cdi`, `/run/tessera`, `/var/lib/kubelet`, …
+    ///
+    /// The path leads through the node's mounts, so it is good while the node runs. Absolute symbolic links on the node
+    /// would lead to the machine's files; only `/var/run` is followed as the node means it.
+    pub fn path(&self, on_node: impl AsRef<Path>) -> PathBuf {
+        let on_node = on_node.as_ref();
+        let plain = match on_node.strip_prefix("/var/run") {
+            Ok(rest) => Path::new("run").join(rest),
+            Err(_) => on_node.strip_prefix("/").unwrap_or(on_node).to_owned(),
+        };
+        PathBuf::from(format!("/proc/{}/root", self.pid)).join(plain)
+    }
+
+    /// Where CDI specifications are, for a process of the machine.
+    pub fn cdi_dir(&self) -> PathBuf {
+        self.path("/var/run/cdi")
+    }
+
+    /// The kubelet's directory, for a process of the machine.
+    pub fn kubelet_dir(&self) -> PathBuf {
+        self.path("/var/lib/kubelet")
+    }
+
+    /// Where the driver keeps what does not outlive a boot, for a process of the machine.
+    pub fn run_dir(&self) -> PathBuf {
+        self.path("/run/tessera")
+    }
+
+    /// The log of a part of the node (`kubelet`, `containerd`, `init`).
+    pub fn log(&self, part: &str) -> PathBuf {
+        self.dir.log(&format!("{}-{part}", self.name))
+    }
+
+    /// Runs a program of the machine on the node: in its mounts, network, host name and processes.
+    pub fn enter(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.pid))
+            .args(["--mount", "--net", "--uts", "--pid", "--"]);
+        command.arg(program);
+        command
+    }
+
+    /// `ctr` for the node's container runtime, in the namespace of Kubernetes.
+    pub fn ctr(&self) -> Command {
+        let mut command = Command::new(self.dir.bin().join("ctr"));
+        command
+            .arg("--address")
+            .arg(self.path(RUNTIME_SOCKET))
+            .args(["--namespace", "k8s.io"]);
+        command
+    }
+
+    /// Gives the node the image in this archive.
+    pub fn import_image(&self, archive: &Path) -> Result<(), ClusterError> {
+        let mut command = self.ctr();
+        command.args(["images", "import"]).arg(archive);
+        run(&mut command, IMPORT_LIMIT)
+            .map(drop)
+            .map_err(|source| ClusterError::Import {
+                archive: archive.to_owned(),
+                node: self.name.clone(),
+                source,
+            })
+    }
+
+    /// The processes on the node with this name that are not in a container, as the machine counts processes.
+    pub fn processes(&self, name: &str) -> Vec<u32> {
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let Some(mine) = namespace(self.pid) else {
+            return Vec::new();
+        };
+        let is_named = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(is_named)
+            .filter(|pid| namespace(*pid).as_ref() == Some(&mine))
+            .collect()
+    }
+
+    /// Ends the kubelet and returns when another runs. It is not yet ready then.
+    pub fn restart_kubelet(&self) -> Result<(), ClusterError> {
+        let failed = |reason: &str| ClusterError::Restart {
+            node: self.name.clone(),
+            reason: reason.to_owned(),
+        };
+        let before = self.starts("kubelet");
+        let pids = self.processes("kubelet");
+        if pids.is_empty() {
+            return Err(failed("none runs"));
+        }
+        for pid in pids
+            .into_iter()
+            .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+        {
+            // It may end by itself in this very moment, which is what is wanted.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let deadline = Instant::now() + RESTART_LIMIT;
+        while self.starts("kubelet") == before {
+            if Instant::now() >= deadline {
+                return Err(failed("it did not start again in time; see its log"));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn starts(&self, part: &str) -> u32 {
+        let status = Status::read(&self.dir.status(&self.name)).unwrap_or_default();
+        status.parts.get(part).map_or(0, |part| part.starts)
+    }
+}
+
+/// Does the same on every node at once, and reports the first node's failure.
+pub(super) fn on_every(
+    nodes: &[Node],
+    work: impl Fn(&Node) -> Result<(), ClusterError> + Sync,
+) -> Result<(), ClusterError> {
+    thread::scope(|scope| {
+        let running: Vec<_> = nodes
+            .iter()
+            .map(|node| scope.spawn(|| work(node)))
+            .collect();
+        let results: Vec<_> = running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(Err(ClusterError::Interrupted)))
+            .collect();
+        results.into_iter().collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_node_is_reached_through_its_first_process() {
+        let record = NodeRecord {
+            index: NodeIndex::first(1).unwrap()[0],
+            profile: None,
+        };
+        let node = Node::new(&StateDir::at(Path::new("/state")), &record, 42);
+        for (on_node, here) in [
+            ("/var/run/cdi", "/proc/42/root/run/cdi"),
+            ("/run/tessera/x", "/proc/42/root/run/tessera/x"),
+            ("/var/lib/kubelet", "/proc/42/root/var/lib/kubelet"),
+            ("/var/running", "/proc/42/root/var/running"),
+        ] {
+            assert_eq!(node.path(on_node), PathBuf::from(here));
+        }
+        assert_eq!(node.driver_root(), PathBuf::from("/state/node0/driver"));
+    }
+}

@@ -1,0 +1,68 @@
+//! The simulated driver installation of a node: what is built for it, and where it is put.
+
+use std::path::{Path, PathBuf};
+
+use crate::cargo::{self, Built, CargoError, Linking, Profile};
+
+/// What every simulated installation is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parts {
+    nvml: PathBuf,
+    nvidia_smi: PathBuf,
+}
+
+/// Installing failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// Its parts could not be built.
+    #[error(transparent)]
+    Build(#[from] CargoError),
+    /// It could not be put in place.
+    #[error("install the simulated driver {profile} on {node}")]
+    Install {
+        /// The profile.
+        profile: String,
+        /// The node.
+        node: String,
+        /// Why.
+        source: tessera_hw::InstallError,
+    },
+}
+
+impl Parts {
+    /// Builds the simulated library and `nvidia-smi`.
+    pub(crate) fn build() -> Result<Self, CargoError> {
+        let built: Built =
+            cargo::build(&["nvml-sim", "nvidia-smi"], Profile::Dev, Linking::Dynamic)?;
+        Ok(Self {
+            nvml: built.file("nvidia_ml")?.to_owned(),
+            nvidia_smi: built.file("nvidia-smi")?.to_owned(),
+        })
+    }
+
+    /// A program as dynamically linked as what runs in workloads.
+    pub(crate) fn nvidia_smi(&self) -> &Path {
+        &self.nvidia_smi
+    }
+
+    /// Installs the GPUs of `profile` for `node` below `root`.
+    pub(crate) fn install(
+        &self,
+        root: &Path,
+        profile: &str,
+        node: &str,
+    ) -> Result<(), DriverError> {
+        let artifacts = tessera_hw::Artifacts {
+            nvml: self.nvml.clone(),
+            nvidia_smi: self.nvidia_smi.clone(),
+        };
+        let failed = |source| DriverError::Install {
+            profile: profile.to_owned(),
+            node: node.to_owned(),
+            source,
+        };
+        tessera_hw::install(root, profile, node, &artifacts)
+            .map(drop)
+            .map_err(failed)
+    }
+}

@@ -1,0 +1,55 @@
+//! The product's image: its programs, the C library that they need, and nothing else; no shell.
+
+use std::path::{Path, PathBuf};
+
+use super::ImageError;
+use super::libraries::add_libraries;
+use super::oci::Image;
+use crate::cargo::{self, Linking, Profile};
+use crate::progress::{Progress, step};
+
+/// The product's image as an archive on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TesseraImage {
+    /// Its full name, with the workspace's version as its tag.
+    pub name: String,
+    /// The archive.
+    pub archive: PathBuf,
+}
+
+/// Builds the product's programs and writes their image to `archive`.
+///
+/// The hook is static because it runs in the node's namespaces, where no C library of ours is.
+pub fn tessera(
+    profile: Profile,
+    archive: &Path,
+    progress: &dyn Progress,
+) -> Result<TesseraImage, ImageError> {
+    step(progress, "build the product's image", || {
+        let programs = ["tessera-kubelet-plugin", "tessera-controller"];
+        let built = cargo::build(&programs, profile, Linking::Dynamic)?;
+        let hook = cargo::build(&["tessera-cdi-hook"], profile, Linking::Static)?;
+        let name = format!("docker.io/tessera/tessera:{}", env!("CARGO_PKG_VERSION"));
+        let mut image = Image::new(&name)
+            .entrypoint(&["/usr/bin/tessera-kubelet-plugin"])
+            .directory("/tmp", 0o1777)
+            .file(
+                "/etc/passwd",
+                0o644,
+                "root:x:0:0:root:/:/usr/sbin/nologin\n",
+            )
+            .program("/usr/bin/tessera-cdi-hook", hook.file("tessera-cdi-hook")?)?;
+        let files = programs.map(|program| built.file(program));
+        let mut paths = Vec::new();
+        for (program, file) in programs.iter().zip(files) {
+            let file = file?;
+            image = image.program(&format!("/usr/bin/{program}"), file)?;
+            paths.push(file);
+        }
+        add_libraries(image, &paths)?.write(archive)?;
+        Ok(TesseraImage {
+            name,
+            archive: archive.to_owned(),
+        })
+    })
+}

@@ -1,0 +1,137 @@
+//! Builds what the cache lacks, one family after the other, and lays all programs side by side.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::{FAMILIES, Family, Program, ProgramsError, cache_of_environment};
+use crate::packages::{self, Package};
+use crate::process::{self, run};
+use crate::progress::{Progress, step};
+
+/// A cold build of the largest program with its downloads takes five minutes on two cores.
+const BUILD_LIMIT: Duration = Duration::from_mins(40);
+
+/// Where each program lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    files: Vec<PathBuf>,
+}
+
+/// Returns every program of a cluster, after building those that the cache lacks.
+///
+/// `modules` is the folder of the pinned Go modules. Safe to call from several processes at once.
+pub fn obtain(modules: &Path, progress: &dyn Progress) -> Result<Programs, ProgramsError> {
+    let cache = cache_of_environment();
+    let mut files = Vec::new();
+    for family in FAMILIES {
+        let home = family.home(modules, &cache)?;
+        let missing = |program: &&Program| !home.join(program.name).is_file();
+        if family.programs.iter().any(|program| missing(&program)) {
+            build_family(family, modules, &home, progress)?;
+        }
+        files.extend(
+            family
+                .programs
+                .iter()
+                .map(|program| home.join(program.name)),
+        );
+    }
+    Ok(Programs { files })
+}
+
+impl Programs {
+    /// Makes `dir` a directory of links to all programs, good for a PATH.
+    pub(crate) fn link_into(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        for file in &self.files {
+            let name = file
+                .file_name()
+                .ok_or_else(|| io::Error::other("a program has no name"))?;
+            symlink(file, dir.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn build_family(
+    family: &Family,
+    modules: &Path,
+    home: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ProgramsError> {
+    let kept = |source| ProgramsError::Cache {
+        path: home.to_owned(),
+        source,
+    };
+    let module = modules.join(family.name);
+    let go = process::find("go").ok_or_else(|| no_go(family, &module))?;
+    if family.cgo {
+        packages::ensure(
+            &[
+                Package::Compiler,
+                Package::PkgConfig,
+                Package::LibseccompHeaders,
+            ],
+            progress,
+        )?;
+    }
+    fs::create_dir_all(home).map_err(kept)?;
+    // Held until the end of this function: another process that wants the same programs waits, then finds them.
+    let lock = File::create(home.join(".lock")).map_err(kept)?;
+    lock.lock().map_err(kept)?;
+    for program in family.programs {
+        let file = home.join(program.name);
+        if !file.is_file() {
+            step(progress, &format!("build {}", program.name), || {
+                build(&go, family, program, &module, &file)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn build(
+    go: &Path,
+    family: &Family,
+    program: &Program,
+    module: &Path,
+    file: &Path,
+) -> Result<(), ProgramsError> {
+    let unfinished = file.with_extension("unfinished");
+    let mut command = Command::new(go);
+    command
+        .arg("build")
+        .args(family.flags())
+        .arg("-o")
+        .arg(&unfinished)
+        .arg(program.package)
+        .current_dir(module)
+        .env("CGO_ENABLED", family.cgo_enabled())
+        .env("GOWORK", "off")
+        .env_remove("GOFLAGS");
+    run(&mut command, BUILD_LIMIT).map_err(|source| ProgramsError::Build {
+        program: program.name,
+        module: module.to_owned(),
+        source,
+    })?;
+    fs::rename(&unfinished, file).map_err(|source| ProgramsError::Cache {
+        path: file.to_owned(),
+        source,
+    })
+}
+
+fn no_go(family: &Family, module: &Path) -> ProgramsError {
+    let text = fs::read_to_string(module.join("go.mod")).unwrap_or_default();
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("go "))
+        .unwrap_or("of the version in go.mod");
+    ProgramsError::NoGo {
+        family: family.name,
+        wanted: version.to_owned(),
+    }
+}

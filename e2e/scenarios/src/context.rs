@@ -1,0 +1,203 @@
+//! What a scenario works with: a namespace of its own on the running cluster.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use tessera_cluster::{Cluster, Node};
+
+use crate::failure::{Failure, nothing};
+use crate::gpus::{Offered, held, listed, offered};
+use crate::kubernetes::{Kubernetes, Objects, Scope, runs};
+use crate::leftovers;
+
+/// What a pod may take to run: several at once on a busy machine of two cores.
+pub(crate) const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// What Kubernetes' garbage collector may take to delete what belonged to a deleted object.
+const COLLECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// The line that our pods write after `nvidia-smi -L`, so that a log is known to be complete.
+pub(crate) const LISTED: &str = "listed";
+
+/// A namespace on the running cluster.
+pub(crate) struct Context<'a> {
+    kubernetes: Kubernetes<'a>,
+    namespace: String,
+}
+
+impl<'a> Context<'a> {
+    /// Makes the namespace.
+    pub(crate) fn new(cluster: &'a Cluster, namespace: &str) -> Result<Self, Failure> {
+        let context = Self {
+            kubernetes: Kubernetes::of(cluster),
+            namespace: namespace.to_owned(),
+        };
+        context.kubernetes.apply(
+            "default",
+            &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"),
+        )?;
+        // The API server refuses pods in a namespace that has no service account yet.
+        let what = "the service account of the namespace";
+        let scope = Scope::Namespace(namespace);
+        let limit = Duration::from_secs(30);
+        context
+            .kubernetes
+            .wait(scope, what, limit, |accounts: &Objects<ServiceAccount>| {
+                accounts.contains_key("default").then_some(())
+            })?;
+        Ok(context)
+    }
+
+    /// Removes what the scenario made and checks that nothing of it is left on any node.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        let everything = "pods,resourceclaims,resourceclaimtemplates";
+        self.kubernetes
+            .delete(&self.namespace, &[everything, "--all"])?;
+        self.kubernetes.give_up_namespace(&self.namespace)?;
+        self.nothing_left()
+    }
+
+    /// The cluster's Kubernetes.
+    pub(crate) fn kubernetes(&self) -> Kubernetes<'a> {
+        self.kubernetes
+    }
+
+    /// The nodes.
+    pub(crate) fn nodes(&self) -> &'a [Node] {
+        self.kubernetes.cluster().nodes()
+    }
+
+    /// The first node with this simulated hardware.
+    pub(crate) fn node_with(&self, profile: &str) -> Result<&'a Node, Failure> {
+        let mut nodes = self.nodes().iter();
+        nodes
+            .find(|node| node.profile() == Some(profile))
+            .ok_or_else(|| Failure::wrong(format!("no node of the cluster has profile {profile}")))
+    }
+
+    /// Creates the objects that `yaml` describes.
+    pub(crate) fn apply(&self, yaml: &str) -> Result<(), Failure> {
+        self.kubernetes.apply(&self.namespace, yaml)
+    }
+
+    /// Deletes pods and returns when they are gone.
+    pub(crate) fn delete_pods(&self, names: &[&str]) -> Result<(), Failure> {
+        let mut arguments = vec!["pods"];
+        arguments.extend(names);
+        self.kubernetes.delete(&self.namespace, &arguments)
+    }
+
+    /// Waits until `look` finds what it wants in the namespace's pods.
+    pub(crate) fn pods<T>(
+        &self,
+        what: &str,
+        look: impl FnMut(&Objects<Pod>) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let scope = Scope::Namespace(&self.namespace);
+        self.kubernetes.wait(scope, what, START_LIMIT, look)
+    }
+
+    /// Waits until all these pods run.
+    pub(crate) fn running(&self, names: &[&str]) -> Result<Objects<Pod>, Failure> {
+        let what = format!("{} to run", names.join(", "));
+        self.pods(&what, |pods| {
+            let runs = |name: &&str| pods.get(*name).is_some_and(runs);
+            names.iter().all(runs).then(|| pods.clone())
+        })
+    }
+
+    /// Waits until `nvidia-smi -L` has run in the container, and returns the UUIDs that it listed.
+    pub(crate) fn seen(&self, pod: &str, container: &str) -> Result<Vec<String>, Failure> {
+        let lines = self.written(pod, container)?;
+        let listed = listed(lines.iter().map(String::as_str)).map_err(|_| {
+            let lines = lines.join("\n");
+            Failure::wrong(format!("nvidia-smi -L in {pod}/{container} says:\n{lines}"))
+        })?;
+        Ok(listed.into_iter().map(|gpu| gpu.uuid).collect())
+    }
+
+    /// What the container writes before it says that it has listed everything.
+    pub(crate) fn written(&self, pod: &str, container: &str) -> Result<Vec<String>, Failure> {
+        let complete = |lines: &[String]| lines.last().is_some_and(|line| line == LISTED);
+        let what = "the end of the list";
+        let mut lines = self.kubernetes.lines(
+            &self.namespace,
+            (pod, container),
+            what,
+            START_LIMIT,
+            complete,
+        )?;
+        lines.pop();
+        Ok(lines)
+    }
+
+    /// What a program writes that is run in a container.
+    pub(crate) fn execute(
+        &self,
+        pod: &str,
+        container: &str,
+        program: &[&str],
+    ) -> Result<String, Failure> {
+        self.kubernetes
+            .execute(&self.namespace, pod, container, program)
+    }
+
+    /// Waits until the namespace has no claim.
+    pub(crate) fn no_claims(&self) -> Result<(), Failure> {
+        let scope = Scope::Namespace(&self.namespace);
+        let what = "no claim to be left";
+        self.kubernetes.wait(
+            scope,
+            what,
+            COLLECT_LIMIT,
+            |claims: &Objects<ResourceClaim>| claims.is_empty().then_some(()),
+        )
+    }
+
+    /// The namespace's claims.
+    pub(crate) fn claims(&self) -> Result<Objects<ResourceClaim>, Failure> {
+        self.kubernetes.list(Scope::Namespace(&self.namespace))
+    }
+
+    /// The GPUs that this claim holds, as their slices describe them.
+    pub(crate) fn held(&self, claim: &str) -> Result<Vec<Offered>, Failure> {
+        let claims = self.claims()?;
+        let found = claims.get(claim);
+        let claim = found.ok_or_else(|| Failure::wrong(format!("there is no claim {claim:?}")))?;
+        let slices: Objects<ResourceSlice> = self.kubernetes.list(Scope::Cluster)?;
+        let offers = offered(&slices);
+        let offer = |place| {
+            let mut offers = offers.iter();
+            let found = offers.find(|offer| offer.place == place).cloned();
+            found.ok_or_else(|| Failure::wrong(format!("{place:?} is allocated, and in no slice")))
+        };
+        held(claim).into_iter().map(offer).collect()
+    }
+
+    /// Holds if no node has anything of any claim.
+    pub(crate) fn nothing_left(&self) -> Result<(), Failure> {
+        for node in self.nodes() {
+            let name = node.name();
+            let records = leftovers::records(node)?;
+            nothing(&format!("journal records are left on {name}"), &records)?;
+            let specs = leftovers::specs(node)?;
+            nothing(&format!("CDI specifications are left on {name}"), &specs)?;
+        }
+        Ok(())
+    }
+}
+
+/// The claim that was generated for this entry of the pod's `resourceClaims`.
+pub(crate) fn claim_of(pod: &Pod, entry: &str) -> Result<String, Failure> {
+    let status = pod.status.clone().unwrap_or_default();
+    let statuses = status.resource_claim_statuses.unwrap_or_default();
+    let mut named = statuses.into_iter().filter(|status| status.name == entry);
+    let name = named.next().and_then(|status| status.resource_claim_name);
+    name.ok_or_else(|| Failure::wrong(format!("the pod has no claim generated for {entry:?}")))
+}
+
+/// The UUIDs of GPUs, in their order.
+pub(crate) fn uuids(gpus: &[Offered]) -> Vec<String> {
+    gpus.iter().map(|gpu| gpu.uuid.clone()).collect()
+}

@@ -1,0 +1,191 @@
+//! What operators see of the plugin: when it is ready, and what it counts.
+
+use std::fs;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use tessera_cluster::Node;
+
+use crate::context::{Context, START_LIMIT};
+use crate::failure::{Failure, same};
+use crate::kubernetes::{Objects, Scope, name, runs};
+use crate::release::RELEASE;
+
+pub(crate) fn the_plugin_is_ready_only_once_its_slices_are_published(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let node = context.node_with("t4")?;
+    // Without its library the driver is not there yet, as on a node where a driver container still installs it.
+    let hidden = HiddenLibrary::hide(node)?;
+    let old = plugin_of(context, node)?;
+    let kubernetes = context.kubernetes();
+    kubernetes.delete(RELEASE, &["pod", &old])?;
+    kubernetes.delete(
+        RELEASE,
+        &["resourceslice", &slices_of(context, node)?.join(",")],
+    )?;
+
+    let what = "the probe of the plugin without a driver to fail";
+    let ours = Scope::Namespace(RELEASE);
+    let new = kubernetes.wait(ours, what, START_LIMIT, |events: &Objects<Event>| {
+        let mut about = events
+            .values()
+            .filter(|e| e.reason.as_deref() == Some("Unhealthy"));
+        about.find_map(|event| event.involved_object.name.clone().filter(|pod| *pod != old))
+    })?;
+    let pods: Objects<Pod> = kubernetes.list(ours)?;
+    same(
+        "whether the plugin is ready without a driver",
+        &pods.get(&new).map(runs),
+        &Some(false),
+    )?;
+    same(
+        "the slices without a driver",
+        &slices_of(context, node)?,
+        &Vec::new(),
+    )?;
+
+    hidden.show()?;
+    kubernetes.wait(
+        ours,
+        "the plugin to be ready",
+        START_LIMIT,
+        |pods: &Objects<Pod>| pods.get(&new).filter(|pod| runs(pod)).map(drop),
+    )?;
+    same(
+        "the number of slices once it is ready",
+        &slices_of(context, node)?.len(),
+        &1,
+    )
+}
+
+const TWO_GPUS: &str = "
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata:
+  name: two-gpus
+spec:
+  devices:
+    requests:
+    - name: gpus
+      exactly:
+        deviceClassName: gpu.nvidia.com
+        count: 2
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: pod
+spec:
+  resourceClaims:
+  - name: gpus
+    resourceClaimName: two-gpus
+  containers:
+  - name: main
+    image: docker.io/tessera/workload:1
+    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    resources:
+      claims:
+      - name: gpus
+  terminationGracePeriodSeconds: 1
+";
+
+pub(crate) fn the_metrics_count_the_devices_that_are_prepared(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    same("prepared devices before", &prepared(context)?, &0)?;
+    context.apply(TWO_GPUS)?;
+    context.running(&["pod"])?;
+    same("prepared devices of two GPUs", &prepared(context)?, &2)?;
+    context.delete_pods(&["pod"])?;
+    same("prepared devices after", &prepared(context)?, &0)
+}
+
+/// The sum over all nodes of the metric that dashboards of the reference driver show.
+fn prepared(context: &Context<'_>) -> Result<u64, Failure> {
+    let mut sum = 0;
+    for node in context.nodes() {
+        let pod = plugin_of(context, node)?;
+        let page = format!("/api/v1/namespaces/{RELEASE}/pods/{pod}:8080/proxy/metrics");
+        let metrics = context.kubernetes().raw(&page)?;
+        sum += value(&metrics, "nvidia_dra_prepared_devices").unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// The value of a metric that has one series.
+fn value(metrics: &str, metric: &str) -> Option<u64> {
+    let mut series = metrics.lines().filter_map(|line| line.strip_prefix(metric));
+    let line = series.find(|rest| rest.starts_with(['{', ' ']))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// The plugin's pod on this node.
+fn plugin_of(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
+    let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
+    let is_it = |pod: &&Pod| {
+        let owners = pod.metadata.owner_references.iter().flatten();
+        let of_set = owners.into_iter().any(|owner| owner.kind == "DaemonSet");
+        let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        of_set && on == Some(node.name())
+    };
+    let found = pods.values().find(is_it).map(name);
+    found.ok_or_else(|| Failure::wrong(format!("no pod of the plugin is on {}", node.name())))
+}
+
+/// The names of the slices of this node.
+fn slices_of(context: &Context<'_>, node: &Node) -> Result<Vec<String>, Failure> {
+    let slices: Objects<ResourceSlice> = context.kubernetes().list(Scope::Cluster)?;
+    let ours = slices
+        .values()
+        .filter(|slice| slice.spec.pool.name == node.name());
+    Ok(ours.map(name).collect())
+}
+
+/// The driver's library, out of the way until this value ends.
+struct HiddenLibrary {
+    shown: PathBuf,
+    hidden: PathBuf,
+}
+
+impl HiddenLibrary {
+    fn hide(node: &Node) -> Result<Self, Failure> {
+        let shown = node.driver_root().join("usr/lib64/libnvidia-ml.so.1");
+        let hidden = shown.with_extension("hidden");
+        let library = Self { shown, hidden };
+        library.rename(&library.shown, &library.hidden)?;
+        Ok(library)
+    }
+
+    fn show(self) -> Result<(), Failure> {
+        self.rename(&self.hidden, &self.shown)
+    }
+
+    fn rename(&self, from: &PathBuf, to: &PathBuf) -> Result<(), Failure> {
+        fs::rename(from, to).map_err(|reason| Failure::File {
+            path: self.shown.clone(),
+            reason,
+        })
+    }
+}
+
+impl Drop for HiddenLibrary {
+    fn drop(&mut self) {
+        // Shown already, or the node is gone with its library.
+        let _ = fs::rename(&self.hidden, &self.shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        let page = "# TYPE devices gauge\ndevices_all{node=\"a b\"} 7\ndevices{node=\"a b\"} 2\n";
+        assert_eq!(value(page, "devices"), Some(2));
+        assert_eq!(value("devices 3\n", "devices"), Some(3));
+        assert_eq!(value(page, "device"), None);
+    }
+}

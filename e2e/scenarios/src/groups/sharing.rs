@@ -1,0 +1,120 @@
+//! Several users of one claim: all see the same GPU.
+
+use crate::context::{Context, uuids};
+use crate::failure::{Failure, same};
+
+const TWO_CONTAINERS: &str = "
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata:
+  name: shared
+spec:
+  devices:
+    requests:
+    - name: gpu
+      exactly:
+        deviceClassName: gpu.nvidia.com
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: pod
+spec:
+  resourceClaims:
+  - name: gpu
+    resourceClaimName: shared
+  containers:
+  - name: first
+    image: docker.io/tessera/workload:1
+    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    resources:
+      claims:
+      - name: gpu
+  - name: second
+    image: docker.io/tessera/workload:1
+    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    resources:
+      claims:
+      - name: gpu
+  terminationGracePeriodSeconds: 1
+";
+
+pub(crate) fn two_containers_of_a_pod_share_the_gpu_of_one_claim(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    context.apply(TWO_CONTAINERS)?;
+    context.running(&["pod"])?;
+    let held = uuids(&context.held("shared")?);
+    same("the number of GPUs of the claim", &held.len(), &1)?;
+    for container in ["first", "second"] {
+        let seen = context.seen("pod", container)?;
+        same(&format!("the GPUs in container {container}"), &seen, &held)?;
+    }
+    Ok(())
+}
+
+const TWO_PODS: &str = "
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata:
+  name: shared
+spec:
+  devices:
+    requests:
+    - name: gpu
+      exactly:
+        deviceClassName: gpu.nvidia.com
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: first
+spec:
+  resourceClaims:
+  - name: gpu
+    resourceClaimName: shared
+  containers:
+  - name: main
+    image: docker.io/tessera/workload:1
+    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    resources:
+      claims:
+      - name: gpu
+  terminationGracePeriodSeconds: 1
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: second
+spec:
+  resourceClaims:
+  - name: gpu
+    resourceClaimName: shared
+  containers:
+  - name: main
+    image: docker.io/tessera/workload:1
+    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    resources:
+      claims:
+      - name: gpu
+  terminationGracePeriodSeconds: 1
+";
+
+pub(crate) fn two_pods_share_the_gpu_of_one_claim(context: &Context<'_>) -> Result<(), Failure> {
+    context.apply(TWO_PODS)?;
+    context.running(&["first", "second"])?;
+    let held = uuids(&context.held("shared")?);
+    same("the number of GPUs of the claim", &held.len(), &1)?;
+    for pod in ["first", "second"] {
+        let seen = context.seen(pod, "main")?;
+        same(&format!("the GPUs in pod {pod}"), &seen, &held)?;
+    }
+    // The claim stays prepared for the one that goes on.
+    context.delete_pods(&["first"])?;
+    let still = context.execute("second", "main", &["nvidia-smi", "-L"])?;
+    same(
+        "the number of GPUs in the pod that goes on",
+        &still.lines().count(),
+        &1,
+    )
+}

@@ -1,0 +1,21 @@
+//! What must hold on a real cluster, scenario by scenario, and the means to look at it.
+//!
+//! [`SCENARIOS`] is the one list: each entry is a function in [`groups`], named as the statement that it proves, in a
+//! namespace of its own. The product is there as users install it ([`release`]), and everything is seen as users see it:
+//! by `kubectl` ([`kubernetes`]), in a pod's log, in the files of a node.
+
+mod context;
+mod diagnosis;
+pub mod failure;
+pub mod gpus;
+mod groups;
+pub mod kubernetes;
+mod leftovers;
+mod lines;
+mod list;
+pub mod release;
+mod scenario;
+
+pub use failure::Failure;
+pub use list::SCENARIOS;
+pub use scenario::{Outcome, Scenario, Trouble};

@@ -1,0 +1,104 @@
+//! Every scenario, in the order in which they run, with the sentence that each proves.
+
+use crate::groups::{cleanup, isolation, plugin, selection, sharing, uninstall, whole_gpus};
+use crate::scenario::Scenario;
+
+/// Names a scenario after its function, so that neither can be without the other.
+macro_rules! scenarios {
+    ($($group:ident :: $function:ident => $guarantee:literal,)*) => {
+        &[$(Scenario {
+            name: stringify!($function),
+            guarantee: $guarantee,
+            run: $group::$function,
+        }),*]
+    };
+}
+
+/// All scenarios. The one that uninstalls the product is the last.
+pub const SCENARIOS: &[Scenario] = scenarios! {
+    whole_gpus::one_pod_with_one_gpu_sees_exactly_that_gpu
+        => "A pod with one GPU sees that GPU and no other: the UUID in its log is that of its claim's device.",
+    whole_gpus::two_pods_get_two_different_gpus
+        => "Two pods with a claim each never get the same GPU.",
+    whole_gpus::three_gpus_in_one_claim_are_three_different_gpus
+        => "A claim of three GPUs gives the pod three different GPUs, exactly those that were allocated.",
+    whole_gpus::the_ninth_pod_waits_with_a_reason_and_runs_when_a_gpu_is_free
+        => "Of nine pods on eight GPUs, eight run; the ninth is pending with a reason and gets the first GPU that is free.",
+    sharing::two_containers_of_a_pod_share_the_gpu_of_one_claim
+        => "Two containers of a pod that name one claim see the same GPU.",
+    sharing::two_pods_share_the_gpu_of_one_claim
+        => "Two pods that name one claim see the same GPU, and it stays with one when the other ends.",
+    isolation::an_image_that_asks_for_all_gpus_sees_only_the_claimed_one
+        => "NVIDIA_VISIBLE_DEVICES=all, in the image or in the pod, gives no GPU beyond the claimed one.",
+    isolation::a_container_without_a_claim_sees_no_gpu
+        => "A container without a claim has no GPU device node and no nvidia-smi, even beside one with a claim.",
+    selection::a_selector_by_product_name_lands_on_the_node_that_has_it
+        => "A selector by product name takes a pod to the node with that GPU.",
+    cleanup::deleted_pods_leave_no_record_no_cdi_file_and_no_claim
+        => "When pods are gone, their claims, journal records and CDI files are gone too.",
+    cleanup::a_restarted_container_sees_its_gpu_again_and_leaves_nothing
+        => "A container that is restarted keeps its GPU, and nothing is left when its pod is gone.",
+    cleanup::a_pod_recreated_under_its_name_has_a_claim_of_its_own
+        => "A pod that is deleted and made anew under its name has a claim of its own and leaves nothing of either.",
+    plugin::the_plugin_is_ready_only_once_its_slices_are_published
+        => "The plugin's pod is ready once its slices are published, and not before.",
+    plugin::the_metrics_count_the_devices_that_are_prepared
+        => "The metrics page counts the devices that are prepared at present.",
+    uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
+        => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use tessera_cluster::paths::checkout;
+
+    use super::*;
+
+    /// Every function in the groups that has the signature of a scenario.
+    fn written() -> BTreeSet<String> {
+        let groups = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/groups");
+        let mut names = BTreeSet::new();
+        for file in fs::read_dir(groups).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            for function in text.split("pub(crate) fn ").skip(1) {
+                let (name, rest) = function.split_once('(').unwrap();
+                if rest.trim_start().starts_with("context: &Context") {
+                    names.insert(name.to_owned());
+                }
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn every_scenario_that_is_written_is_in_the_list_and_the_other_way_round() {
+        let listed: BTreeSet<_> = SCENARIOS.iter().map(|s| s.name.to_owned()).collect();
+        assert_eq!(listed, written());
+        assert_eq!(listed.len(), SCENARIOS.len(), "one is in the list twice");
+    }
+
+    #[test]
+    fn the_documentation_has_every_scenario_with_its_guarantee_and_no_other() {
+        let text = fs::read_to_string(checkout().join("docs/scenarios.md")).unwrap();
+        let documented: Vec<_> = text.lines().filter(|l| l.starts_with("| `")).collect();
+        let rows = SCENARIOS
+            .iter()
+            .map(|s| format!("| `{}` | {} |", s.name, s.guarantee));
+        let wanted: Vec<_> = rows.collect();
+        assert!(
+            documented == wanted,
+            "the table of docs/scenarios.md must be\n{}",
+            wanted.join("\n")
+        );
+    }
+
+    #[test]
+    fn the_one_that_uninstalls_the_product_is_the_last() {
+        let last = SCENARIOS.last().unwrap();
+        assert!(last.name.starts_with("helm_uninstall"), "{}", last.name);
+    }
+}

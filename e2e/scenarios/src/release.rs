@@ -1,0 +1,143 @@
+//! The product on the cluster: its chart, installed and uninstalled by Helm as users do it.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use tessera_cluster::images::TesseraImage;
+use tessera_cluster::paths::checkout;
+
+use crate::failure::Failure;
+use crate::gpus::offered;
+use crate::kubernetes::{Kubernetes, Objects, Scope, run};
+
+/// The release and its namespace.
+pub const RELEASE: &str = "tessera";
+
+/// What Helm itself may take; it does not wait for pods.
+const HELM_LIMIT: &str = "--timeout=60s";
+
+/// From installation to the first slice on every node, with images there.
+const SERVING_LIMIT: Duration = Duration::from_mins(1);
+
+/// Installs the chart, or changes the installation to it, and returns when every node offers its GPUs.
+pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), Failure> {
+    let mut helm = kubernetes.cluster().helm();
+    helm.args(["upgrade", "--install", RELEASE])
+        .arg(checkout().join("charts/tessera"))
+        .args(["--namespace", RELEASE, "--create-namespace", HELM_LIMIT]);
+    for value in values(&image.name) {
+        helm.args(["--set", &value]);
+    }
+    run(&mut helm, None)?;
+    serving(kubernetes)
+}
+
+/// Uninstalls the chart and returns when Helm says that it is done.
+pub fn uninstall(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
+    let mut helm = kubernetes.cluster().helm();
+    helm.args([
+        "uninstall",
+        RELEASE,
+        "--namespace",
+        RELEASE,
+        "--wait",
+        HELM_LIMIT,
+    ]);
+    run(&mut helm, None).map(drop)
+}
+
+fn values(image: &str) -> Vec<String> {
+    let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+    let env = "kubeletPlugin.containers.gpus.env[0]";
+    vec![
+        format!("image.repository={repository}"),
+        format!("image.tag={tag}"),
+        "image.pullPolicy=Never".to_owned(),
+        // Where a driver container installs it, and where the simulated one is.
+        "nvidiaDriverRoot=/run/nvidia/driver".to_owned(),
+        "gpuResourcesEnabledOverride=true".to_owned(),
+        // The simulated GPUs are not in the kernel's sysfs.
+        format!("{env}.name=SYSFS_ROOT"),
+        format!("{env}.value=/driver-root/sys"),
+    ]
+}
+
+fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
+    let nodes = kubernetes.cluster().nodes();
+    let ours = Scope::Namespace(RELEASE);
+    let count = i32::try_from(nodes.len()).unwrap_or(i32::MAX);
+    let what = "the plugin to be ready on every node";
+    kubernetes.wait(ours, what, SERVING_LIMIT, |sets| {
+        all_ready(sets, count).then_some(())
+    })?;
+    let what = "the controller to be ready";
+    kubernetes.wait(ours, what, SERVING_LIMIT, |deployments| {
+        all_available(deployments).then_some(())
+    })?;
+    let what = "a slice of every node";
+    kubernetes.wait(Scope::Cluster, what, SERVING_LIMIT, |slices| {
+        let pools = pools(slices);
+        let offers = |node: &str| pools.iter().any(|pool| pool == node);
+        nodes.iter().all(|node| offers(node.name())).then_some(())
+    })
+}
+
+fn all_ready(sets: &Objects<DaemonSet>, nodes: i32) -> bool {
+    let current = |set: &DaemonSet| {
+        let status = set.status.clone().unwrap_or_default();
+        status.observed_generation == set.metadata.generation
+            && status.number_ready == nodes
+            && status.updated_number_scheduled == Some(nodes)
+    };
+    !sets.is_empty() && sets.values().all(current)
+}
+
+fn all_available(deployments: &Objects<Deployment>) -> bool {
+    deployments.values().all(|deployment| {
+        let status = deployment.status.clone().unwrap_or_default();
+        let wanted = deployment.spec.replicas;
+        status.observed_generation == deployment.metadata.generation
+            && status.ready_replicas.unwrap_or(0) == wanted.unwrap_or(1)
+    })
+}
+
+fn pools(slices: &Objects<ResourceSlice>) -> Vec<String> {
+    let gpus = offered(slices).into_iter();
+    gpus.map(|gpu| gpu.place.pool).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_set_in_its_two_parts() {
+        let values = values("docker.io/tessera/tessera:0.1.0");
+        assert!(values.contains(&"image.repository=docker.io/tessera/tessera".to_owned()));
+        assert!(values.contains(&"image.tag=0.1.0".to_owned()));
+    }
+
+    #[test]
+    fn no_daemon_set_is_not_ready() {
+        assert!(!all_ready(&Objects::new(), 0));
+    }
+
+    #[test]
+    fn a_daemon_set_is_ready_when_every_pod_of_its_newest_state_is() {
+        let set = |observed: i64, ready: i32| -> DaemonSet {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "apps/v1", "kind": "DaemonSet",
+                "metadata": {"name": "plugin", "generation": 2},
+                "status": {"observedGeneration": observed, "numberReady": ready,
+                           "updatedNumberScheduled": 2, "desiredNumberScheduled": 2,
+                           "currentNumberScheduled": 2, "numberMisscheduled": 0},
+            }))
+            .unwrap()
+        };
+        for (observed, ready, wanted) in [(2, 2, true), (1, 2, false), (2, 1, false)] {
+            let sets = Objects::from([("plugin".to_owned(), set(observed, ready))]);
+            assert_eq!(all_ready(&sets, 2), wanted);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A scenario, and what came of it.
+
+use std::time::{Duration, Instant};
+
+use tessera_cluster::Cluster;
+
+use crate::context::Context;
+use crate::diagnosis::diagnosis;
+use crate::failure::Failure;
+
+/// The longest name of a namespace (RFC 1123 label).
+const LONGEST_NAMESPACE: usize = 63;
+
+/// Something that must hold on a real cluster.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// The statement, as the name of its function.
+    pub name: &'static str,
+    /// The statement as a sentence.
+    pub guarantee: &'static str,
+    pub(crate) run: fn(&Context<'_>) -> Result<(), Failure>,
+}
+
+/// What came of a scenario.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How long it took, with its cleaning up.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub trouble: Option<Trouble>,
+}
+
+/// A failed scenario.
+#[derive(Debug)]
+pub struct Trouble {
+    /// What does not hold.
+    pub failure: Failure,
+    /// How things were at that moment: objects, events, ends of logs.
+    pub around: String,
+}
+
+impl Scenario {
+    /// Runs it in a namespace of its own and cleans up behind it.
+    ///
+    /// What it leaves on a node is a failure as well.
+    pub fn run(&self, cluster: &Cluster) -> Outcome {
+        let began = Instant::now();
+        let namespace = self.namespace();
+        let trouble = self.attempt(cluster, &namespace).err();
+        Outcome {
+            took: began.elapsed(),
+            trouble,
+        }
+    }
+
+    fn attempt(&self, cluster: &Cluster, namespace: &str) -> Result<(), Trouble> {
+        let trouble = |failure| Trouble {
+            around: match &failure {
+                // Whoever interrupts wants to get out, not to read.
+                Failure::Interrupted => String::new(),
+                _ => diagnosis(cluster, namespace),
+            },
+            failure,
+        };
+        let context = Context::new(cluster, namespace).map_err(trouble)?;
+        let result = (self.run)(&context).map_err(trouble);
+        if let Err(Trouble {
+            failure: Failure::Interrupted,
+            ..
+        }) = result
+        {
+            return result;
+        }
+        let ended = context.end().map_err(trouble);
+        result.and(ended)
+    }
+
+    fn namespace(&self) -> String {
+        let mut name = self.name.replace('_', "-");
+        name.truncate(LONGEST_NAMESPACE);
+        name.trim_end_matches('-').to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Scenario;
+    use crate::list::SCENARIOS;
+
+    #[test]
+    fn every_scenario_has_a_namespace_of_its_own_that_the_api_server_takes() {
+        let names: BTreeSet<_> = SCENARIOS.iter().map(Scenario::namespace).collect();
+        assert_eq!(names.len(), SCENARIOS.len());
+        for name in names {
+            let taken = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(name.chars().all(taken) && name.len() <= 63, "{name}");
+            assert!(!name.starts_with('-') && !name.ends_with('-'), "{name}");
+        }
+    }
+}

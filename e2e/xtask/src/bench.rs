@@ -1,0 +1,234 @@
+//! `cargo xtask bench`: what the driver costs, measured on a real cluster with simulated GPUs.
+//!
+//! It reports and never fails on a slow machine: whether a figure is good is for whoever reads it beside its budget.
+
+mod claims;
+mod document;
+mod exposition;
+mod idle;
+mod machine;
+mod memory;
+mod plugin;
+mod plugin_log;
+mod pods;
+mod report;
+mod serving;
+mod shipped;
+mod slice;
+mod socket;
+mod summary;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::value_parser;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use tessera_cluster::images::TesseraImage;
+use tessera_cluster::paths::checkout;
+use tessera_cluster::progress::{Screen, step};
+use tessera_cluster::{Cluster, Options, Profile};
+use tessera_scenarios::gpus::{Place, offered};
+use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope};
+use tessera_scenarios::release;
+
+use crate::failure::told;
+use crate::image;
+use crate::profile::ImageProfile;
+
+/// How many claims are prepared at once, each with a GPU of its own.
+const WIDTH: usize = 8;
+/// How often the plugin is taken from the node and comes back.
+const RESTARTS: usize = 5;
+/// How often the plugin's program is started on its own.
+const STARTS: usize = 20;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// How the product is compiled. Figures of `dev` are printed and not kept.
+    #[arg(long, value_enum, default_value_t = ImageProfile::Release)]
+    image_profile: ImageProfile,
+    /// How long each load is: so many pods one after the other, a sixth of it in rounds of 8 pods,
+    /// 8 times as many claims one after the other, so many rounds of 8 claims.
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// For how long writes of the idle driver are counted.
+    #[arg(long, value_name = "MINUTES", default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
+    idle_minutes: u16,
+    /// Leave the cluster running.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Everything that was measured.
+struct Figures {
+    served: Vec<Duration>,
+    starts: Vec<slice::Start>,
+    idle_minutes: u16,
+    writes: idle::Writes,
+    idle: memory::Memory,
+    loaded: memory::Memory,
+    loaded_after: usize,
+    one_claim: socket::Timings,
+    eight_claims: socket::Timings,
+    one_pod: pods::Load,
+    eight_pods: pods::Load,
+    sizes: shipped::Sizes,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let machine = machine::Machine::here();
+    let profile = Profile::from(arguments.image_profile);
+    // Not where the other commands put theirs: one of them may be using it.
+    let archive = checkout().join("target/images/tessera-bench.tar");
+    let image = image::build(profile, Some(archive), &Screen)?;
+    let cluster = Cluster::up(&Options::default(), &Screen)?;
+    let figures = measure(Kubernetes::of(&cluster), &image, arguments)
+        .map_err(|error| error.downcast().map_or_else(|other| other, told))?;
+    let table = report::render(&report::rows(&figures));
+    let command = command(arguments);
+    let section = format!("- `{command}`\n{machine}\n\n{table}");
+    println!("\n{section}");
+    if profile == Profile::Release {
+        document::update(&checkout().join("docs/benchmarks.md"), &section)?;
+    }
+    if arguments.keep {
+        cluster.keep()?;
+        println!("the cluster runs; use it with: eval \"$(cargo xtask cluster env)\"");
+        return Ok(());
+    }
+    Ok(cluster.down()?)
+}
+
+fn command(arguments: &Arguments) -> String {
+    let Arguments {
+        rounds,
+        idle_minutes,
+        ..
+    } = arguments;
+    format!("cargo xtask bench --rounds {rounds} --idle-minutes {idle_minutes}")
+}
+
+/// The order matters: memory is looked at in a plugin that has just started, then in one that has had its claims.
+fn measure(
+    kubernetes: Kubernetes<'_>,
+    image: &TesseraImage,
+    arguments: &Arguments,
+) -> anyhow::Result<Figures> {
+    let rounds = usize::from(arguments.rounds);
+    let cluster = kubernetes.cluster();
+    let node = plugin::node(kubernetes)?;
+    step(&Screen, "install the driver", || {
+        cluster.import_image(&image.archive)?;
+        release::install(kubernetes, image)
+    })?;
+    let programs = tempfile::tempdir().context("make a directory for the programs")?;
+    let sizes = shipped::unpack(&image.archive, programs.path())?;
+    let served = step(&Screen, "start the plugin's program", || {
+        serving::time(programs.path(), node, &cluster.kubeconfig(), STARTS)
+    })?;
+    let starts = step(&Screen, "restart the plugin on its node", || {
+        let starts = (0..RESTARTS).map(|_| slice::restart(kubernetes));
+        starts.collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let idle_time = Duration::from_mins(u64::from(arguments.idle_minutes));
+    let writes = step(&Screen, "wait while nothing happens", || {
+        // The start has its own writes, and events about it come late.
+        idle::wait(Duration::from_secs(10))?;
+        idle::writes(kubernetes, idle_time)
+    })?;
+    let idle = memory::of(plugin::process(kubernetes)?)?;
+    let socket = measure_socket(kubernetes, rounds)?;
+    namespace(kubernetes, PODS)?;
+    let one_pod = step(&Screen, "run pods one after the other", || {
+        pods::run(kubernetes, PODS, rounds, 1)
+    })?;
+    let eight_pods = step(&Screen, "run 8 pods at once", || {
+        pods::run(kubernetes, PODS, rounds.div_ceil(6), WIDTH)
+    })?;
+    Ok(Figures {
+        served,
+        starts,
+        idle_minutes: arguments.idle_minutes,
+        writes,
+        idle,
+        loaded: socket.loaded,
+        loaded_after: socket.loaded_after,
+        one_claim: socket.one,
+        eight_claims: socket.eight,
+        one_pod,
+        eight_pods,
+        sizes,
+    })
+}
+
+const PODS: &str = "bench-pods";
+const CLAIMS: &str = "bench-claims";
+
+struct OnSocket {
+    one: socket::Timings,
+    eight: socket::Timings,
+    loaded: memory::Memory,
+    loaded_after: usize,
+}
+
+fn measure_socket(kubernetes: Kubernetes<'_>, rounds: usize) -> anyhow::Result<OnSocket> {
+    let gpus = gpus(kubernetes)?;
+    namespace(kubernetes, CLAIMS)?;
+    let claims = step(&Screen, "make claims", || {
+        claims::make(kubernetes, CLAIMS, &gpus, rounds * WIDTH)
+    })?;
+    let socket = socket::Socket::open(plugin::node(kubernetes)?)?;
+    let (first, second) = claims.split_at(claims.len() / 2);
+    let (mut one, loaded) = step(&Screen, "prepare claims one after the other", || {
+        let one = socket.time(first, 1)?;
+        anyhow::Ok((one, memory::of(plugin::process(kubernetes)?)?))
+    })?;
+    step(
+        &Screen,
+        "prepare claims one after the other, the other half",
+        || {
+            let rest = socket.time(second, 1)?;
+            one.prepare.extend(rest.prepare);
+            one.unprepare.extend(rest.unprepare);
+            anyhow::Ok(())
+        },
+    )?;
+    let eight = step(&Screen, "prepare 8 claims at once", || {
+        socket.time(&claims, WIDTH)
+    })?;
+    // What is allocated is taken, so the scheduler would find no GPU for a pod.
+    kubernetes.delete(CLAIMS, &["resourceclaims", "--all"])?;
+    Ok(OnSocket {
+        one,
+        eight,
+        loaded,
+        loaded_after: first.len(),
+    })
+}
+
+fn gpus(kubernetes: Kubernetes<'_>) -> anyhow::Result<Vec<Place>> {
+    let slices: Objects<ResourceSlice> = kubernetes.list(Scope::Cluster)?;
+    let gpus: Vec<_> = offered(&slices).into_iter().map(|gpu| gpu.place).collect();
+    ensure!(
+        gpus.len() >= WIDTH,
+        "find {WIDTH} GPUs for as many claims at once: the slices offer {}",
+        gpus.len()
+    );
+    Ok(gpus)
+}
+
+/// Makes a namespace that takes pods.
+fn namespace(kubernetes: Kubernetes<'_>, name: &str) -> anyhow::Result<()> {
+    let object = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}");
+    kubernetes.apply("default", &object)?;
+    let what = "the service account of the namespace";
+    let limit = Duration::from_secs(30);
+    kubernetes.wait(
+        Scope::Namespace(name),
+        what,
+        limit,
+        |accounts: &Objects<ServiceAccount>| accounts.contains_key("default").then_some(()),
+    )?;
+    Ok(())
+}

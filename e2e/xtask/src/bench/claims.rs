@@ -1,0 +1,89 @@
+//! Claims that are allocated without a scheduler: made in the API, their allocation written by hand.
+//!
+//! So the plugin does for them all that it does for a pod's claim, and nothing else is in the figures.
+
+use std::io::{Seek as _, Write as _};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use serde_json::{Value, json};
+use tessera_proto::dra::v1::Claim;
+use tessera_scenarios::gpus::{DRIVER, Place};
+use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
+
+/// Makes `count` claims, each with one of these GPUs, in turn.
+pub(super) fn make(
+    kubernetes: Kubernetes<'_>,
+    namespace: &str,
+    gpus: &[Place],
+    count: usize,
+) -> anyhow::Result<Vec<Claim>> {
+    let wanted = list((0..count).map(claim));
+    kubernetes.apply(namespace, &wanted.to_string())?;
+    let allocated = list((0..count).zip(gpus.iter().cycle()).map(allocated));
+    apply_status(kubernetes, namespace, &allocated.to_string())?;
+    let made: Objects<ResourceClaim> = kubernetes.list(Scope::Namespace(namespace))?;
+    let reference = |index| {
+        let name = name(index);
+        let claim = made
+            .get(&name)
+            .with_context(|| format!("find claim {name}"))?;
+        Ok(Claim {
+            namespace: namespace.to_owned(),
+            uid: uid(claim),
+            name,
+        })
+    };
+    (0..count).map(reference).collect()
+}
+
+fn name(index: usize) -> String {
+    format!("claim-{index}")
+}
+
+fn list(items: impl Iterator<Item = Value>) -> Value {
+    json!({ "apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<_>>() })
+}
+
+fn claim(index: usize) -> Value {
+    json!({
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": { "name": name(index) },
+        "spec": { "devices": { "requests": [
+            { "name": "gpu", "exactly": { "deviceClassName": "gpu.nvidia.com" } },
+        ] } },
+    })
+}
+
+fn allocated((index, gpu): (usize, &Place)) -> Value {
+    json!({
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": { "name": name(index) },
+        "status": { "allocation": { "devices": { "results": [
+            { "request": "gpu", "driver": DRIVER, "pool": gpu.pool, "device": gpu.device },
+        ] } } },
+    })
+}
+
+fn apply_status(kubernetes: Kubernetes<'_>, namespace: &str, objects: &str) -> anyhow::Result<()> {
+    let mut input = tempfile::tempfile().context("keep the allocations for kubectl")?;
+    input
+        .write_all(objects.as_bytes())
+        .and_then(|()| input.rewind())
+        .context("keep the allocations for kubectl")?;
+    let mut kubectl: Command = kubernetes.cluster().kubectl();
+    kubectl
+        .args(["apply", "--server-side", "--subresource=status"])
+        .args(["--field-manager=tessera-bench", "--filename=-"])
+        .args(["--request-timeout=30s", "--namespace", namespace])
+        .stdin(input);
+    let output = kubectl.output().context("run kubectl")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("allocate the claims: kubectl apply: {}", said.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Times the calls on the plugin's DRA socket from outside, as the kubelet makes them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use futures::future::try_join_all;
+use tessera_cluster::{Node, interrupt};
+use tessera_proto::client;
+use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
+use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
+use tessera_proto::uds::SocketPath;
+use tessera_scenarios::Failure;
+use tessera_scenarios::gpus::DRIVER;
+use tokio::runtime::{Builder, Runtime};
+use tonic::transport::Channel;
+
+/// What the kubelet gives a call.
+const CALL_LIMIT: Duration = Duration::from_secs(45);
+
+/// How long each call took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Timings {
+    pub(super) prepare: Vec<Duration>,
+    pub(super) unprepare: Vec<Duration>,
+}
+
+/// A connection to the socket.
+pub(super) struct Socket {
+    runtime: Runtime,
+    client: DraPluginClient<Channel>,
+}
+
+impl Socket {
+    /// Connects to the socket of the plugin on `node`.
+    pub(super) fn open(node: &Node) -> anyhow::Result<Self> {
+        let path = node
+            .kubelet_dir()
+            .join(format!("plugins/{DRIVER}/dra.sock"));
+        let path = SocketPath::new(&path)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("start the runtime")?;
+        let channel = runtime.block_on(client::connect(&path, CALL_LIMIT))?;
+        let client = DraPluginClient::new(channel);
+        Ok(Self { runtime, client })
+    }
+
+    /// Prepares and unprepares the claims, `width` at once. Claims of one round must hold different GPUs.
+    pub(super) fn time(&self, claims: &[Claim], width: usize) -> anyhow::Result<Timings> {
+        let mut timings = Timings::default();
+        for round in claims.chunks(width) {
+            if interrupt::requested() {
+                return Err(Failure::Interrupted.into());
+            }
+            self.runtime.block_on(async {
+                let prepared = round
+                    .iter()
+                    .map(|claim| prepare(self.client.clone(), claim));
+                timings.prepare.extend(try_join_all(prepared).await?);
+                let unprepared = round
+                    .iter()
+                    .map(|claim| unprepare(self.client.clone(), claim));
+                timings.unprepare.extend(try_join_all(unprepared).await?);
+                anyhow::Ok(())
+            })?;
+        }
+        Ok(timings)
+    }
+}
+
+async fn prepare(mut client: DraPluginClient<Channel>, claim: &Claim) -> anyhow::Result<Duration> {
+    let claims = vec![claim.clone()];
+    let begun = Instant::now();
+    let answer = client
+        .node_prepare_resources(NodePrepareResourcesRequest { claims })
+        .await;
+    let took = begun.elapsed();
+    let error = answer
+        .with_context(|| format!("prepare claim {}", claim.name))?
+        .into_inner()
+        .claims
+        .remove(&claim.uid)
+        .map(|answer| answer.error);
+    expect_none(error.as_deref(), "prepare", claim)?;
+    Ok(took)
+}
+
+async fn unprepare(
+    mut client: DraPluginClient<Channel>,
+    claim: &Claim,
+) -> anyhow::Result<Duration> {
+    let claims = vec![claim.clone()];
+    let begun = Instant::now();
+    let answer = client
+        .node_unprepare_resources(NodeUnprepareResourcesRequest { claims })
+        .await;
+    let took = begun.elapsed();
+    let error = answer
+        .with_context(|| format!("unprepare claim {}", claim.name))?
+        .into_inner()
+        .claims
+        .remove(&claim.uid)
+        .map(|answer| answer.error);
+    expect_none(error.as_deref(), "unprepare", claim)?;
+    Ok(took)
+}
+
+/// A claim that is not prepared is quickly not prepared, and would make the figures better than they are.
+fn expect_none(error: Option<&str>, what: &str, claim: &Claim) -> anyhow::Result<()> {
+    match error {
+        Some("") => Ok(()),
+        Some(error) => bail!("{what} claim {}: {error}", claim.name),
+        None => bail!(
+            "{what} claim {}: the plugin did not answer for it",
+            claim.name
+        ),
+    }
+}

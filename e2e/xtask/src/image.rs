@@ -1,0 +1,45 @@
+//! `cargo xtask image`: the product's image as an archive.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use tessera_cluster::Profile;
+use tessera_cluster::images::{self, TesseraImage};
+use tessera_cluster::paths::checkout;
+use tessera_cluster::progress::{Progress, Screen};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// How the programs are compiled: quick to build, or as shipped.
+    #[arg(long, value_enum, default_value_t = Compile::Dev)]
+    profile: Compile,
+    /// Where the archive goes; `target/images/` by default.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Compile {
+    Dev,
+    Release,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let profile = match arguments.profile {
+        Compile::Dev => Profile::Dev,
+        Compile::Release => Profile::Release,
+    };
+    let image = build(profile, arguments.out.clone(), &Screen)?;
+    println!("{} in {}", image.name, image.archive.display());
+    Ok(())
+}
+
+/// Builds the image; the archive goes to its usual place if none is named.
+pub(crate) fn build(
+    profile: Profile,
+    out: Option<PathBuf>,
+    progress: &dyn Progress,
+) -> anyhow::Result<TesseraImage> {
+    let archive = out.unwrap_or_else(|| checkout().join("target/images/tessera.tar"));
+    Ok(images::tessera(profile, &archive, progress)?)
+}

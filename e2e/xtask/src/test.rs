@@ -1,0 +1,183 @@
+//! `cargo xtask test`: everything that must hold before a change lands, and one line on how much of it does.
+//!
+//! Stages do not depend on each other: one that fails leaves the next ones to run, and the whole has failed.
+
+mod helm;
+mod logged;
+mod scenarios;
+mod tally;
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use tessera_cluster::progress::{Progress as _, Screen};
+use tessera_cluster::{ClusterError, interrupt};
+use tessera_scenarios::Scenario;
+
+use crate::alone::alone;
+use crate::profile::ImageProfile;
+use tally::Tally;
+
+/// The crate whose tests need Helm.
+const MANIFESTS: &str = "tessera-manifests";
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Run only scenarios, and of these only those whose name contains NAME. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// Run only this stage. May be repeated.
+    #[arg(long, value_enum, conflicts_with = "scenario")]
+    only: Vec<Stage>,
+    /// Leave the cluster of the scenarios running, to look at it.
+    #[arg(long)]
+    keep: bool,
+    /// How the product in the scenarios is compiled: quick to build, or as shipped.
+    #[arg(long, value_enum, default_value_t = ImageProfile::Release)]
+    image_profile: ImageProfile,
+}
+
+/// What is tested, in the order in which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// Every file is formatted.
+    Format,
+    /// No lint complains.
+    Lints,
+    /// Unit and property tests of all crates.
+    Unit,
+    /// The chart, rendered by Helm.
+    Manifests,
+    /// The product on a real cluster.
+    Scenarios,
+}
+
+impl Arguments {
+    fn stages(&self) -> Vec<Stage> {
+        if !self.scenario.is_empty() {
+            return vec![Stage::Scenarios];
+        }
+        let all = Stage::value_variants().iter().copied();
+        all.filter(|stage| self.only.is_empty() || self.only.contains(stage))
+            .collect()
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let scenarios = scenarios::named(&arguments.scenario)?;
+    let stages = arguments.stages();
+    if stages.contains(&Stage::Scenarios) {
+        alone()?;
+    }
+    let mut tally = Tally::default();
+    for stage in stages {
+        tally += staged(stage, arguments, &scenarios)?;
+    }
+    println!("{tally}");
+    let passed = tally.failed == 0;
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs one stage. What breaks it is shown and counted; only an interrupt ends the whole.
+fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyhow::Result<Tally> {
+    if interrupt::requested() {
+        return Err(ClusterError::Interrupted.into());
+    }
+    let result = match stage {
+        Stage::Format => cargo("format", &["fmt", "--all", "--check"]),
+        Stage::Lints => cargo(
+            "lints",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        Stage::Unit => cargo(
+            "unit",
+            &[
+                "test",
+                "--workspace",
+                "--exclude",
+                MANIFESTS,
+                "--no-fail-fast",
+            ],
+        ),
+        Stage::Manifests => cargo(
+            "manifests",
+            &["test", "--package", MANIFESTS, "--no-fail-fast"],
+        ),
+        Stage::Scenarios => {
+            scenarios::run(scenarios, arguments.image_profile.into(), arguments.keep)
+        }
+    };
+    result.or_else(|error| {
+        if matches!(error.downcast_ref(), Some(ClusterError::Interrupted)) {
+            return Err(error);
+        }
+        eprintln!("  ✗ {error:#}");
+        let skipped = if stage == Stage::Scenarios {
+            scenarios.len()
+        } else {
+            0
+        };
+        Ok(Tally {
+            skipped,
+            ..Tally::ONE_FAILED
+        })
+    })
+}
+
+/// Runs cargo with one line on the screen, and the end of its output if it failed.
+fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<Tally> {
+    let what = format!("cargo {}", arguments.join(" "));
+    let began = Instant::now();
+    Screen.started(&what);
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if arguments.contains(&MANIFESTS) {
+        command.env("TESSERA_HELM", helm::program()?);
+    }
+    let logged = logged::run(name, &mut command)?;
+    let mut tally = Tally::of_cargo(&logged.output);
+    if logged.succeeded {
+        Screen.finished(&what, began.elapsed());
+    } else {
+        eprintln!("{}", logged.end());
+        eprintln!("  ✗ {what} ({:.1} s)", began.elapsed().as_secs_f64());
+        // A failure that no test accounts for: it does not compile, or is no test.
+        tally.failed = tally.failed.max(1);
+    }
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(scenario: &[&str], only: &[Stage]) -> Arguments {
+        Arguments {
+            scenario: scenario.iter().map(ToString::to_string).collect(),
+            only: only.to_vec(),
+            keep: false,
+            image_profile: ImageProfile::Dev,
+        }
+    }
+
+    #[test]
+    fn everything_runs_unless_something_is_chosen() {
+        assert_eq!(arguments(&[], &[]).stages(), Stage::value_variants());
+        assert_eq!(arguments(&["x"], &[]).stages(), [Stage::Scenarios]);
+        let chosen = arguments(&[], &[Stage::Unit, Stage::Format]).stages();
+        assert_eq!(chosen, [Stage::Format, Stage::Unit]);
+    }
+}

@@ -1,0 +1,157 @@
+//! The stage that needs a cluster: two nodes, the product installed on them, one scenario after the other.
+
+use tessera_cluster::progress::{Progress as _, Screen, step};
+use tessera_cluster::{Cluster, ClusterError, Drivers, Options, Profile, interrupt};
+use tessera_scenarios::kubernetes::Kubernetes;
+use tessera_scenarios::{Failure, Outcome, SCENARIOS, Scenario, release};
+
+use super::tally::Tally;
+use crate::failure::told;
+use crate::image;
+use crate::table::table;
+
+/// The scenarios whose names contain one of these, or all if there is none.
+pub(crate) fn named(parts: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+    for part in parts {
+        let known = SCENARIOS
+            .iter()
+            .any(|scenario| scenario.name.contains(part));
+        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        anyhow::ensure!(
+            known,
+            "no scenario is named {part:?}; there are:\n  {}",
+            names.join("\n  ")
+        );
+    }
+    let wanted = |scenario: &&Scenario| {
+        let mut parts = parts.iter();
+        parts.len() == 0 || parts.any(|part| scenario.name.contains(part))
+    };
+    Ok(SCENARIOS.iter().filter(wanted).collect())
+}
+
+/// Brings a cluster up, runs the scenarios and takes it down again, unless it shall be kept.
+pub(crate) fn run(scenarios: &[&Scenario], profile: Profile, keep: bool) -> anyhow::Result<Tally> {
+    let image = image::build(profile, None, &Screen)?;
+    let options = Options {
+        nodes: 2,
+        drivers: Drivers::Profiles(vec!["h100".to_owned(), "t4".to_owned()]),
+        ..Options::default()
+    };
+    let cluster = Cluster::up(&options, &Screen)?;
+    step(&Screen, "give the nodes the product's image", || {
+        cluster.import_image(&image.archive)
+    })?;
+    let kubernetes = Kubernetes::of(&cluster);
+    let install = || release::install(kubernetes, &image);
+    step(&Screen, "install the chart with Helm", install).map_err(told)?;
+
+    let mut outcomes = Vec::new();
+    for scenario in scenarios {
+        let outcome = announced(scenario, &cluster)?;
+        outcomes.push(outcome);
+    }
+    println!("\n{}", shown(scenarios, &outcomes));
+    if keep {
+        // The last scenario uninstalls it, and whoever keeps a cluster wants to use it.
+        step(&Screen, "install the chart again", install).map_err(told)?;
+        cluster.keep()?;
+        println!("the cluster is left running; eval \"$(cargo xtask cluster env)\" and go on\n");
+    } else {
+        step(&Screen, "take the cluster down", || cluster.down())?;
+    }
+    Ok(counted(&outcomes))
+}
+
+/// Runs one scenario with its line on the screen, and the whole story if it failed.
+fn announced(scenario: &Scenario, cluster: &Cluster) -> anyhow::Result<Outcome> {
+    if interrupt::requested() {
+        return Err(ClusterError::Interrupted.into());
+    }
+    Screen.started(scenario.name);
+    let outcome = scenario.run(cluster);
+    match &outcome.trouble {
+        None => Screen.finished(scenario.name, outcome.took),
+        Some(trouble) if matches!(trouble.failure, Failure::Interrupted) => {
+            return Err(ClusterError::Interrupted.into());
+        }
+        Some(trouble) => {
+            let seconds = outcome.took.as_secs_f64();
+            eprintln!("  ✗ {} ({seconds:.1} s)", scenario.name);
+            eprintln!("{}\n{}", trouble.failure, trouble.around);
+        }
+    }
+    Ok(outcome)
+}
+
+fn counted(outcomes: &[Outcome]) -> Tally {
+    let failed = outcomes.iter().filter(|o| o.trouble.is_some()).count();
+    Tally {
+        passed: outcomes.len() - failed,
+        failed,
+        skipped: 0,
+    }
+}
+
+fn shown(scenarios: &[&Scenario], outcomes: &[Outcome]) -> String {
+    let row = |(scenario, outcome): (&&Scenario, &Outcome)| {
+        let result = if outcome.trouble.is_none() {
+            "passed"
+        } else {
+            "FAILED"
+        };
+        [
+            scenario.name.to_owned(),
+            format!("{:.1}", outcome.took.as_secs_f64()),
+            result.to_owned(),
+            scenario.guarantee.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = scenarios.iter().zip(outcomes).map(row).collect();
+    table(["SCENARIO", "SECONDS", "RESULT", "GUARANTEE"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tessera_scenarios::Trouble;
+
+    use super::*;
+
+    fn outcome(failed: bool) -> Outcome {
+        let trouble = failed.then(|| Trouble {
+            failure: Failure::wrong("x"),
+            around: String::new(),
+        });
+        Outcome {
+            took: Duration::from_millis(1500),
+            trouble,
+        }
+    }
+
+    #[test]
+    fn scenarios_are_chosen_by_a_part_of_their_name_and_an_unknown_one_is_refused() {
+        assert_eq!(named(&[]).unwrap().len(), SCENARIOS.len());
+        let chosen = named(&["helm_uninstall".to_owned()]).unwrap();
+        assert_eq!(chosen.len(), 1);
+        assert!(named(&["helm".to_owned(), "no such".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_failed_scenario_stands_out_in_the_table_and_is_counted() {
+        let (scenarios, outcomes) = (
+            [&SCENARIOS[0], &SCENARIOS[1]],
+            [outcome(false), outcome(true)],
+        );
+        let text = shown(&scenarios, &outcomes);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(
+            lines[1].contains("1.5") && lines[1].contains("passed"),
+            "{text}"
+        );
+        assert!(lines[2].contains("FAILED"), "{text}");
+        let tally = counted(&outcomes);
+        assert_eq!((tally.passed, tally.failed), (1, 1));
+    }
+}
