@@ -4,6 +4,7 @@
 //! node's driver: so the moment of its start is known to the microsecond, which nothing keeps for a container's process.
 //! No kubelet finds it, so it offers nothing.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -69,7 +70,8 @@ fn once(
     let begun = Instant::now();
     let plugin = command.spawn();
     let mut plugin = Plugin(plugin.with_context(|| format!("start {}", programs.display()))?);
-    while !socket.as_path().exists() {
+    // The file is there a moment before it takes connections.
+    while UnixStream::connect(socket.as_path()).is_err() {
         if interrupt::requested() {
             return Err(Failure::Interrupted.into());
         }
