@@ -135,6 +135,30 @@ pub fn allocation(
     })
 }
 
+/// Whether `claim`, as the API has it now under the name of `holder`, still allocates this device
+/// to `holder`.
+///
+/// If it does not, `holder` has been let go: its pod is ending or gone, and the kubelet will
+/// unprepare it.
+pub fn still_allocates(
+    claim: &ResourceClaim,
+    holder: &ClaimRef,
+    driver: &str,
+    pool: &str,
+    device: &DeviceName,
+) -> bool {
+    let results = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.allocation.as_ref())
+        .and_then(|allocation| allocation.devices.as_ref())
+        .and_then(|devices| devices.results.as_ref());
+    claim.metadata.uid.as_deref() == Some(holder.uid.as_str())
+        && results.into_iter().flatten().any(|result| {
+            result.driver == driver && result.pool == pool && result.device == device.as_str()
+        })
+}
+
 fn allocated_device(
     result: &DeviceRequestAllocationResult,
     claim: &ClaimRef,
@@ -303,6 +327,22 @@ mod tests {
             json!({"allocation": {"devices": {"results": [result("a", DRIVER, "gpu-0")]}}});
         let error = allocation(&claim(&status), &other, DRIVER).unwrap_err();
         assert!(matches!(error, ClaimRefusal::Replaced { .. }));
+    }
+
+    #[test]
+    fn a_claim_lets_its_device_go_when_it_is_replaced_deallocated_or_moved() {
+        let holds = json!({"allocation": {"devices": {"results": [result("a", DRIVER, "gpu-0")]}}});
+        let moved = json!({"allocation": {"devices": {"results": [result("a", DRIVER, "gpu-1")]}}});
+        let device = DeviceName::whole_gpu(0);
+        let still = |status: &Value, holder: &ClaimRef| {
+            still_allocates(&claim(status), holder, DRIVER, "node0", &device)
+        };
+        assert!(still(&holds, &wanted()));
+        assert!(!still(&moved, &wanted()));
+        assert!(!still(&json!({}), &wanted()));
+        let mut replaced = wanted();
+        replaced.uid = "11111111-6bb6-4a7c-8b7c-3b1c3c0a9f6e".parse().unwrap();
+        assert!(!still(&holds, &replaced));
     }
 
     #[test]

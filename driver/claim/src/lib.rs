@@ -6,5 +6,5 @@
 mod allocation;
 mod ids;
 
-pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation};
+pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation, still_allocates};
 pub use ids::{ClaimRef, ClaimUid, UidError};

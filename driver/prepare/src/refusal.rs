@@ -42,6 +42,21 @@ pub enum Refusal {
         /// Who holds it.
         by: ClaimRef,
     },
+    /// A GPU whose former claim has been let go, but not been unprepared in time.
+    #[error(
+        "claim {claim} was allocated {device}, but its GPU {gpu} is still being released by \
+         claim {by}, whose pod has not ended yet; the kubelet will call again"
+    )]
+    GpuBeingReleased {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// Who is releasing it.
+        by: ClaimRef,
+    },
     /// A record that cannot be read might hold any GPU.
     #[error(
         "claim {claim} is not given GPU {gpu}, because the record of claim UID {record} cannot \
@@ -99,6 +114,8 @@ reasons! {
     UnknownDevice,
     /// Another claim holds the GPU.
     GpuHeld,
+    /// Another claim is releasing the GPU and has not done so in time.
+    GpuBeingReleased,
     /// It is not known who holds the GPU.
     GpuUnaccounted,
 }
@@ -122,6 +139,7 @@ impl Refusal {
             }
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
             Self::GpuHeld { .. } => Reason::GpuHeld,
+            Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,
         }
     }

@@ -6,13 +6,15 @@
 //! hardware: the record says what to take back.
 //!
 //! # Guarantees
+//! A Prepare that meets a claim which is being let go waits for it, as long as the kubelet waits.
 //! Both are idempotent by the claim's UID. Claims proceed side by side unless they touch the same
 //! GPU. A failure concerns one claim.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use tessera_claim::{Allocation, ClaimRef, allocation};
-use tessera_device::GpuUuid;
+use tessera_claim::{Allocation, ClaimRef, allocation, still_allocates};
+use tessera_device::{DeviceName, GpuUuid};
 use tessera_prepare::cdi::{self, CdiKind};
 use tessera_prepare::ledger::{GpuGuard, Ledger};
 use tessera_prepare::plan::{ResolvedDevice, Standing, plan, resolve, standing};
@@ -20,6 +22,7 @@ use tessera_prepare::record::{BootId, Phase, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::step::{Step, undo_all};
 use thiserror::Error;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::claim_reader::{ClaimReader, ReadError};
@@ -28,6 +31,9 @@ use crate::executor::{ExecuteError, Node, StepError, execute, take_back};
 use crate::hardware::{Hardware, HardwareWatch, NotReady};
 use crate::journal::{Entry, JournalError, Records};
 use crate::locks::{GpuLocks, HeldGpus, LockError};
+
+/// Time between two looks for a release by another process; one by this process is heard of.
+const RELEASE_POLL: Duration = Duration::from_millis(100);
 
 /// Why a claim was not prepared or unprepared.
 #[derive(Debug, Error)]
@@ -91,6 +97,8 @@ pub struct Claims<A, R, N> {
     node: N,
     locks: GpuLocks,
     hardware: HardwareWatch,
+    /// Rings at every unprepare.
+    released: watch::Sender<()>,
 }
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
@@ -110,6 +118,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             node,
             locks,
             hardware,
+            released: watch::Sender::new(()),
         }
     }
 
@@ -128,8 +137,72 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
         let hardware = self.hardware.ready(deadline).await?;
         let devices = resolve(&allocation, &self.identity.pool, &hardware.inventory)?;
-        let held = self.lock(claim, gpus_of(&devices), deadline).await?;
-        self.prepare_locked(&allocation, devices, &hardware, &held)
+        loop {
+            let held = self.lock(claim, gpus_of(&devices), deadline).await?;
+            match self.prepare_locked(&allocation, devices.clone(), &hardware, &held) {
+                Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
+                    drop(held);
+                    self.await_release(refusal, deadline).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits for a claim that is being let go to be unprepared; refuses at once where it is not.
+    ///
+    /// The claim of a force-deleted pod is gone from the API, and its GPU given to the next pod,
+    /// while the kubelet still ends the former one. To fail here would cost that next pod a minute:
+    /// so long the kubelet waits before it calls again.
+    async fn await_release(&self, held: Refusal, deadline: Deadline) -> Result<(), Refusal> {
+        let Refusal::GpuHeld {
+            claim,
+            device,
+            gpu,
+            by,
+        } = held
+        else {
+            return Err(held);
+        };
+        if self.is_still_allocated(&by, &device, deadline).await {
+            return Err(Refusal::GpuHeld {
+                claim,
+                device,
+                gpu,
+                by,
+            });
+        }
+        info!(holder = %by, %device, "waiting for the former claim to be unprepared");
+        let mut released = self.released.subscribe();
+        while deadline.allows(RELEASE_POLL) {
+            if matches!(self.records.read(&by.uid), Ok(None)) {
+                return Ok(());
+            }
+            // Another process may be the one that unprepares it, so that is not relied upon.
+            let _ = deadline.at_most(RELEASE_POLL).run(released.changed()).await;
+        }
+        Err(Refusal::GpuBeingReleased {
+            claim,
+            device,
+            gpu,
+            by,
+        })
+    }
+
+    /// Whether the API still allocates the device to a claim that holds it here. While the API is
+    /// away this waits; what is not known when the time is up counts as allocated.
+    async fn is_still_allocated(
+        &self,
+        holder: &ClaimRef,
+        device: &DeviceName,
+        deadline: Deadline,
+    ) -> bool {
+        let Identity { driver, pool, .. } = &self.identity;
+        match self.api.read(holder, deadline).await {
+            Ok(object) => still_allocates(&object, holder, driver, pool, device),
+            Err(ReadError::NotFound { .. }) => false,
+            Err(_) => true,
+        }
     }
 
     /// Takes back whatever was prepared of a claim. A claim that was not is no error.
@@ -141,6 +214,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             Some(Entry::Unreadable(_)) | None => self.usual_leftovers(claim),
         };
         take_back(&claim.uid, &steps, &self.records, &self.node)?;
+        self.released.send_replace(());
         Ok(())
     }
 

@@ -258,6 +258,64 @@ async fn a_gpu_is_given_to_one_claim_at_a_time_and_the_refused_one_leaves_no_tra
 }
 
 #[tokio::test]
+async fn a_claim_whose_predecessor_is_gone_from_the_api_waits_for_its_unprepare() {
+    let machine = Machine::new();
+    machine.api.allocate("former", &[3]);
+    machine.api.allocate("next", &[3]);
+    let claims = Arc::new(machine.start());
+    claims.prepare(&claim("former"), soon()).await.unwrap();
+    machine.api.claims.lock().unwrap().remove("former");
+
+    let waiting = claims.clone();
+    let next = tokio::spawn(async move {
+        waiting
+            .prepare(&claim("next"), Deadline::after(Duration::from_secs(10)))
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!next.is_finished());
+    claims.unprepare(&claim("former"), soon()).await.unwrap();
+    assert_eq!(
+        names(&next.await.unwrap().unwrap()),
+        [&DeviceName::whole_gpu(3)]
+    );
+    machine.assert_specs_match_the_journal();
+}
+
+#[tokio::test]
+async fn a_release_by_another_process_is_noticed_too() {
+    let machine = Machine::new();
+    machine.api.allocate("former", &[3]);
+    machine.api.allocate("next", &[3]);
+    let ours = Arc::new(machine.start());
+    let theirs = machine.start();
+    theirs.prepare(&claim("former"), soon()).await.unwrap();
+    machine.api.claims.lock().unwrap().remove("former");
+    let waiting = ours.clone();
+    let next = tokio::spawn(async move {
+        waiting
+            .prepare(&claim("next"), Deadline::after(Duration::from_secs(10)))
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    theirs.unprepare(&claim("former"), soon()).await.unwrap();
+    next.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_predecessor_that_does_not_let_go_in_time_is_named() {
+    let machine = Machine::new();
+    machine.api.allocate("former", &[3]);
+    machine.api.allocate("next", &[3]);
+    let claims = machine.start();
+    claims.prepare(&claim("former"), soon()).await.unwrap();
+    machine.api.claims.lock().unwrap().remove("former");
+    let error = claims.prepare(&claim("next"), soon()).await.unwrap_err();
+    assert_eq!(error.label(), "GpuBeingReleased");
+    assert!(error.to_string().contains("default/former"), "{error}");
+}
+
+#[tokio::test]
 async fn a_removed_or_altered_spec_of_a_prepared_claim_is_made_anew() {
     let machine = Machine::new();
     machine.api.allocate("a", &[0]);
