@@ -74,6 +74,31 @@ struct Target {
     name: String,
 }
 
+/// Cargo, as if called from a shell.
+///
+/// `cargo run` tells its program about the program's package in variables of its own. Build scripts
+/// that look at them would see other values than in a shell, and half of the workspace would be
+/// built anew with each change of the caller.
+pub fn command() -> Command {
+    let own = |name: &str| {
+        name.starts_with("CARGO_PKG_")
+            || name.starts_with("CARGO_MANIFEST_")
+            || [
+                "CARGO_BIN_NAME",
+                "CARGO_CRATE_NAME",
+                "CARGO_PRIMARY_PACKAGE",
+            ]
+            .contains(&name)
+    };
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(own) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Builds the packages' programs and libraries.
 pub(crate) fn build(
     packages: &[&str],
@@ -84,8 +109,7 @@ pub(crate) fn build(
         packages: packages.join(", "),
         source,
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = command();
     command.current_dir(checkout()).args([
         "build",
         "--quiet",

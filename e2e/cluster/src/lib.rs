@@ -7,7 +7,7 @@
 //!
 //! One cluster per machine: its addresses and links are fixed.
 
-mod cargo;
+pub mod cargo;
 mod causes;
 mod cgroup;
 mod cluster;

@@ -28,8 +28,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "Two containers of a pod that name one claim see the same GPU.",
     sharing::two_pods_share_the_gpu_of_one_claim
         => "Two pods that name one claim see the same GPU, and it stays with one when the other ends.",
-    isolation::an_image_that_asks_for_all_gpus_sees_only_the_claimed_one
-        => "NVIDIA_VISIBLE_DEVICES=all, in the image or in the pod, gives no GPU beyond the claimed one.",
+    isolation::a_container_that_asks_for_all_gpus_sees_only_the_claimed_one
+        => "NVIDIA_VISIBLE_DEVICES=all gives a container no GPU beyond the claimed one.",
     isolation::a_container_without_a_claim_sees_no_gpu
         => "A container without a claim has no GPU device node and no nvidia-smi, even beside one with a claim.",
     selection::a_selector_by_product_name_lands_on_the_node_that_has_it

@@ -7,7 +7,7 @@ mod logged;
 mod scenarios;
 mod tally;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::ValueEnum;
@@ -141,8 +141,7 @@ fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<Tally> {
     let what = format!("cargo {}", arguments.join(" "));
     let began = Instant::now();
     Screen.started(&what);
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
+    let mut command = tessera_cluster::cargo::command();
     command.args(arguments);
     if arguments.contains(&MANIFESTS) {
         command.env("TESSERA_HELM", helm::program()?);

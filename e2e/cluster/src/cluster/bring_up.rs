@@ -1,5 +1,6 @@
 //! Brings a cluster up, step by step; whatever fails, the way back is taken.
 
+mod reads;
 mod ready;
 mod write;
 
@@ -152,7 +153,8 @@ fn start(
         for index in nodes {
             start_node(cluster, options, materials, *index, control, nodes)?;
         }
-        ready::api_server(&dir)
+        ready::api_server(&dir)?;
+        reads::permit(&dir)
     })?;
     step(progress, "give the nodes their images", || {
         ready::runtimes(&dir, &cluster.nodes)?;

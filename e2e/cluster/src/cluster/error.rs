@@ -61,6 +61,12 @@ pub enum ClusterError {
         /// Why.
         source: io::Error,
     },
+    /// The API server did not take the rules by which kubelets read claims.
+    #[error("permit kubelets to read claims")]
+    Rules {
+        /// Why.
+        source: RunError,
+    },
     /// A part of the cluster does not come up.
     #[error("start {part}{}: {reason}\n--- end of {} ---\n{tail}", of_owner(owner), log.display())]
     Part {

@@ -21,18 +21,18 @@ pub(crate) fn the_plugin_is_ready_only_once_its_slices_are_published(
     let old = plugin_of(context, node)?;
     let kubernetes = context.kubernetes();
     kubernetes.delete(RELEASE, &["pod", &old])?;
-    kubernetes.delete(
-        RELEASE,
-        &["resourceslice", &slices_of(context, node)?.join(",")],
-    )?;
+    for slice in slices_of(context, node)? {
+        kubernetes.delete(RELEASE, &["resourceslice", &slice])?;
+    }
 
-    let what = "the probe of the plugin without a driver to fail";
     let ours = Scope::Namespace(RELEASE);
-    let new = kubernetes.wait(ours, what, START_LIMIT, |events: &Objects<Event>| {
-        let mut about = events
-            .values()
-            .filter(|e| e.reason.as_deref() == Some("Unhealthy"));
-        about.find_map(|event| event.involved_object.name.clone().filter(|pod| *pod != old))
+    let what = "a new pod of the plugin";
+    let new = kubernetes.wait(ours, what, START_LIMIT, |pods: &Objects<Pod>| {
+        plugin_on(pods, node)
+    })?;
+    let what = "the probe of the plugin without a driver to fail";
+    kubernetes.wait(ours, what, START_LIMIT, |events: &Objects<Event>| {
+        events.values().any(|e| failed_probe(e, &new)).then_some(())
     })?;
     let pods: Objects<Pod> = kubernetes.list(ours)?;
     same(
@@ -123,15 +123,24 @@ fn value(metrics: &str, metric: &str) -> Option<u64> {
 
 /// The plugin's pod on this node.
 fn plugin_of(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
-    let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
+    let pods = context.kubernetes().list(Scope::Namespace(RELEASE))?;
+    let found = plugin_on(&pods, node);
+    found.ok_or_else(|| Failure::wrong(format!("no pod of the plugin is on {}", node.name())))
+}
+
+fn plugin_on(pods: &Objects<Pod>, node: &Node) -> Option<String> {
     let is_it = |pod: &&Pod| {
         let owners = pod.metadata.owner_references.iter().flatten();
         let of_set = owners.into_iter().any(|owner| owner.kind == "DaemonSet");
         let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         of_set && on == Some(node.name())
     };
-    let found = pods.values().find(is_it).map(name);
-    found.ok_or_else(|| Failure::wrong(format!("no pod of the plugin is on {}", node.name())))
+    pods.values().find(is_it).map(name)
+}
+
+fn failed_probe(event: &Event, pod: &str) -> bool {
+    let about = event.involved_object.name.as_deref();
+    about == Some(pod) && event.reason.as_deref() == Some("Unhealthy")
 }
 
 /// The names of the slices of this node.

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tessera_cluster::{Node, interrupt};
-use tessera_proto::client;
 use tessera_proto::pluginregistration::InfoRequest;
 use tessera_proto::pluginregistration::registration_client::RegistrationClient;
-use tessera_proto::uds::SocketPath;
+use tessera_proto::{SocketPaths, client};
 use tessera_scenarios::Failure;
 use tessera_scenarios::gpus::DRIVER;
 use tokio::runtime::{Builder, Runtime};
@@ -65,8 +64,9 @@ fn once(
         std::fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
     }
     let mut command = command(programs, node, kubeconfig, dir.path());
-    let socket = dir.path().join(format!("registrar/{DRIVER}@reg.sock"));
-    let socket = SocketPath::new(&socket)?;
+    let (registrar, plugins) = (dir.path().join("registrar"), dir.path().join("plugins"));
+    let sockets = SocketPaths::new(&registrar, &plugins, DRIVER, None)?;
+    let socket = sockets.registration.as_socket_path();
     let begun = Instant::now();
     let plugin = command.spawn();
     let mut plugin = Plugin(plugin.with_context(|| format!("start {}", programs.display()))?);
@@ -84,7 +84,7 @@ fn once(
         thread::sleep(LOOK_AGAIN);
     }
     runtime.block_on(async {
-        let channel = client::connect(&socket, LIMIT).await?;
+        let channel = client::connect(socket, LIMIT).await?;
         let mut registration = RegistrationClient::new(channel);
         let answer = registration.get_info(InfoRequest {}).await;
         answer.context("ask the plugin who it is")?;

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
 use tessera_cluster::{Node, interrupt};
-use tessera_proto::client;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
-use tessera_proto::uds::SocketPath;
+use tessera_proto::{SocketPaths, client};
 use tessera_scenarios::Failure;
 use tessera_scenarios::gpus::DRIVER;
 use tokio::runtime::{Builder, Runtime};
@@ -33,10 +32,9 @@ pub(super) struct Socket {
 impl Socket {
     /// Connects to the socket of the plugin on `node`.
     pub(super) fn open(node: &Node) -> anyhow::Result<Self> {
-        let path = node
-            .kubelet_dir()
-            .join(format!("plugins/{DRIVER}/dra.sock"));
-        let path = SocketPath::new(&path)?;
+        let kubelet = node.kubelet_dir();
+        let registrar = kubelet.join("plugins_registry");
+        let path = SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, None)?.dra;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("start the runtime")?;
         let channel = runtime.block_on(client::connect(&path, CALL_LIMIT))?;
