@@ -29,6 +29,17 @@ pub struct Unreadable {
     pub claim: ClaimUid,
     /// What is wrong with the record.
     pub problem: String,
+    /// Whether it may be replaced.
+    pub flaw: Flaw,
+}
+
+/// Why a record cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is no record, or not the one that was written. Nobody can read it.
+    Damaged,
+    /// A newer version wrote it, and can read it. It is left as it is.
+    Newer,
 }
 
 /// The holders of GPUs, as read from all records while `guard` was held.
@@ -237,6 +248,7 @@ mod tests {
         let damaged = Unreadable {
             claim: "lost-uid".parse().unwrap(),
             problem: "the first line is not that of a record".to_owned(),
+            flaw: Flaw::Damaged,
         };
         let claim = record("newcomer", &[]).claim;
         let error = Ledger::under(&guard, [], vec![damaged.clone()])

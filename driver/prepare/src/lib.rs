@@ -9,3 +9,4 @@ pub mod plan;
 pub mod record;
 pub mod refusal;
 pub mod step;
+pub mod upkeep;

@@ -116,7 +116,14 @@ pub fn plan<G>(
     boot: &BootId,
 ) -> Plan {
     let Admitted { claim, devices, .. } = admitted;
-    let steps = vec![write_cdi(claim, devices, kind, install)];
+    let gpus: Vec<GpuEdits<'_>> = devices
+        .iter()
+        .map(|device| GpuEdits {
+            device: device.allocated.device.clone(),
+            gpu: device.gpu,
+        })
+        .collect();
+    let steps = vec![write_cdi(claim, &gpus, kind, install)];
     let record = Record {
         boot: boot.clone(),
         claim: claim.clone(),
@@ -129,6 +136,41 @@ pub fn plan<G>(
         unknown: Map::new(),
     };
     Plan { record, steps }
+}
+
+/// Plans the effects of a claim that is prepared anew, for the devices that its record names.
+///
+/// The claim is in use, so nothing of it is taken back: the new effects replace the old.
+pub fn restore(
+    record: &Record,
+    inventory: &Inventory,
+    kind: &CdiKind,
+    install: &DriverInstall,
+) -> Result<Plan, Refusal> {
+    let gpu = |prepared: &PreparedDevice| {
+        let gpu = inventory.gpus().iter().find(|gpu| gpu.uuid == prepared.gpu);
+        gpu.map(|gpu| GpuEdits {
+            device: prepared.device.clone(),
+            gpu,
+        })
+        .ok_or_else(|| Refusal::UnknownDevice {
+            claim: record.claim.clone(),
+            pool: prepared.pool.clone(),
+            device: prepared.device.clone(),
+        })
+    };
+    let gpus = record
+        .devices
+        .iter()
+        .map(gpu)
+        .collect::<Result<Vec<_>, _>>()?;
+    let steps = vec![write_cdi(&record.claim, &gpus, kind, install)];
+    let effects = steps.iter().filter_map(Step::effect).collect();
+    let record = Record {
+        effects,
+        ..record.clone()
+    };
+    Ok(Plan { record, steps })
 }
 
 fn prepared_device(
@@ -160,18 +202,11 @@ fn prepared_device(
 
 fn write_cdi(
     claim: &ClaimRef,
-    devices: &[ResolvedDevice<'_>],
+    gpus: &[GpuEdits<'_>],
     kind: &CdiKind,
     install: &DriverInstall,
 ) -> Step {
-    let gpus: Vec<GpuEdits<'_>> = devices
-        .iter()
-        .map(|device| GpuEdits {
-            device: device.allocated.device.clone(),
-            gpu: device.gpu,
-        })
-        .collect();
-    let spec = cdi::claim_spec(kind, &claim.uid, &gpus, install);
+    let spec = cdi::claim_spec(kind, &claim.uid, gpus, install);
     Step::WriteCdi {
         file: cdi::file_name(kind, &claim.uid),
         contents: spec.to_json(),
@@ -203,7 +238,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn inventory() -> Inventory {
+    pub(crate) fn inventory() -> Inventory {
         let driver = DriverFacts {
             version: DriverVersion::new("580.95.05"),
             cuda: CudaVersion {
@@ -214,7 +249,7 @@ pub(crate) mod tests {
         Inventory::new(driver, (0..8).map(gpu).collect()).unwrap()
     }
 
-    fn allocation(claim: &str, minors: &[u32]) -> Allocation {
+    pub(crate) fn allocation(claim: &str, minors: &[u32]) -> Allocation {
         Allocation {
             claim: record(claim, &[]).claim,
             devices: minors
@@ -228,6 +263,18 @@ pub(crate) mod tests {
                 })
                 .collect(),
         }
+    }
+
+    /// A guard for tests that are not about locks.
+    pub(crate) fn everything_locked() -> impl crate::ledger::GpuGuard + std::fmt::Debug {
+        #[derive(Debug)]
+        struct AllLocked;
+        impl crate::ledger::GpuGuard for AllLocked {
+            fn covers(&self, _: &tessera_device::GpuUuid) -> bool {
+                true
+            }
+        }
+        AllLocked
     }
 
     #[test]
@@ -277,16 +324,11 @@ pub(crate) mod tests {
 
     #[test]
     fn the_record_names_the_effect_of_every_step_before_it_is_done() {
-        struct AllLocked;
-        impl crate::ledger::GpuGuard for AllLocked {
-            fn covers(&self, _: &tessera_device::GpuUuid) -> bool {
-                true
-            }
-        }
         let inventory = inventory();
         let allocation = allocation("a", &[0, 3]);
         let devices = resolve(&allocation, "node0", &inventory).unwrap();
-        let admitted = crate::ledger::Ledger::under(&AllLocked, [], vec![])
+        let guard = everything_locked();
+        let admitted = crate::ledger::Ledger::under(&guard, [], vec![])
             .admit(&allocation.claim, devices)
             .unwrap();
         let boot = BootId("4f1c".to_owned());

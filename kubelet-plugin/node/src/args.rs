@@ -1,8 +1,10 @@
 //! The command line, with the flags and environment names of the reference driver's plugin.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use jiff::SignedDuration;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
 
@@ -96,6 +98,15 @@ pub struct Args {
     #[arg(long, env = "STATE_DIRECTORY_PATH", default_value = "/run/tessera")]
     pub state_directory_path: PathBuf,
 
+    /// Time between two comparisons of journal, CDI directory and API, e.g. 5m.
+    #[arg(long, env = "RECONCILE_INTERVAL", default_value = "5m", value_parser = duration)]
+    pub reconcile_interval: Duration,
+
+    /// How long a claim that is gone from the API is left to the kubelet before it is taken back:
+    /// its containers may still be ending. E.g. 2m.
+    #[arg(long, env = "LEFTOVER_GRACE", default_value = "2m", value_parser = duration)]
+    pub leftover_grace: Duration,
+
     /// The sysfs in which the GPUs' PCI devices are.
     #[arg(long, env = "SYSFS_ROOT", default_value = "/sys")]
     pub sysfs_root: PathBuf,
@@ -125,6 +136,19 @@ pub struct Args {
     /// How log lines look: json or text.
     #[arg(long, env = "LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
+}
+
+/// Reads a time such as `90s` or `5m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let time: SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; try 90s or 5m"))?;
+    let time = Duration::try_from(time).map_err(|_| "it is negative".to_owned())?;
+    if time.is_zero() {
+        Err("it is zero".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,16 @@ impl CdiDir {
         }
     }
 
+    /// The names of all files.
+    pub fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for file in fs::read_dir(&self.directory)? {
+            names.extend(file?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// Removes a spec. It may be gone already.
     pub fn remove(&self, file: &str) -> io::Result<()> {
         match fs::remove_file(self.directory.join(file)) {

@@ -10,14 +10,16 @@
 //! Both are idempotent by the claim's UID. Claims proceed side by side unless they touch the same
 //! GPU. A failure concerns one claim.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+mod release;
+mod upkeep;
 
-use tessera_claim::{Allocation, ClaimRef, allocation, still_allocates};
-use tessera_device::{DeviceName, GpuUuid};
+use std::collections::BTreeSet;
+
+use tessera_claim::{ClaimRef, allocation};
+use tessera_device::GpuUuid;
 use tessera_prepare::cdi::{self, CdiKind};
 use tessera_prepare::ledger::{GpuGuard, Ledger};
-use tessera_prepare::plan::{ResolvedDevice, Standing, plan, resolve, standing};
+use tessera_prepare::plan::{self, ResolvedDevice, Standing, plan, resolve, standing};
 use tessera_prepare::record::{BootId, Phase, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::step::{Step, undo_all};
@@ -25,15 +27,13 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+pub use self::upkeep::{Grace, Outcome, Seen};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{ExecuteError, Node, StepError, execute, take_back};
+use crate::executor::{self, ExecuteError, Node, StepError, execute, take_back};
 use crate::hardware::{Hardware, HardwareWatch, NotReady};
 use crate::journal::{Entry, JournalError, Records};
 use crate::locks::{GpuLocks, HeldGpus, LockError};
-
-/// Time between two looks for a release by another process; one by this process is heard of.
-const RELEASE_POLL: Duration = Duration::from_millis(100);
 
 /// Why a claim was not prepared or unprepared.
 #[derive(Debug, Error)]
@@ -139,69 +139,13 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let devices = resolve(&allocation, &self.identity.pool, &hardware.inventory)?;
         loop {
             let held = self.lock(claim, gpus_of(&devices), deadline).await?;
-            match self.prepare_locked(&allocation, devices.clone(), &hardware, &held) {
+            match self.prepare_locked(claim, devices.clone(), &hardware, &held) {
                 Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
                     drop(held);
                     self.await_release(refusal, deadline).await?;
                 }
                 outcome => return outcome,
             }
-        }
-    }
-
-    /// Waits for a claim that is being let go to be unprepared; refuses at once where it is not.
-    ///
-    /// The claim of a force-deleted pod is gone from the API, and its GPU given to the next pod,
-    /// while the kubelet still ends the former one. To fail here would cost that next pod a minute:
-    /// so long the kubelet waits before it calls again.
-    async fn await_release(&self, held: Refusal, deadline: Deadline) -> Result<(), Refusal> {
-        let Refusal::GpuHeld {
-            claim,
-            device,
-            gpu,
-            by,
-        } = held
-        else {
-            return Err(held);
-        };
-        if self.is_still_allocated(&by, &device, deadline).await {
-            return Err(Refusal::GpuHeld {
-                claim,
-                device,
-                gpu,
-                by,
-            });
-        }
-        info!(holder = %by, %device, "waiting for the former claim to be unprepared");
-        let mut released = self.released.subscribe();
-        while deadline.allows(RELEASE_POLL) {
-            if matches!(self.records.read(&by.uid), Ok(None)) {
-                return Ok(());
-            }
-            // Another process may be the one that unprepares it, so that is not relied upon.
-            let _ = deadline.at_most(RELEASE_POLL).run(released.changed()).await;
-        }
-        Err(Refusal::GpuBeingReleased {
-            claim,
-            device,
-            gpu,
-            by,
-        })
-    }
-
-    /// Whether the API still allocates the device to a claim that holds it here. While the API is
-    /// away this waits; what is not known when the time is up counts as allocated.
-    async fn is_still_allocated(
-        &self,
-        holder: &ClaimRef,
-        device: &DeviceName,
-        deadline: Deadline,
-    ) -> bool {
-        let Identity { driver, pool, .. } = &self.identity;
-        match self.api.read(holder, deadline).await {
-            Ok(object) => still_allocates(&object, holder, driver, pool, device),
-            Err(ReadError::NotFound { .. }) => false,
-            Err(_) => true,
         }
     }
 
@@ -238,11 +182,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                     && record.boot == self.identity.boot
                     && self.intact(&record)? =>
             {
-                let claim_uid = claim.uid.as_str();
-                warn!(
-                    claim_uid,
-                    "the API server is away; answered from the journal"
-                );
+                warn!("the API server is away; answered from the journal");
                 Ok(record.devices)
             }
             _ => Err(error.into()),
@@ -283,44 +223,52 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Everything that must not be interrupted by another claim on the same GPUs.
     fn prepare_locked(
         &self,
-        allocation: &Allocation,
+        claim: &ClaimRef,
         devices: Vec<ResolvedDevice<'_>>,
         hardware: &Hardware,
         held: &HeldGpus,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        let claim = &allocation.claim;
-        let claim_uid = claim.uid.as_str();
+        let Identity { cdi_kind, boot, .. } = &self.identity;
         let contents = self.records.read_all()?;
         let own = contents
             .records
             .iter()
             .find(|record| record.claim.uid == claim.uid);
-        match (standing(own, &devices, &self.identity.boot), own) {
-            (Standing::Prepared, Some(record)) if self.intact(record)? => {
-                return Ok(record.devices.clone());
-            }
-            (Standing::Prepared, _) => {
-                warn!(
-                    claim_uid,
-                    "an effect of the prepared claim is missing; made anew"
-                );
-            }
+        match (standing(own, &devices, boot), own) {
+            (Standing::Prepared, Some(record)) => return self.as_it_was(record, hardware),
             (Standing::Leftover(steps), _) => {
-                info!(claim_uid, "taking back what an earlier preparation left");
+                info!("taking back what an earlier preparation left");
                 take_back(&claim.uid, &steps, &self.records, &self.node)?;
             }
-            (Standing::New, _) => {}
+            (Standing::New | Standing::Prepared, _) => {}
         }
-        let admitted =
-            Ledger::under(held, &contents.records, contents.unreadable).admit(claim, devices)?;
-        let plan = plan(
-            &admitted,
-            &self.identity.cdi_kind,
-            &hardware.install,
-            &self.identity.boot,
-        );
+        let (rebuilt, unreadable) = self.account(contents.unreadable, hardware)?;
+        let known = contents.records.iter().chain(&rebuilt);
+        let admitted = Ledger::under(held, known, unreadable).admit(claim, devices)?;
+        let plan = plan(&admitted, cdi_kind, &hardware.install, boot);
         let record = execute(plan, &self.records, &self.node)?;
         Ok(record.devices)
+    }
+
+    /// The devices of a claim that is prepared already, its effects made anew where they are not as
+    /// they were.
+    fn as_it_was(
+        &self,
+        record: &Record,
+        hardware: &Hardware,
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
+        if !self.intact(record)? {
+            warn!("an effect of the prepared claim is missing or altered; made anew");
+            self.restore(record, hardware)?;
+        }
+        Ok(record.devices.clone())
+    }
+
+    fn restore(&self, record: &Record, hardware: &Hardware) -> Result<(), ClaimError> {
+        let Hardware { inventory, install } = hardware;
+        let plan = plan::restore(record, inventory, &self.identity.cdi_kind, install)?;
+        executor::restore(plan, &self.records, &self.node)?;
+        Ok(())
     }
 
     fn intact(&self, record: &Record) -> Result<bool, StepError> {

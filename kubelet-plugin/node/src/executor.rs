@@ -23,6 +23,10 @@ pub trait Node {
     fn apply(&self, step: &Step) -> Result<(), StepError>;
     /// Whether an effect is there, unaltered.
     fn has(&self, effect: &Effect) -> Result<bool, StepError>;
+    /// The bytes of a CDI spec, if it is there.
+    fn spec(&self, file: &str) -> Result<Option<Vec<u8>>, StepError>;
+    /// The names of all files in the CDI directory.
+    fn spec_files(&self) -> Result<Vec<String>, StepError>;
 }
 
 /// A step that could not be done.
@@ -94,6 +98,24 @@ impl Node for LocalNode {
                 }),
         }
     }
+
+    fn spec(&self, file: &str) -> Result<Option<Vec<u8>>, StepError> {
+        let object = file.to_owned();
+        self.cdi.read(file).map_err(|source| StepError {
+            action: "read CDI spec",
+            object,
+            source,
+        })
+    }
+
+    fn spec_files(&self) -> Result<Vec<String>, StepError> {
+        let object = "directory".to_owned();
+        self.cdi.list().map_err(|source| StepError {
+            action: "list CDI",
+            object,
+            source,
+        })
+    }
 }
 
 /// Carries a plan out and returns the record of the prepared claim.
@@ -119,6 +141,23 @@ pub fn execute(
     }
     record.phase = Phase::Prepared;
     records.write(&record)?;
+    Ok(record)
+}
+
+/// Makes the effects of a prepared claim anew.
+///
+/// The claim is in use, so unlike in [`execute`] a failure takes nothing back: its record stays, and
+/// with it the hold on its GPUs.
+pub fn restore(
+    plan: Plan,
+    records: &impl Records,
+    node: &impl Node,
+) -> Result<Record, ExecuteError> {
+    let Plan { record, steps } = plan;
+    records.write(&record)?;
+    for step in &steps {
+        node.apply(step)?;
+    }
     Ok(record)
 }
 

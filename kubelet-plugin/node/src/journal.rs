@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use tessera_claim::ClaimUid;
-use tessera_prepare::ledger::Unreadable;
-use tessera_prepare::record::Record;
+use tessera_prepare::ledger::{Flaw, Unreadable};
+use tessera_prepare::record::{Record, RecordError};
 use thiserror::Error;
 
 /// Ending of a record's file name. A file with another name is no record.
@@ -158,16 +158,21 @@ fn claim_of(path: &Path) -> Option<ClaimUid> {
 }
 
 fn entry(claim: &ClaimUid, bytes: &[u8]) -> Entry {
-    let unreadable = |problem: String| {
+    let unreadable = |problem: String, flaw: Flaw| {
         Entry::Unreadable(Unreadable {
             claim: claim.clone(),
             problem,
+            flaw,
         })
     };
     match Record::decode(bytes) {
         Ok(record) if record.claim.uid == *claim => Entry::Record(record),
-        Ok(record) => unreadable(format!("it is the record of claim {}", record.claim)),
-        Err(error) => unreadable(error.to_string()),
+        Ok(record) => unreadable(
+            format!("it is the record of claim {}", record.claim),
+            Flaw::Damaged,
+        ),
+        Err(error @ RecordError::NewerFormat { .. }) => unreadable(error.to_string(), Flaw::Newer),
+        Err(error) => unreadable(error.to_string(), Flaw::Damaged),
     }
 }
 

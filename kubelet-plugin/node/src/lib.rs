@@ -21,6 +21,7 @@ pub mod offering;
 pub mod parts;
 pub mod probe;
 pub mod publisher;
+pub mod reconcile;
 pub mod rpc;
 pub mod run;
 pub mod slice_metrics;

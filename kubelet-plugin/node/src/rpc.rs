@@ -193,3 +193,6 @@ fn device(prepared: PreparedDevice) -> Device {
         share_id: prepared.share_id,
     }
 }
+
+#[cfg(test)]
+mod tests;

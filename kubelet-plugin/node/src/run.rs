@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use crate::args::Args;
 use crate::cdi_dir::CdiDir;
 use crate::claim_reader::ApiClaimReader;
-use crate::claims::{Claims, Identity};
+use crate::claims::{Claims, Grace, Identity};
 use crate::directories::{Directories, leave_nothing_unneeded};
 use crate::driver_root::DriverRoot;
 use crate::executor::LocalNode;
@@ -43,6 +43,7 @@ use crate::offering::Offering;
 use crate::parts::Parts;
 use crate::probe::Probe;
 use crate::publisher::{KubeSlices, PublishState, Publisher};
+use crate::reconcile::{self, RepairMetrics, Schedule};
 use crate::rpc::Plugin;
 use crate::slice_metrics::SliceMetrics;
 
@@ -103,8 +104,20 @@ async fn start(
         journal.clone(),
         hardware.clone(),
     )?;
-    let plugin = Plugin::new(Arc::new(claims), metrics);
+    let claims = Arc::new(claims);
+    let plugin = Plugin::new(claims.clone(), metrics);
     let (paths, registrations) = start_sockets(parts, args, plugin, &hardware)?;
+
+    let schedule = Schedule {
+        interval: args.reconcile_interval,
+        grace: Grace(args.leftover_grace),
+    };
+    let repairs = RepairMetrics::new(&mut registry);
+    let gpus = hardware.clone();
+    parts.start("reconcile", move |stop| async move {
+        reconcile::run(claims, gpus, schedule, repairs, stop).await;
+        Ok(())
+    });
 
     let (offers, offer) = watch::channel(None);
     let slices = KubeSlices::new(client.clone(), &args.node_name, driver);

@@ -1,4 +1,6 @@
-//! Values for the tests of this crate.
+//! Values and doubles for the tests of this crate.
+
+pub(crate) mod machine;
 
 use serde_json::Map;
 use tessera_claim::ClaimRef;

@@ -72,6 +72,32 @@ pub fn device_name(claim: &ClaimUid, device: &DeviceName) -> String {
     format!("{claim}-{device}")
 }
 
+/// The devices of a claim, as the spec that was written for it names them: at least one, or `None`
+/// if these bytes are no spec of this claim.
+pub fn claimed_devices(spec: &[u8], claim: &ClaimUid) -> Option<Vec<DeviceName>> {
+    let spec: serde_json::Value = serde_json::from_slice(spec).ok()?;
+    let device = |device: &serde_json::Value| {
+        let name = device.get("name")?.as_str()?;
+        name.strip_prefix(claim.as_str())?
+            .strip_prefix('-')?
+            .parse()
+            .ok()
+    };
+    let devices = spec.get("devices")?.as_array()?;
+    let names = devices
+        .iter()
+        .map(device)
+        .collect::<Option<Vec<DeviceName>>>()?;
+    (!names.is_empty()).then_some(names)
+}
+
+/// The claim whose spec a file of this name is, if it is one.
+pub fn claim_of_file(kind: &CdiKind, file: &str) -> Option<ClaimUid> {
+    let CdiKind { vendor, class } = kind;
+    let name = file.strip_prefix(&format!("{vendor}-{class}_"))?;
+    name.strip_suffix(".json")?.parse().ok()
+}
+
 /// The fully qualified name of a claim's device: what the kubelet hands to the container runtime.
 pub fn device_id(kind: &CdiKind, claim: &ClaimUid, device: &DeviceName) -> String {
     format!("{kind}={}", device_name(claim, device))

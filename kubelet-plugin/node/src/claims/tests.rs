@@ -1,220 +1,14 @@
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
-use serde_json::json;
-use tempfile::TempDir;
-use tessera_claim::ClaimUid;
-use tessera_device::{
-    Architecture, Bytes, CudaVersion, DeviceName, DriverFacts, DriverVersion, Gpu, Inventory,
-};
-use tessera_prepare::cdi::DriverInstall;
-use tessera_prepare::step::Effect;
+use tessera_device::DeviceName;
+use tessera_prepare::record::PreparedDevice;
 
 use super::*;
-use crate::cdi_dir::CdiDir;
-use crate::executor::LocalNode;
-use crate::journal::{Contents, Journal};
-use crate::testing::{claim, gpu_uuid};
-
-/// An API server that holds claims, and can be away.
-#[derive(Default)]
-struct Api {
-    claims: Mutex<BTreeMap<String, ResourceClaim>>,
-    away: AtomicBool,
-}
-
-impl Api {
-    fn allocate(&self, name: &str, minors: &[u32]) {
-        let results: Vec<_> = minors
-            .iter()
-            .map(|minor| {
-                json!({"request": "gpu", "driver": "gpu.nvidia.com", "pool": "node0",
-                       "device": format!("gpu-{minor}")})
-            })
-            .collect();
-        let object = json!({
-            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
-            "metadata": {"namespace": "default", "name": name, "uid": format!("{name}-uid")},
-            "spec": {},
-            "status": {"allocation": {"devices": {"results": results}}},
-        });
-        let object = serde_json::from_value(object).unwrap();
-        self.claims.lock().unwrap().insert(name.to_owned(), object);
-    }
-}
-
-impl ClaimReader for Arc<Api> {
-    async fn read(&self, claim: &ClaimRef, _: Deadline) -> Result<ResourceClaim, ReadError> {
-        if self.away.load(Ordering::Relaxed) {
-            return Err(ReadError::Unavailable {
-                claim: claim.clone(),
-                source: None,
-            });
-        }
-        let found = self.claims.lock().unwrap().get(&claim.name).cloned();
-        found.ok_or_else(|| ReadError::NotFound {
-            claim: claim.clone(),
-        })
-    }
-}
-
-/// Counts calls to the ports that change something and makes one of them the last.
-#[derive(Default)]
-struct Fuse {
-    calls: AtomicUsize,
-    /// The call that fails, with every later one: the process is dead from there on.
-    burns_at: Option<usize>,
-    /// Whether the fatal call still has its effect.
-    effect_first: bool,
-}
-
-impl Fuse {
-    fn guard<T, E>(
-        &self,
-        act: impl FnOnce() -> Result<T, E>,
-        dead: impl Fn() -> E,
-    ) -> Result<T, E> {
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        match self.burns_at {
-            Some(fatal) if call == fatal && self.effect_first => act().and_then(|_| Err(dead())),
-            Some(fatal) if call >= fatal => Err(dead()),
-            _ => act(),
-        }
-    }
-}
-
-struct FusedRecords(Journal, Arc<Fuse>);
-
-impl Records for FusedRecords {
-    fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
-        self.0.read(claim)
-    }
-    fn read_all(&self) -> Result<Contents, JournalError> {
-        self.0.read_all()
-    }
-    fn write(&self, record: &Record) -> Result<(), JournalError> {
-        self.1
-            .guard(|| self.0.write(record), JournalError::injected)
-    }
-    fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
-        self.1
-            .guard(|| self.0.remove(claim), JournalError::injected)
-    }
-}
-
-struct FusedNode(LocalNode, Arc<Fuse>);
-
-impl Node for FusedNode {
-    fn apply(&self, step: &Step) -> Result<(), StepError> {
-        self.1.guard(|| self.0.apply(step), StepError::injected)
-    }
-    fn has(&self, effect: &Effect) -> Result<bool, StepError> {
-        self.0.has(effect)
-    }
-}
-
-type TestClaims = Claims<Arc<Api>, FusedRecords, FusedNode>;
-
-/// A node's files, on which one plugin process runs after the other.
-struct Machine {
-    root: TempDir,
-    api: Arc<Api>,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self {
-            root: tempfile::tempdir().unwrap(),
-            api: Arc::default(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn start(&self) -> TestClaims {
-        self.start_with(Fuse::default(), "boot")
-    }
-
-    fn start_with(&self, fuse: Fuse, boot: &str) -> TestClaims {
-        let fuse = Arc::new(fuse);
-        let journal = Journal::open(&self.path("claims")).unwrap();
-        let cdi = CdiDir::open(&self.path("cdi")).unwrap();
-        Claims::new(
-            Identity {
-                driver: "gpu.nvidia.com".to_owned(),
-                pool: "node0".to_owned(),
-                cdi_kind: CdiKind::claim(),
-                boot: BootId(boot.to_owned()),
-            },
-            self.api.clone(),
-            FusedRecords(journal, fuse.clone()),
-            FusedNode(LocalNode { cdi }, fuse),
-            GpuLocks::open(&self.path("locks")).unwrap(),
-            HardwareWatch::fixed(hardware()),
-        )
-    }
-
-    fn files(&self, directory: &str) -> Vec<String> {
-        list(&self.path(directory))
-    }
-
-    /// Invariant I4: a spec exists exactly when the journal says that its claim is prepared.
-    #[track_caller]
-    fn assert_specs_match_the_journal(&self) {
-        let journal = Journal::open(&self.path("claims")).unwrap();
-        let prepared: Vec<String> = journal
-            .read_all()
-            .unwrap()
-            .records
-            .iter()
-            .filter(|record| record.phase == Phase::Prepared)
-            .map(|record| cdi::file_name(&CdiKind::claim(), &record.claim.uid))
-            .collect();
-        assert_eq!(self.files("cdi"), prepared);
-    }
-}
-
-fn list(directory: &Path) -> Vec<String> {
-    let files = std::fs::read_dir(directory).into_iter().flatten();
-    let mut names: Vec<String> = files
-        .map(|file| file.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-fn hardware() -> Hardware {
-    let gpu = |minor: u32| Gpu {
-        uuid: gpu_uuid(minor),
-        minor,
-        pci: format!("0000:{:02x}:00.0", 0x1b + minor).parse().unwrap(),
-        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-        brand: "Nvidia".to_owned(),
-        architecture: Architecture::Hopper,
-        compute_capability: CudaVersion { major: 9, minor: 0 },
-        memory: Bytes::from_mib(81559),
-        addressing_mode: None,
-        pcie_root: None,
-        numa_node: None,
-    };
-    let driver = DriverFacts {
-        version: DriverVersion::new("580.95.05"),
-        cuda: CudaVersion {
-            major: 13,
-            minor: 0,
-        },
-    };
-    Hardware {
-        inventory: Inventory::new(driver, (0..8).map(gpu).collect()).unwrap(),
-        install: DriverInstall::default(),
-    }
-}
+use crate::testing::claim;
+use crate::testing::machine::{Fuse, Machine, hardware};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(200))
@@ -370,7 +164,25 @@ async fn a_claim_that_was_allocated_again_elsewhere_moves_with_its_allocation() 
 }
 
 #[tokio::test]
-async fn a_damaged_record_blocks_other_claims_until_its_own_is_unprepared() {
+async fn a_damaged_record_holds_its_own_gpu_and_no_other() {
+    let machine = Machine::new();
+    machine.api.allocate("a", &[3]);
+    machine.api.allocate("same", &[3]);
+    machine.api.allocate("other", &[4]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    for damage in [&b""[..], b"damage"] {
+        std::fs::write(machine.path("claims").join("a-uid.record"), damage).unwrap();
+        let error = claims.prepare(&claim("same"), soon()).await.unwrap_err();
+        assert_eq!(error.label(), "GpuBeingReleased", "{error}");
+        claims.prepare(&claim("other"), soon()).await.unwrap();
+    }
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.prepare(&claim("same"), soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_nothing_accounts_for_blocks_new_claims_until_it_is_unprepared() {
     let machine = Machine::new();
     machine.api.allocate("b", &[1]);
     let claims = machine.start();
@@ -379,6 +191,102 @@ async fn a_damaged_record_blocks_other_claims_until_its_own_is_unprepared() {
     assert_eq!(error.label(), "GpuUnaccounted", "{error}");
     claims.unprepare(&claim("lost"), soon()).await.unwrap();
     claims.prepare(&claim("b"), soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_prepared_claim_whose_spec_cannot_be_made_anew_keeps_its_gpu() {
+    let machine = Machine::new();
+    machine.api.allocate("a", &[3]);
+    machine.api.allocate("b", &[3]);
+    machine.start().prepare(&claim("a"), soon()).await.unwrap();
+    std::fs::remove_file(machine.path("cdi").join(&machine.files("cdi")[0])).unwrap();
+    for burns_at in 0..2 {
+        let fuse = Fuse {
+            burns_at: Some(burns_at),
+            ..Fuse::default()
+        };
+        let doomed = machine.start_with(fuse, "boot");
+        doomed.prepare(&claim("a"), soon()).await.unwrap_err();
+    }
+    let error = machine
+        .start()
+        .prepare(&claim("b"), soon())
+        .await
+        .unwrap_err();
+    assert_eq!(error.label(), "GpuHeld", "{error}");
+}
+
+const NOW: Grace = Grace(Duration::ZERO);
+const LATER: Grace = Grace(Duration::from_hours(1));
+
+#[tokio::test]
+async fn what_the_kubelet_forgot_is_taken_back_after_the_grace_and_not_before() {
+    let machine = Machine::new();
+    machine.api.allocate("kept", &[0]);
+    machine.api.allocate("gone", &[1]);
+    let claims = machine.start();
+    for name in ["kept", "gone"] {
+        claims.prepare(&claim(name), soon()).await.unwrap();
+    }
+    machine.api.claims.lock().unwrap().remove("gone");
+    let mut seen = Seen::default();
+    assert_eq!(claims.look_after(&mut seen, LATER, &hardware()).await, []);
+    assert!(seen.is_waiting());
+    assert_eq!(
+        claims.look_after(&mut seen, NOW, &hardware()).await,
+        [Outcome::TakenBack]
+    );
+    assert_eq!(claims.look_after(&mut seen, NOW, &hardware()).await, []);
+    assert!(!seen.is_waiting());
+    assert_eq!(machine.files("claims"), ["kept-uid.record"]);
+    machine.assert_specs_match_the_journal();
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_nothing_is_taken_back() {
+    let machine = Machine::new();
+    machine.api.allocate("a", &[0]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    machine.api.away.store(true, Ordering::Relaxed);
+    assert_eq!(
+        claims
+            .look_after(&mut Seen::default(), NOW, &hardware())
+            .await,
+        []
+    );
+    machine.assert_specs_match_the_journal();
+}
+
+#[tokio::test]
+async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
+    let machine = Machine::new();
+    machine.api.allocate("a", &[0]);
+    machine.api.allocate("b", &[1]);
+    let claims = machine.start();
+    for name in ["a", "b"] {
+        claims.prepare(&claim(name), soon()).await.unwrap();
+    }
+    std::fs::remove_file(machine.path("cdi").join(&machine.files("cdi")[0])).unwrap();
+    std::fs::remove_file(machine.path("claims").join("b-uid.record")).unwrap();
+    let done = claims
+        .look_after(&mut Seen::default(), LATER, &hardware())
+        .await;
+    let done: BTreeSet<String> = done.iter().map(|outcome| format!("{outcome:?}")).collect();
+    assert_eq!(
+        done,
+        BTreeSet::from(["Rebuilt".to_owned(), "Restored".to_owned()])
+    );
+    machine.assert_specs_match_the_journal();
+    machine.api.allocate("c", &[1]);
+    let error = claims.prepare(&claim("c"), soon()).await.unwrap_err();
+    assert_eq!(error.label(), "GpuBeingReleased", "{error}");
+    assert_eq!(
+        claims
+            .look_after(&mut Seen::default(), LATER, &hardware())
+            .await,
+        []
+    );
 }
 
 /// Kills the process at every call to a port in turn, before or after the call's effect, starts it

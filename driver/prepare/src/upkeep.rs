@@ -1,0 +1,218 @@
+//! What becomes of records that nobody is asking about.
+//!
+//! The kubelet asks to unprepare what it remembers. What it has forgotten (a lost checkpoint), what
+//! somebody else deleted or altered, and records that cannot be read any more are found by looking:
+//! [`repair`] says what to do about a record, and [`rebuild`] makes one from the CDI spec that its
+//! claim was given.
+
+use std::time::Duration;
+
+use serde_json::Map;
+use tessera_claim::{ClaimRef, ClaimUid};
+use tessera_device::{DeviceName, Inventory};
+
+use crate::cdi::{self, CdiKind};
+use crate::record::{BootId, Phase, PreparedDevice, Record, View};
+use crate::step::Effect;
+
+/// What a rebuilt record says in place of a name that is not known.
+pub const UNKNOWN_NAME: &str = "unknown";
+
+/// What the API server says about a recorded claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiView {
+    /// It is there and allocates what the record says.
+    Allocated,
+    /// It is gone, another claim has its name, or it allocates something else. For so long it has
+    /// been seen that way.
+    LetGo(Duration),
+    /// The API server does not answer, or the claim's name is not known.
+    Unknown,
+}
+
+/// What to do about a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// It is as it should be, or somebody will ask about it.
+    Nothing,
+    /// Its effects are not what they were: make them anew. The claim is in use.
+    Restore,
+    /// Its claim is gone and nobody has asked to unprepare it: take it back.
+    TakeBack,
+}
+
+/// Decides about one record.
+///
+/// A claim that has been let go is left alone for `grace`: the kubelet unprepares it when its
+/// containers have ended, and until then they use the GPU.
+pub fn repair(
+    record: &Record,
+    boot: &BootId,
+    api: ApiView,
+    intact: bool,
+    grace: Duration,
+) -> Repair {
+    match api {
+        ApiView::LetGo(time) if time >= grace => Repair::TakeBack,
+        ApiView::Allocated | ApiView::Unknown | ApiView::LetGo(_) => {
+            let in_use = record.phase == Phase::Prepared && record.boot == *boot;
+            if in_use && !intact {
+                Repair::Restore
+            } else {
+                Repair::Nothing
+            }
+        }
+    }
+}
+
+/// Makes the record of a claim from the CDI spec that was written for it, or nothing if the spec
+/// cannot be read or names a device that is not here.
+///
+/// The spec says which devices the claim's containers have; that is what must not be given to
+/// anybody else. The claim's name and requests stand in no spec and are left unknown: the next
+/// Prepare of the claim puts them right, and its Unprepare needs neither.
+pub fn rebuild(
+    claim: &ClaimUid,
+    spec: &[u8],
+    kind: &CdiKind,
+    pool: &str,
+    inventory: &Inventory,
+    boot: &BootId,
+) -> Option<Record> {
+    let names = cdi::claimed_devices(spec, claim)?;
+    let device = |device: DeviceName| {
+        let gpu = inventory.by_device_name(&device)?.uuid.clone();
+        Some(PreparedDevice {
+            request: String::new(),
+            pool: pool.to_owned(),
+            share_id: None,
+            gpu,
+            // Whether it was admin access is not known; that it was not is the safe assumption.
+            view: View::Whole,
+            cdi_id: cdi::device_id(kind, claim, &device),
+            device,
+            unknown: Map::new(),
+        })
+    };
+    let devices = names.into_iter().map(device).collect::<Option<Vec<_>>>()?;
+    let effect = Effect::CdiFile {
+        file: cdi::file_name(kind, claim),
+        crc32: crc32fast::hash(spec),
+    };
+    Some(Record {
+        boot: boot.clone(),
+        claim: ClaimRef {
+            namespace: UNKNOWN_NAME.to_owned(),
+            name: UNKNOWN_NAME.to_owned(),
+            uid: claim.clone(),
+        },
+        phase: Phase::Prepared,
+        devices,
+        effects: vec![effect],
+        unknown: Map::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cdi::DriverInstall;
+    use crate::ledger::Ledger;
+    use crate::plan::tests::{allocation, everything_locked, inventory};
+    use crate::plan::{plan, resolve};
+    use crate::record::tests::record;
+    use crate::step::Step;
+
+    const GRACE: Duration = Duration::from_mins(2);
+
+    #[test]
+    fn only_what_is_gone_for_long_is_taken_back_and_only_what_is_in_use_is_restored() {
+        let boot = BootId("4f1c".to_owned());
+        let prepared = record("a", &[0]);
+        let mut preparing = prepared.clone();
+        preparing.phase = Phase::Preparing;
+        let mut former_boot = prepared.clone();
+        former_boot.boot = BootId("former".to_owned());
+        let recent = ApiView::LetGo(Duration::from_secs(1));
+        let old = ApiView::LetGo(GRACE);
+        for (record, api, intact, expected) in [
+            (&prepared, ApiView::Allocated, true, Repair::Nothing),
+            (&prepared, ApiView::Allocated, false, Repair::Restore),
+            (&prepared, ApiView::Unknown, false, Repair::Restore),
+            // Its containers may still run, and may be restarted by the runtime.
+            (&prepared, recent, false, Repair::Restore),
+            (&prepared, recent, true, Repair::Nothing),
+            (&prepared, old, true, Repair::TakeBack),
+            (&prepared, old, false, Repair::TakeBack),
+            (&prepared, ApiView::Unknown, true, Repair::Nothing),
+            // The kubelet calls again for what it has not been told of.
+            (&preparing, ApiView::Allocated, false, Repair::Nothing),
+            (&preparing, old, false, Repair::TakeBack),
+            (&former_boot, ApiView::Allocated, false, Repair::Nothing),
+        ] {
+            let found = repair(record, &boot, api, intact, GRACE);
+            assert_eq!(
+                found, expected,
+                "{:?} {api:?} intact: {intact}",
+                record.phase
+            );
+        }
+    }
+
+    #[test]
+    fn a_lost_record_is_rebuilt_from_the_spec_with_the_same_gpus_and_the_same_undo() {
+        let inventory = inventory();
+        let allocation = allocation("a", &[0, 3]);
+        let devices = resolve(&allocation, "node0", &inventory).unwrap();
+        let guard = everything_locked();
+        let admitted = Ledger::under(&guard, [], vec![])
+            .admit(&allocation.claim, devices)
+            .unwrap();
+        let boot = BootId("4f1c".to_owned());
+        let plan = plan(
+            &admitted,
+            &CdiKind::claim(),
+            &DriverInstall::default(),
+            &boot,
+        );
+        let [Step::WriteCdi { contents, .. }] = plan.steps.as_slice() else {
+            panic!("one step writes the spec")
+        };
+        let lost = &plan.record;
+        let found = rebuild(
+            &lost.claim.uid,
+            contents,
+            &CdiKind::claim(),
+            "node0",
+            &inventory,
+            &lost.boot,
+        )
+        .unwrap();
+        assert_eq!(found.effects, lost.effects);
+        let gpus = |record: &Record| -> Vec<_> {
+            record
+                .devices
+                .iter()
+                .map(|d| (d.gpu.clone(), d.cdi_id.clone()))
+                .collect()
+        };
+        assert_eq!(gpus(&found), gpus(lost));
+    }
+
+    #[test]
+    fn a_spec_that_says_nothing_certain_rebuilds_nothing() {
+        let inventory = inventory();
+        let uid: ClaimUid = "a-uid".parse().unwrap();
+        let boot = BootId("4f1c".to_owned());
+        for spec in [
+            &b""[..],
+            b"{}",
+            br#"{"devices": []}"#,
+            br#"{"devices": [{"name": "other-uid-gpu-0"}]}"#,
+            br#"{"devices": [{"name": "a-uid-gpu-0"}, {"name": "a-uid-gpu-99"}]}"#,
+        ] {
+            let found = rebuild(&uid, spec, &CdiKind::claim(), "node0", &inventory, &boot);
+            assert_eq!(found, None, "{}", String::from_utf8_lossy(spec));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Looks after claims that nobody asks about: compares journal, CDI directory and API, and repairs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tessera_claim::{ClaimUid, still_allocates};
+use tessera_prepare::cdi;
+use tessera_prepare::ledger::{Flaw, Unreadable};
+use tessera_prepare::record::Record;
+use tessera_prepare::step::undo_all;
+use tessera_prepare::upkeep::{ApiView, Repair, UNKNOWN_NAME, rebuild, repair};
+use tessera_shell::logging::chain;
+use tokio::time::Instant;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::{ClaimError, Claims, Identity};
+use crate::claim_reader::{ClaimReader, ReadError};
+use crate::deadline::Deadline;
+use crate::executor::{Node, take_back};
+use crate::hardware::Hardware;
+use crate::journal::{Entry, Records};
+
+/// Bound of the work on one claim. Nobody waits for it.
+const PER_CLAIM: Duration = Duration::from_secs(20);
+
+/// How long a claim that has been let go is left to the kubelet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace(pub Duration);
+
+/// Since when claims have been seen to be let go.
+///
+/// It is not kept over a restart: to wait once more is safe.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(BTreeMap<ClaimUid, Instant>);
+
+impl Seen {
+    /// Whether a claim is being waited for.
+    pub fn is_waiting(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+/// What was done about one claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Its effects were made anew.
+    Restored,
+    /// It was taken back.
+    TakenBack,
+    /// Its record was rebuilt from its CDI spec.
+    Rebuilt,
+    /// Something could not be done; the log says what.
+    Failed,
+}
+
+impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
+    /// Looks at everything once and repairs what is not as it should be, each claim under the locks
+    /// of its GPUs. Returns what was done.
+    pub async fn look_after(
+        &self,
+        seen: &mut Seen,
+        grace: Grace,
+        hardware: &Hardware,
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        match self.without_record() {
+            Ok(claims) => {
+                for claim in claims {
+                    outcomes.extend(self.adopt(&claim, hardware).await);
+                }
+            }
+            Err(error) => outcomes.push(failed(&error)),
+        }
+        let contents = match self.records.read_all() {
+            Ok(contents) => contents,
+            Err(error) => {
+                outcomes.push(failed(&error.into()));
+                return outcomes;
+            }
+        };
+        seen.0
+            .retain(|claim, _| contents.records.iter().any(|r| r.claim.uid == *claim));
+        for record in &contents.records {
+            let span = info_span!(
+                "claim",
+                claim = %format!("{}/{}", record.claim.namespace, record.claim.name),
+                claimUID = %record.claim.uid,
+            );
+            let done = self
+                .look_after_one(record, seen, grace, hardware)
+                .instrument(span)
+                .await;
+            outcomes.extend(done.unwrap_or_else(|error| Some(failed(&error))));
+        }
+        outcomes
+    }
+
+    /// Rebuilt records in place of those that cannot be read, and those for which that is not possible.
+    pub(super) fn account(
+        &self,
+        unreadable: Vec<Unreadable>,
+        hardware: &Hardware,
+    ) -> Result<(Vec<Record>, Vec<Unreadable>), ClaimError> {
+        let (mut rebuilt, mut unaccounted) = (Vec::new(), Vec::new());
+        for entry in unreadable {
+            match self.rebuilt(&entry.claim, hardware)? {
+                Some(record) => rebuilt.push(record),
+                None => unaccounted.push(entry),
+            }
+        }
+        Ok((rebuilt, unaccounted))
+    }
+
+    fn rebuilt(&self, claim: &ClaimUid, hardware: &Hardware) -> Result<Option<Record>, ClaimError> {
+        let Identity {
+            pool,
+            cdi_kind,
+            boot,
+            ..
+        } = &self.identity;
+        let spec = self.node.spec(&cdi::file_name(cdi_kind, claim))?;
+        Ok(spec.and_then(|spec| rebuild(claim, &spec, cdi_kind, pool, &hardware.inventory, boot)))
+    }
+
+    /// The claims that have a CDI spec but no record that can be read.
+    fn without_record(&self) -> Result<Vec<ClaimUid>, ClaimError> {
+        let files = self.node.spec_files()?;
+        let mut claims = Vec::new();
+        for file in files {
+            let Some(claim) = cdi::claim_of_file(&self.identity.cdi_kind, &file) else {
+                continue;
+            };
+            match self.records.read(&claim)? {
+                Some(
+                    Entry::Record(_)
+                    | Entry::Unreadable(Unreadable {
+                        flaw: Flaw::Newer, ..
+                    }),
+                ) => {}
+                Some(Entry::Unreadable(_)) | None => claims.push(claim),
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Puts a rebuilt record in the place of one that is damaged or lost.
+    async fn adopt(&self, claim: &ClaimUid, hardware: &Hardware) -> Option<Outcome> {
+        let adopted = async {
+            let Some(record) = self.rebuilt(claim, hardware)? else {
+                return Ok(None);
+            };
+            let gpus = record
+                .devices
+                .iter()
+                .map(|device| device.gpu.clone())
+                .collect();
+            let _held = self
+                .lock(&record.claim, gpus, Deadline::after(PER_CLAIM))
+                .await?;
+            // A Prepare or Unprepare may have been faster.
+            if let Some(Entry::Record(_)) = self.records.read(claim)? {
+                return Ok(None);
+            }
+            let Some(record) = self.rebuilt(claim, hardware)? else {
+                return Ok(None);
+            };
+            self.records.write(&record)?;
+            Ok(Some(Outcome::Rebuilt))
+        };
+        let outcome = adopted
+            .await
+            .unwrap_or_else(|error: ClaimError| Some(failed(&error)));
+        if outcome == Some(Outcome::Rebuilt) {
+            warn!(claimUID = %claim, "the record was damaged or lost; rebuilt from the CDI spec");
+        }
+        outcome
+    }
+
+    async fn look_after_one(
+        &self,
+        record: &Record,
+        seen: &mut Seen,
+        grace: Grace,
+        hardware: &Hardware,
+    ) -> Result<Option<Outcome>, ClaimError> {
+        let api = self.api_view(record, seen).await;
+        let boot = &self.identity.boot;
+        if repair(record, boot, api, self.intact(record)?, grace.0) == Repair::Nothing {
+            return Ok(None);
+        }
+        let claim = &record.claim;
+        let _held = self
+            .lock(claim, BTreeSet::new(), Deadline::after(PER_CLAIM))
+            .await?;
+        // What was seen without the locks may have been in the middle of something.
+        let Some(Entry::Record(record)) = self.records.read(&claim.uid)? else {
+            return Ok(None);
+        };
+        match repair(&record, boot, api, self.intact(&record)?, grace.0) {
+            Repair::Nothing => Ok(None),
+            Repair::Restore => {
+                self.restore(&record, hardware)?;
+                warn!("an effect of the prepared claim was missing or altered; made anew");
+                Ok(Some(Outcome::Restored))
+            }
+            Repair::TakeBack => {
+                take_back(
+                    &claim.uid,
+                    &undo_all(&record.effects),
+                    &self.records,
+                    &self.node,
+                )?;
+                self.released.send_replace(());
+                info!("the claim is gone and was never unprepared; taken back");
+                Ok(Some(Outcome::TakenBack))
+            }
+        }
+    }
+
+    async fn api_view(&self, record: &Record, seen: &mut Seen) -> ApiView {
+        if record.claim.name == UNKNOWN_NAME && record.claim.namespace == UNKNOWN_NAME {
+            return ApiView::Unknown;
+        }
+        let Identity { driver, .. } = &self.identity;
+        let claim = &record.claim;
+        let allocated = match self.api.read(claim, Deadline::after(PER_CLAIM)).await {
+            Ok(object) => record.devices.iter().all(|device| {
+                still_allocates(&object, claim, driver, &device.pool, &device.device)
+            }),
+            Err(ReadError::NotFound { .. }) => false,
+            Err(_) => return ApiView::Unknown,
+        };
+        if allocated {
+            seen.0.remove(&claim.uid);
+            ApiView::Allocated
+        } else {
+            let since = seen.0.entry(claim.uid.clone()).or_insert_with(Instant::now);
+            ApiView::LetGo(since.elapsed())
+        }
+    }
+}
+
+fn failed(error: &ClaimError) -> Outcome {
+    warn!(error = %chain(error), reason = error.label(), "a repair was not done");
+    Outcome::Failed
+}

@@ -1,0 +1,108 @@
+//! Looks after all claims at the start and every few minutes, and once more when a claim's grace ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::claim_reader::ClaimReader;
+use crate::claims::{Claims, Grace, Outcome, Seen};
+use crate::executor::Node;
+use crate::hardware::HardwareWatch;
+use crate::journal::Records;
+
+/// When to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Time between two looks when nothing is pending.
+    pub interval: Duration,
+    /// How long a claim that was let go is left to the kubelet.
+    pub grace: Grace,
+}
+
+impl Schedule {
+    /// The pause after a look: a claim whose grace is running is looked at when it has ended.
+    fn pause(self, waiting: bool) -> Duration {
+        if waiting {
+            self.interval.min(self.grace.0)
+        } else {
+            self.interval
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Action {
+    action: &'static str,
+}
+
+/// Counts repairs.
+#[derive(Clone, Debug, Default)]
+pub struct RepairMetrics(Family<Action, Counter>);
+
+impl RepairMetrics {
+    /// Registers them.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "tessera_repairs",
+            "What was repaired without being asked, by action",
+            metrics.0.clone(),
+        );
+        metrics
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let action = match outcome {
+            Outcome::Restored => "restored",
+            Outcome::TakenBack => "taken_back",
+            Outcome::Rebuilt => "rebuilt",
+            Outcome::Failed => "failed",
+        };
+        self.0.get_or_create(&Action { action }).inc();
+    }
+}
+
+/// Looks until `stop` is cancelled.
+pub async fn run<A: ClaimReader, R: Records, N: Node>(
+    claims: Arc<Claims<A, R, N>>,
+    hardware: HardwareWatch,
+    schedule: Schedule,
+    metrics: RepairMetrics,
+    stop: CancellationToken,
+) {
+    let looking = async {
+        let mut seen = Seen::default();
+        loop {
+            // Without the GPUs nothing can be made anew, and what is prepared needs them as well.
+            let hardware = hardware.arrival().await;
+            for outcome in claims
+                .look_after(&mut seen, schedule.grace, &hardware)
+                .await
+            {
+                metrics.count(outcome);
+            }
+            tokio::time::sleep(schedule.pause(seen.is_waiting())).await;
+        }
+    };
+    stop.run_until_cancelled(looking).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_claim_is_looked_at_when_its_grace_ends_and_not_minutes_later() {
+        let schedule = Schedule {
+            interval: Duration::from_mins(5),
+            grace: Grace(Duration::from_mins(2)),
+        };
+        assert_eq!(schedule.pause(false), Duration::from_mins(5));
+        assert_eq!(schedule.pause(true), Duration::from_mins(2));
+    }
+}

@@ -1,0 +1,233 @@
+//! A node's files and an API server, on which one plugin process runs after the other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use serde_json::json;
+use tempfile::TempDir;
+use tessera_claim::{ClaimRef, ClaimUid};
+use tessera_device::{
+    Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, Inventory,
+};
+use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
+use tessera_prepare::record::{BootId, Phase, Record};
+use tessera_prepare::step::{Effect, Step};
+
+use super::gpu_uuid;
+use crate::cdi_dir::CdiDir;
+use crate::claim_reader::{ClaimReader, ReadError};
+use crate::claims::{Claims, Identity};
+use crate::deadline::Deadline;
+use crate::executor::{LocalNode, Node, StepError};
+use crate::hardware::{Hardware, HardwareWatch};
+use crate::journal::{Contents, Entry, Journal, JournalError, Records};
+use crate::locks::GpuLocks;
+
+/// An API server that holds claims, and can be away.
+#[derive(Default)]
+pub(crate) struct Api {
+    pub(crate) claims: Mutex<BTreeMap<String, ResourceClaim>>,
+    pub(crate) away: AtomicBool,
+    /// Reading this claim is a defect of the plugin.
+    pub(crate) panics_at: Mutex<Option<String>>,
+}
+
+impl Api {
+    pub(crate) fn allocate(&self, name: &str, minors: &[u32]) {
+        let results: Vec<_> = minors
+            .iter()
+            .map(|minor| {
+                json!({"request": "gpu", "driver": "gpu.nvidia.com", "pool": "node0",
+                       "device": format!("gpu-{minor}")})
+            })
+            .collect();
+        let object = json!({
+            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+            "metadata": {"namespace": "default", "name": name, "uid": format!("{name}-uid")},
+            "spec": {},
+            "status": {"allocation": {"devices": {"results": results}}},
+        });
+        let object = serde_json::from_value(object).unwrap();
+        self.claims.lock().unwrap().insert(name.to_owned(), object);
+    }
+}
+
+impl ClaimReader for Arc<Api> {
+    async fn read(&self, claim: &ClaimRef, _: Deadline) -> Result<ResourceClaim, ReadError> {
+        let defect = self.panics_at.lock().unwrap().as_deref() == Some(claim.name.as_str());
+        assert!(!defect, "injected");
+        if self.away.load(Ordering::Relaxed) {
+            return Err(ReadError::Unavailable {
+                claim: claim.clone(),
+                source: None,
+            });
+        }
+        let found = self.claims.lock().unwrap().get(&claim.name).cloned();
+        found.ok_or_else(|| ReadError::NotFound {
+            claim: claim.clone(),
+        })
+    }
+}
+
+/// Counts calls to the ports that change something and makes one of them the last.
+#[derive(Default)]
+pub(crate) struct Fuse {
+    pub(crate) calls: AtomicUsize,
+    /// The call that fails, with every later one: the process is dead from there on.
+    pub(crate) burns_at: Option<usize>,
+    /// Whether the fatal call still has its effect.
+    pub(crate) effect_first: bool,
+}
+
+impl Fuse {
+    fn guard<T, E>(
+        &self,
+        act: impl FnOnce() -> Result<T, E>,
+        dead: impl Fn() -> E,
+    ) -> Result<T, E> {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        match self.burns_at {
+            Some(fatal) if call == fatal && self.effect_first => act().and_then(|_| Err(dead())),
+            Some(fatal) if call >= fatal => Err(dead()),
+            _ => act(),
+        }
+    }
+}
+
+pub(crate) struct FusedRecords(Journal, Arc<Fuse>);
+
+impl Records for FusedRecords {
+    fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
+        self.0.read(claim)
+    }
+    fn read_all(&self) -> Result<Contents, JournalError> {
+        self.0.read_all()
+    }
+    fn write(&self, record: &Record) -> Result<(), JournalError> {
+        self.1
+            .guard(|| self.0.write(record), JournalError::injected)
+    }
+    fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
+        self.1
+            .guard(|| self.0.remove(claim), JournalError::injected)
+    }
+}
+
+pub(crate) struct FusedNode(LocalNode, Arc<Fuse>);
+
+impl Node for FusedNode {
+    fn apply(&self, step: &Step) -> Result<(), StepError> {
+        self.1.guard(|| self.0.apply(step), StepError::injected)
+    }
+    fn has(&self, effect: &Effect) -> Result<bool, StepError> {
+        self.0.has(effect)
+    }
+    fn spec(&self, file: &str) -> Result<Option<Vec<u8>>, StepError> {
+        self.0.spec(file)
+    }
+    fn spec_files(&self) -> Result<Vec<String>, StepError> {
+        self.0.spec_files()
+    }
+}
+
+pub(crate) type TestClaims = Claims<Arc<Api>, FusedRecords, FusedNode>;
+
+/// A node's files, on which one plugin process runs after the other.
+pub(crate) struct Machine {
+    root: TempDir,
+    pub(crate) api: Arc<Api>,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            api: Arc::default(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub(crate) fn start(&self) -> TestClaims {
+        self.start_with(Fuse::default(), "boot")
+    }
+
+    pub(crate) fn start_with(&self, fuse: Fuse, boot: &str) -> TestClaims {
+        let fuse = Arc::new(fuse);
+        let journal = Journal::open(&self.path("claims")).unwrap();
+        let cdi = CdiDir::open(&self.path("cdi")).unwrap();
+        Claims::new(
+            Identity {
+                driver: "gpu.nvidia.com".to_owned(),
+                pool: "node0".to_owned(),
+                cdi_kind: CdiKind::claim(),
+                boot: BootId(boot.to_owned()),
+            },
+            self.api.clone(),
+            FusedRecords(journal, fuse.clone()),
+            FusedNode(LocalNode { cdi }, fuse),
+            GpuLocks::open(&self.path("locks")).unwrap(),
+            HardwareWatch::fixed(hardware()),
+        )
+    }
+
+    pub(crate) fn files(&self, directory: &str) -> Vec<String> {
+        list(&self.path(directory))
+    }
+
+    /// Invariant I4: a spec exists exactly when the journal says that its claim is prepared.
+    #[track_caller]
+    pub(crate) fn assert_specs_match_the_journal(&self) {
+        let journal = Journal::open(&self.path("claims")).unwrap();
+        let prepared: Vec<String> = journal
+            .read_all()
+            .unwrap()
+            .records
+            .iter()
+            .filter(|record| record.phase == Phase::Prepared)
+            .map(|record| cdi::file_name(&CdiKind::claim(), &record.claim.uid))
+            .collect();
+        assert_eq!(self.files("cdi"), prepared);
+    }
+}
+
+fn list(directory: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).into_iter().flatten();
+    let mut names: Vec<String> = files
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+pub(crate) fn hardware() -> Hardware {
+    let gpu = |minor: u32| Gpu {
+        uuid: gpu_uuid(minor),
+        minor,
+        pci: format!("0000:{:02x}:00.0", 0x1b + minor).parse().unwrap(),
+        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+        brand: "Nvidia".to_owned(),
+        architecture: Architecture::Hopper,
+        compute_capability: CudaVersion { major: 9, minor: 0 },
+        memory: Bytes::from_mib(81559),
+        addressing_mode: None,
+        pcie_root: None,
+        numa_node: None,
+    };
+    let driver = DriverFacts {
+        version: DriverVersion::new("580.95.05"),
+        cuda: CudaVersion {
+            major: 13,
+            minor: 0,
+        },
+    };
+    Hardware {
+        inventory: Inventory::new(driver, (0..8).map(gpu).collect()).unwrap(),
+        install: DriverInstall::default(),
+    }
+}
