@@ -89,7 +89,11 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
         return Err(ClusterError::Interrupted.into());
     }
     let result = match stage {
-        Stage::Format => cargo("format", &["fmt", "--all", "--check"]),
+        // rustfmt colours its differences in a file too.
+        Stage::Format => cargo(
+            "format",
+            &["fmt", "--all", "--check", "--", "--color=never"],
+        ),
         Stage::Lints => cargo(
             "lints",
             &[
@@ -151,7 +155,7 @@ fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<Tally> {
     if logged.succeeded {
         Screen.finished(&what, began.elapsed());
     } else {
-        eprintln!("{}", logged.end());
+        eprintln!("{}", logged.why());
         eprintln!("  ✗ {what} ({:.1} s)", began.elapsed().as_secs_f64());
         // A failure that no test accounts for: it does not compile, or is no test.
         tally.failed = tally.failed.max(1);

@@ -31,12 +31,29 @@ pub(crate) struct Logged {
 }
 
 impl Logged {
-    /// The end of the output, and where the whole of it is.
-    pub(crate) fn end(&self) -> String {
-        let lines: Vec<_> = self.output.lines().collect();
-        let end = lines[lines.len().saturating_sub(TAIL)..].join("\n");
-        format!("{end}\nthe whole output is in {}", self.log.display())
+    /// What tells why it failed, and where the whole of the output is.
+    pub(crate) fn why(&self) -> String {
+        let why = failed_tests(&self.output).unwrap_or_else(|| end(&self.output));
+        format!("{why}\nthe whole output is in {}", self.log.display())
     }
+}
+
+fn end(output: &str) -> String {
+    let lines: Vec<_> = output.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+/// What failed tests wrote and their names: in an output of `cargo test`, other programs' results come after it.
+fn failed_tests(output: &str) -> Option<String> {
+    let mut lines = output.lines();
+    let mut blocks = Vec::new();
+    while lines.any(|line| line == "failures:") {
+        let block = lines
+            .by_ref()
+            .take_while(|line| !line.starts_with("test result: "));
+        blocks.push(block.collect::<Vec<_>>().join("\n"));
+    }
+    (!blocks.is_empty()).then(|| blocks.join("\n"))
 }
 
 /// Runs the command to its end. Both its outputs go to the log of this name.
@@ -79,7 +96,7 @@ fn wait(child: &mut Child, name: &str) -> anyhow::Result<ExitStatus> {
         }
         let interrupted = interrupt::requested();
         if interrupted || Instant::now() >= deadline {
-            end(child);
+            kill(child);
             anyhow::ensure!(
                 interrupted,
                 "{name} is not done after {} s",
@@ -91,10 +108,34 @@ fn wait(child: &mut Child, name: &str) -> anyhow::Result<ExitStatus> {
     }
 }
 
-fn end(child: &mut Child) {
+fn kill(child: &mut Child) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // It may have ended in this very moment.
         let _ = kill_process_group(group, Signal::KILL);
     }
     let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_tests_are_found_before_the_results_of_other_programs() {
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nleft: 1\n\nfailures:\n    a\n\n\
+            test result: FAILED. 0 passed; 1 failed\n\nrunning 1 test\ntest b ... ok\n\n\
+            test result: ok. 1 passed; 0 failed\nerror: 1 target failed";
+        let why = failed_tests(output).unwrap();
+        assert!(why.contains("left: 1") && why.contains("    a"), "{why}");
+        assert!(!why.contains("test b") && !why.contains("target"), "{why}");
+    }
+
+    #[test]
+    fn an_output_without_failed_tests_is_told_by_its_end() {
+        assert_eq!(failed_tests("error: could not compile"), None);
+        let long: Vec<_> = (0..=TAIL).map(|line| line.to_string()).collect();
+        let shown = end(&long.join("\n"));
+        assert_eq!(shown.lines().next(), Some("1"));
+        assert_eq!(shown.lines().count(), TAIL);
+    }
 }
