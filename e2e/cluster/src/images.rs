@@ -9,7 +9,7 @@ mod tessera;
 use std::io;
 use std::path::PathBuf;
 
-pub use local::{PAUSE, WORKLOAD, pause, workload};
+pub use local::{PAUSE, WORKLOAD, WORKLOAD_ALL_GPUS, asking_for_all_gpus, pause, workload};
 pub use tessera::{TesseraImage, tessera};
 
 use crate::cargo::CargoError;

@@ -1,6 +1,7 @@
 //! What a scenario works with: a namespace of its own on the running cluster.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
@@ -8,14 +9,17 @@ use tessera_cluster::{Cluster, Node};
 
 use crate::failure::{Failure, nothing};
 use crate::gpus::{Offered, held, listed, offered};
-use crate::kubernetes::{Kubernetes, Objects, Scope, runs};
+use crate::kubernetes::{Kubernetes, Object, Objects, Scope, runs};
 use crate::leftovers;
 
 /// What a pod may take to run: several at once on a busy machine of two cores.
 pub(crate) const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// What Kubernetes' garbage collector may take to delete what belonged to a deleted object.
-const COLLECT_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const COLLECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time between two looks at the files of a node, which nothing watches.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The line that our pods write after `nvidia-smi -L`, so that a log is known to be complete.
 pub(crate) const LISTED: &str = "listed";
@@ -173,6 +177,22 @@ impl<'a> Context<'a> {
             found.ok_or_else(|| Failure::wrong(format!("{place:?} is allocated, and in no slice")))
         };
         held(claim).into_iter().map(offer).collect()
+    }
+
+    /// Everything of one kind in the namespace.
+    pub(crate) fn list<T: Object>(&self) -> Result<Objects<T>, Failure> {
+        self.kubernetes.list(Scope::Namespace(&self.namespace))
+    }
+
+    /// Waits until no node has anything of any claim.
+    pub(crate) fn nothing_left_within(&self, limit: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.nothing_left() {
+                Err(_) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Holds if no node has anything of any claim.

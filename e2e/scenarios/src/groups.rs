@@ -7,6 +7,7 @@ pub(crate) mod isolation;
 pub(crate) mod plugin;
 pub(crate) mod selection;
 pub(crate) mod sharing;
+pub(crate) mod survival;
 pub(crate) mod uninstall;
 pub(crate) mod whole_gpus;
 

@@ -1,6 +1,8 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
-use crate::groups::{cleanup, isolation, plugin, selection, sharing, uninstall, whole_gpus};
+use crate::groups::{
+    cleanup, isolation, plugin, selection, sharing, survival, uninstall, whole_gpus,
+};
 use crate::scenario::Scenario;
 
 /// Names a scenario after its function, so that neither can be without the other.
@@ -29,7 +31,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     sharing::two_pods_share_the_gpu_of_one_claim
         => "Two pods that name one claim see the same GPU, and it stays with one when the other ends.",
     isolation::a_container_that_asks_for_all_gpus_sees_only_the_claimed_one
-        => "NVIDIA_VISIBLE_DEVICES=all gives a container no GPU beyond the claimed one.",
+        => "NVIDIA_VISIBLE_DEVICES=all, of the image or of the pod, gives a container no GPU beyond the claimed one.",
     isolation::a_container_without_a_claim_sees_no_gpu
         => "A container without a claim has no GPU device node and no nvidia-smi, even beside one with a claim.",
     selection::a_selector_by_product_name_lands_on_the_node_that_has_it
@@ -44,6 +46,12 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "The plugin's pod is ready once its slices are published, and not before.",
     plugin::the_metrics_count_the_devices_that_are_prepared
         => "The metrics page counts the devices that are prepared at present.",
+    survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
+        => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
+    survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts
+        => "The slices that a starting kubelet deletes are back at once, running containers are left alone, new pods run.",
+    survival::what_the_kubelet_forgot_is_freed
+        => "GPUs of a claim that the kubelet has forgotten (a lost checkpoint) are freed when the claim is gone.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

@@ -49,7 +49,7 @@ pub fn uninstall(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
 
 fn values(image: &str) -> Vec<String> {
     let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
-    let env = "kubeletPlugin.containers.gpus.env[0]";
+    let env = "kubeletPlugin.containers.gpus.env";
     vec![
         format!("image.repository={repository}"),
         format!("image.tag={tag}"),
@@ -58,8 +58,13 @@ fn values(image: &str) -> Vec<String> {
         "nvidiaDriverRoot=/run/nvidia/driver".to_owned(),
         "gpuResourcesEnabledOverride=true".to_owned(),
         // The simulated GPUs are not in the kernel's sysfs.
-        format!("{env}.name=SYSFS_ROOT"),
-        format!("{env}.value=/driver-root/sys"),
+        format!("{env}[0].name=SYSFS_ROOT"),
+        format!("{env}[0].value=/driver-root/sys"),
+        // A scenario waits for what happens after minutes by default.
+        format!("{env}[1].name=LEFTOVER_GRACE"),
+        format!("{env}[1].value=5s"),
+        format!("{env}[2].name=RECONCILE_INTERVAL"),
+        format!("{env}[2].value=5s"),
     ]
 }
 

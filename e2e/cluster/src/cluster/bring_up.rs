@@ -29,7 +29,7 @@ struct Materials {
     programs: Programs,
     init: PathBuf,
     driver: Option<driver::Parts>,
-    images: [images::oci::Image; 2],
+    images: [images::oci::Image; 3],
 }
 
 pub(super) fn bring_up(
@@ -128,7 +128,9 @@ fn prepare(options: &Options, progress: &dyn Progress) -> Result<Materials, Clus
             let like = driver
                 .as_ref()
                 .map_or(init.as_path(), driver::Parts::nvidia_smi);
-            let images = [images::pause()?, images::workload(like, progress)?];
+            let workload = images::workload(like, progress)?;
+            let asking = images::asking_for_all_gpus(&workload);
+            let images = [images::pause()?, workload, asking];
             Ok(Materials {
                 programs,
                 init,

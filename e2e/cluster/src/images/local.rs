@@ -17,12 +17,24 @@ pub const PAUSE: &str = "docker.io/tessera/pause:1";
 /// A C library and the tools of busybox: a place in which driver libraries and `nvidia-smi` run.
 pub const WORKLOAD: &str = "docker.io/tessera/workload:1";
 
+/// The workload image with the variable that images for GPUs have: the classic container runtime of NVIDIA
+/// takes it as the wish for every GPU of the node.
+pub const WORKLOAD_ALL_GPUS: &str = "docker.io/tessera/workload-all-gpus:1";
+
 /// The sandbox image: one static program.
 pub fn pause() -> Result<Image, ImageError> {
     let built = cargo::build(&["tessera-pause"], Profile::Dev, Linking::Static)?;
     Image::new(PAUSE)
         .entrypoint(&["/pause"])
         .program("/pause", built.file("tessera-pause")?)
+}
+
+/// The image of workloads that asks for all GPUs.
+pub fn asking_for_all_gpus(workload: &Image) -> Image {
+    workload
+        .clone()
+        .named(WORKLOAD_ALL_GPUS)
+        .variable("NVIDIA_VISIBLE_DEVICES", "all")
 }
 
 /// The image of workloads. `like` is a dynamically linked program whose libraries it shall hold.

@@ -17,6 +17,7 @@ pub struct Image {
     name: String,
     entrypoint: Vec<String>,
     command: Vec<String>,
+    environment: Vec<String>,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -39,6 +40,7 @@ impl Image {
             name: name.into(),
             entrypoint: Vec::new(),
             command: Vec::new(),
+            environment: vec![PATH.to_owned()],
             entries: BTreeMap::new(),
         }
     }
@@ -59,6 +61,20 @@ impl Image {
     #[must_use]
     pub fn command(mut self, words: &[&str]) -> Self {
         self.command = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// A variable that every container of the image has.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push(format!("{name}={value}"));
+        self
+    }
+
+    /// The same content under another name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
         self
     }
 
@@ -167,7 +183,7 @@ impl Image {
     }
 
     fn config(&self, layer_digest: &str) -> Value {
-        let mut runs = json!({ "Env": [PATH] });
+        let mut runs = json!({ "Env": self.environment });
         for (key, words) in [("Entrypoint", &self.entrypoint), ("Cmd", &self.command)] {
             if !words.is_empty() {
                 runs[key] = json!(words);

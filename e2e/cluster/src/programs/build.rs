@@ -44,6 +44,12 @@ pub fn obtain(modules: &Path, progress: &dyn Progress) -> Result<Programs, Progr
 }
 
 impl Programs {
+    /// The program of this name.
+    pub fn file(&self, name: &str) -> Option<&Path> {
+        let mut files = self.files.iter().map(PathBuf::as_path);
+        files.find(|file| file.file_name().is_some_and(|found| found == name))
+    }
+
     /// Makes `dir` a directory of links to all programs, good for a PATH.
     pub(crate) fn link_into(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)?;

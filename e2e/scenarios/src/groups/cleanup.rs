@@ -49,7 +49,7 @@ spec:
   containers:
   - name: main
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; mkdir /kept/ended && exit 1; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; mkdir /kept/ended 2>/dev/null && exit 1; exec sleep 3600]
     resources:
       claims:
       - name: gpu

@@ -34,6 +34,13 @@ spec:
     resources:
       claims:
       - name: gpu
+  - name: by-image
+    # NVIDIA_VISIBLE_DEVICES=all stands in the image, as in most images for GPUs.
+    image: docker.io/tessera/workload-all-gpus:1
+    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    resources:
+      claims:
+      - name: gpu
   terminationGracePeriodSeconds: 1
 ";
 
@@ -44,7 +51,11 @@ pub(crate) fn a_container_that_asks_for_all_gpus_sees_only_the_claimed_one(
     let pods = context.running(&["pod"])?;
     let held = uuids(&context.held(&claim_of(&pods["pod"], "gpu")?)?);
     same("the number of GPUs of the claim", &held.len(), &1)?;
-    same("the GPUs in the pod", &context.seen("pod", "main")?, &held)
+    for container in ["main", "by-image"] {
+        let seen = context.seen("pod", container)?;
+        same(&format!("the GPUs in {container}"), &seen, &held)?;
+    }
+    Ok(())
 }
 
 const ONE_WITH_ONE_WITHOUT: &str = "
