@@ -87,7 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .map_err(|error| error.downcast().map_or_else(|other| other, told))?;
     let table = report::render(&report::rows(&figures));
     let command = command(arguments);
-    let section = format!("- `{command}`\n{machine}\n\n{table}");
+    // With what else the machine did meanwhile, the figures can be judged.
+    let load = machine::load();
+    let section = format!("- `{command}`\n{machine}\n- load average after: {load}\n\n{table}");
     println!("\n{section}");
     if profile == Profile::Release {
         document::update(&checkout().join("docs/benchmarks.md"), &section)?;

@@ -26,14 +26,12 @@ impl Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
         let cpu = read("/proc/cpuinfo");
-        let load = read("/proc/loadavg");
-        let load: Vec<_> = load.split_whitespace().take(3).collect();
         Self {
             processor: or_unknown(value(&cpu, "model name", ':').map(ToOwned::to_owned)),
             cores: thread::available_parallelism().map_or(0, Into::into),
             memory: or_unknown(memory(&read("/proc/meminfo"))),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            load: load.join(" "),
+            load: load(),
             date: Timestamp::now().strftime("%Y-%m-%d").to_string(),
             commit: or_unknown(commit()),
         }
@@ -56,6 +54,13 @@ impl fmt::Display for Machine {
         writeln!(f, "- load average before: {}", self.load)?;
         write!(f, "- {}, commit {}", self.date, self.commit)
     }
+}
+
+/// The load averages now, over 1, 5 and 15 minutes.
+pub(super) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let averages: Vec<_> = text.split_whitespace().take(3).collect();
+    averages.join(" ")
 }
 
 fn value<'a>(text: &'a str, key: &str, separator: char) -> Option<&'a str> {
