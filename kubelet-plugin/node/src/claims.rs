@@ -162,18 +162,6 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         Ok(())
     }
 
-    /// How many devices are prepared at present.
-    pub fn prepared_devices(&self) -> Result<usize, JournalError> {
-        let prepared = |record: &&Record| record.phase == Phase::Prepared;
-        let contents = self.records.read_all()?;
-        Ok(contents
-            .records
-            .iter()
-            .filter(prepared)
-            .map(|record| record.devices.len())
-            .sum())
-    }
-
     /// Answers for a claim that the API cannot be asked about, if it is prepared already.
     fn known(&self, claim: &ClaimRef, error: ReadError) -> Result<Vec<PreparedDevice>, ClaimError> {
         match self.records.read(&claim.uid)? {

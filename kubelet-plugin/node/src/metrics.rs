@@ -3,6 +3,8 @@
 //! Those that dashboards of the reference driver read keep its names (`nvidia_dra_…`); what it does
 //! not measure is under `tessera_…`. Labels are bounded: no claim, pod or device is one.
 
+pub(crate) mod prepared;
+
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -11,6 +13,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use self::prepared::PreparedDevices;
 
 /// Upper bounds in seconds of the reference's histogram: 0.05·2^i. Its dashboards expect them.
 const REFERENCE_BUCKETS: [f64; 9] = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8];
@@ -53,23 +57,14 @@ struct ErrorLabels {
     error_type: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PreparedLabels {
-    node: String,
-    driver: String,
-    device_type: &'static str,
-}
-
 /// The metrics of one driver on one node.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     driver: String,
-    node: String,
     requests: Family<RequestLabels, Counter>,
     duration: Family<RequestLabels, Histogram, fn() -> Histogram>,
     claim_duration: Family<RequestLabels, Histogram, fn() -> Histogram>,
     inflight: Family<RequestLabels, Gauge>,
-    prepared: Family<PreparedLabels, Gauge>,
     prepare_errors: Family<ErrorLabels, Counter>,
     unprepare_errors: Family<ErrorLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
@@ -77,15 +72,13 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers them.
-    pub fn new(registry: &mut Registry, driver: &str, node: &str) -> Self {
+    pub fn new(registry: &mut Registry, driver: &str) -> Self {
         let metrics = Self {
             driver: driver.to_owned(),
-            node: node.to_owned(),
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(REFERENCE_BUCKETS)),
             claim_duration: Family::new_with_constructor(|| Histogram::new(FINE_BUCKETS)),
             inflight: Family::default(),
-            prepared: Family::default(),
             prepare_errors: Family::default(),
             unprepare_errors: Family::default(),
             refusals: Family::default(),
@@ -95,7 +88,6 @@ impl Metrics {
             duration,
             claim_duration,
             inflight,
-            prepared,
             ..
         } = &metrics;
         let Self {
@@ -118,11 +110,6 @@ impl Metrics {
             "nvidia_dra_requests_inflight",
             "Claims that are being prepared or unprepared",
             inflight.clone(),
-        );
-        registry.register(
-            "nvidia_dra_prepared_devices",
-            "Devices that are prepared at present",
-            prepared.clone(),
         );
         registry.register(
             "nvidia_dra_node_prepare_errors",
@@ -188,18 +175,6 @@ impl Metrics {
                     .inc();
             }
         }
-    }
-
-    /// Notes how many devices are prepared.
-    pub fn prepared(&self, devices: usize) {
-        let labels = PreparedLabels {
-            node: self.node.clone(),
-            driver: self.driver.clone(),
-            device_type: "gpu",
-        };
-        self.prepared
-            .get_or_create(&labels)
-            .set(i64::try_from(devices).unwrap_or(i64::MAX));
     }
 
     fn request(&self, operation: Operation) -> RequestLabels {

@@ -103,14 +103,6 @@ where
             }
         }
     }
-
-    /// The gauge is a function of the journal, so it is right after a restart too.
-    fn count_prepared(&self) {
-        match self.claims.prepared_devices() {
-            Ok(devices) => self.metrics.prepared(devices),
-            Err(error) => warn!(error = %chain(&error), "prepared devices were not counted"),
-        }
-    }
 }
 
 impl<A, R, N> DraPlugin for Plugin<A, R, N>
@@ -133,9 +125,7 @@ where
                 .await;
             (claim.uid.clone(), prepare_response(outcome))
         });
-        let outcomes = join_all(each).await.into_iter().collect();
-        self.count_prepared();
-        outcomes
+        join_all(each).await.into_iter().collect()
     }
 
     async fn node_unprepare_resources(
@@ -153,9 +143,7 @@ where
             let error = outcome.err().unwrap_or_default();
             (claim.uid.clone(), NodeUnprepareResourceResponse { error })
         });
-        let outcomes = join_all(each).await.into_iter().collect();
-        self.count_prepared();
-        outcomes
+        join_all(each).await.into_iter().collect()
     }
 }
 

@@ -38,7 +38,7 @@ use crate::health::GpuHealth;
 use crate::hook_file;
 use crate::journal::Journal;
 use crate::locks::GpuLocks;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PreparedDevices};
 use crate::offering::Offering;
 use crate::parts::Parts;
 use crate::probe::Probe;
@@ -88,7 +88,8 @@ async fn start(
     let driver = args.drivers.name();
     let mut registry = Registry::default();
     tessera_shell::metrics::register_process(&mut registry);
-    let metrics = Metrics::new(&mut registry, driver, &args.node_name);
+    let metrics = Metrics::new(&mut registry, driver);
+    PreparedDevices::register(&mut registry, journal.clone(), driver, &args.node_name);
     let kubeconfig = args.kubeconfig.clone();
     let source = ApiSource {
         kubeconfig,

@@ -373,6 +373,6 @@ async fn claims_on_different_gpus_are_prepared_side_by_side() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap().unwrap();
     }
-    assert_eq!(claims.prepared_devices().unwrap(), 8);
+    assert_eq!(crate::metrics::prepared::count(&claims.records).unwrap(), 8);
     machine.assert_specs_match_the_journal();
 }

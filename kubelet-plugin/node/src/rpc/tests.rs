@@ -6,7 +6,7 @@ use crate::testing::machine::{FusedNode, FusedRecords, Machine};
 type TestPlugin = Plugin<Arc<crate::testing::machine::Api>, FusedRecords, FusedNode>;
 
 fn plugin(machine: &Machine) -> TestPlugin {
-    let metrics = Metrics::new(&mut Registry::default(), "gpu.nvidia.com", "node0");
+    let metrics = Metrics::new(&mut Registry::default(), "gpu.nvidia.com");
     Plugin::new(Arc::new(machine.start()), metrics)
 }
 

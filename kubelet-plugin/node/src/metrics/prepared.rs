@@ -1,0 +1,110 @@
+//! Counts prepared devices when somebody asks, not at every call.
+//!
+//! The gauge is a function of the journal, so it is right after a restart, and a Prepare does not
+//! pay for a figure that is read every half minute.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tessera_prepare::record::{Phase, Record};
+use tessera_shell::logging::chain;
+use tracing::warn;
+
+use crate::journal::{JournalError, Records};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    node: String,
+    driver: String,
+    device_type: &'static str,
+}
+
+/// The gauge `nvidia_dra_prepared_devices`, taken from the journal at each scrape.
+#[derive(Debug)]
+pub struct PreparedDevices<R> {
+    records: R,
+    labels: Labels,
+}
+
+impl<R: Records + fmt::Debug + Send + Sync + 'static> PreparedDevices<R> {
+    /// Registers it for one driver on one node.
+    pub fn register(registry: &mut Registry, records: R, driver: &str, node: &str) {
+        registry.register_collector(Box::new(Self {
+            records,
+            labels: Labels {
+                node: node.to_owned(),
+                driver: driver.to_owned(),
+                device_type: "gpu",
+            },
+        }));
+    }
+}
+
+/// How many devices are prepared at present.
+pub(crate) fn count(records: &impl Records) -> Result<usize, JournalError> {
+    let prepared = |record: &&Record| record.phase == Phase::Prepared;
+    let contents = records.read_all()?;
+    Ok(contents
+        .records
+        .iter()
+        .filter(prepared)
+        .map(|record| record.devices.len())
+        .sum())
+}
+
+impl<R: Records + fmt::Debug + Send + Sync + 'static> Collector for PreparedDevices<R> {
+    /// Leaves the gauge out where the journal cannot be read: a gap is true, a zero is not.
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let devices = match count(&self.records) {
+            Ok(devices) => devices,
+            Err(error) => {
+                warn!(error = %chain(&error), "prepared devices were not counted");
+                return Ok(());
+            }
+        };
+        let gauge = Family::<Labels, Gauge>::default();
+        gauge
+            .get_or_create(&self.labels)
+            .set(i64::try_from(devices).unwrap_or(i64::MAX));
+        let encoder = encoder.encode_descriptor(
+            "nvidia_dra_prepared_devices",
+            "Devices that are prepared at present",
+            None,
+            gauge.metric_type(),
+        )?;
+        gauge.encode(encoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use crate::testing::record;
+
+    #[test]
+    fn the_gauge_follows_the_journal_and_counts_only_what_is_prepared() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let mut registry = Registry::default();
+        PreparedDevices::register(&mut registry, journal.clone(), "gpu.nvidia.com", "node0");
+        let shown = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let line = text.lines().find(|line| !line.starts_with('#')).unwrap();
+            line.to_owned()
+        };
+        let labels = r#"{node="node0",driver="gpu.nvidia.com",device_type="gpu"}"#;
+        assert_eq!(shown(), format!("nvidia_dra_prepared_devices{labels} 0"));
+
+        journal.write(&record("a", &[0, 1])).unwrap();
+        let mut begun = record("b", &[2]);
+        begun.phase = Phase::Preparing;
+        journal.write(&begun).unwrap();
+        assert_eq!(shown(), format!("nvidia_dra_prepared_devices{labels} 2"));
+    }
+}
