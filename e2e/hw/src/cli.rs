@@ -70,6 +70,13 @@ enum Command {
         #[command(flatten)]
         calls: Calls,
     },
+    /// Let calls of an NVML function hang until `release` or `reset`.
+    Hang {
+        #[command(flatten)]
+        calls: Calls,
+    },
+    /// Take all injections away, so that calls that hang go on. GPUs stay as they are.
+    Release,
     /// Take all injections away and make every GPU healthy and idle.
     Reset,
 }
@@ -93,9 +100,15 @@ struct Install {
 /// Which calls an injection touches.
 #[derive(Debug, Args)]
 struct Calls {
-    /// The C name of the function, with or without its version: `nvmlDeviceGetMemoryInfo`.
+    /// The C name of the function, with or without its version: `nvmlDeviceGetMemoryInfo`. `any`
+    /// stands for every function.
     function: String,
-    /// The first call that is touched, counted from now over all processes of the node.
+    /// Count in each process of this program by itself instead of in all processes that can write
+    /// the state: the file name of the program, such as `tessera-kubelet-plugin`. Reaches programs
+    /// in containers. A process that is started again counts from the beginning.
+    #[arg(long, value_name = "PROGRAM")]
+    process: Option<String>,
+    /// The first call that is touched, counted from now.
     #[arg(long, value_name = "N", default_value_t = 1)]
     at: u64,
     /// How many calls are touched.
@@ -106,7 +119,7 @@ struct Calls {
         conflicts_with = "always"
     )]
     times: u64,
-    /// Touch every call from then on, until `reset`.
+    /// Touch every call from then on, until `release` or `reset`.
     #[arg(long)]
     always: bool,
 }
@@ -174,6 +187,8 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
         Command::Die { calls } => inject(node, calls, Effect::Die),
+        Command::Hang { calls } => inject(node, calls, Effect::Hang),
+        Command::Release => node.injections.clear(),
         Command::Reset => node.reset(),
     }
     Ok(())
@@ -205,6 +220,7 @@ fn apply(set: &Set, gpu: &mut Gpu) {
 fn inject(node: &mut Node, calls: Calls, effect: Effect) {
     let Calls {
         function,
+        process,
         at,
         times,
         always,
@@ -214,12 +230,10 @@ fn inject(node: &mut Node, calls: Calls, effect: Effect) {
     } else {
         Repeat::Times(times)
     };
-    node.injections.push(Injection {
-        function,
-        at,
-        repeat,
-        effect,
-        seen: 0,
+    let injection = Injection::new(&function, at, repeat, effect);
+    node.inject(Injection {
+        process,
+        ..injection
     });
 }
 

@@ -1,9 +1,13 @@
 //! What a test does to the n-th call of an NVML function.
 //!
-//! An injection counts the calls of its function from the moment when it is set, over all processes
-//! of the node together, and takes effect at the calls it names. Counting happens in the state
-//! file, so it works only for processes that can write it: containers of tenants see the file
-//! read-only and are left alone.
+//! An injection counts the calls of its function from the moment when it is set and takes effect at
+//! the calls it names. There are two ways to count:
+//!
+//! - Over all processes of the node together, in the state file. That works only for processes that
+//!   can write the file: containers see it read-only and are left alone.
+//! - In each process of one program by itself ([`Injection::process`]), in memory of that process.
+//!   That needs no right to write, so it reaches a program in a container; and a process that is
+//!   started again counts from the beginning.
 
 use std::{fmt, str::FromStr};
 
@@ -19,7 +23,12 @@ pub enum Effect {
     Delay(u64),
     /// The calling process aborts before the call does anything.
     Die,
+    /// The call does not return before the injection is taken away.
+    Hang,
 }
+
+/// Stands for every function where an injection names one.
+pub const ANY_FUNCTION: &str = "any";
 
 /// How long an injection stays in force once its first call has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,23 +44,53 @@ pub enum Repeat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Injection {
-    /// The C name of the NVML function.
+    /// Tells it from every other injection of the node; [`crate::Node::inject`] gives it.
+    #[serde(default)]
+    pub id: u64,
+    /// The C name of the NVML function, or [`ANY_FUNCTION`].
     pub function: String,
+    /// The file name of the program whose processes count for themselves. Nothing: all processes
+    /// that can write the state count together.
+    #[serde(default)]
+    pub process: Option<String>,
     /// The first call that is touched, counted from 1.
     pub at: u64,
     /// How many calls are touched.
     pub repeat: Repeat,
     /// What happens to them.
     pub effect: Effect,
-    /// Calls seen so far.
+    /// Calls seen so far by all processes together.
     #[serde(default)]
     pub seen: u64,
 }
 
 impl Injection {
+    /// An injection that nobody has counted for yet, over all processes together.
+    pub fn new(function: &str, at: u64, repeat: Repeat, effect: Effect) -> Self {
+        Self {
+            id: 0,
+            function: function.to_owned(),
+            process: None,
+            at,
+            repeat,
+            effect,
+            seen: 0,
+        }
+    }
+
+    /// The same for each process of the program with this file name.
+    #[must_use]
+    pub fn in_each(self, program: &str) -> Self {
+        let process = Some(program.to_owned());
+        Self { process, ..self }
+    }
+
     /// True if a call of `symbol` is one of this function's. A name without a version stands for
     /// every version: `nvmlInit` for `nvmlInit_v2` too.
     pub fn concerns(&self, symbol: &str) -> bool {
+        if self.function == ANY_FUNCTION {
+            return true;
+        }
         symbol.strip_prefix(&self.function).is_some_and(|rest| {
             rest.is_empty()
                 || rest
@@ -60,20 +99,28 @@ impl Injection {
         })
     }
 
-    /// Counts one call and says whether it is touched.
-    pub fn observe(&mut self) -> Option<Effect> {
-        self.seen = self.seen.saturating_add(1);
+    /// What happens to the call with this number, counted from 1.
+    pub fn touches(&self, call: u64) -> Option<Effect> {
         let first = self.at.max(1);
         let due = match self.repeat {
-            Repeat::Times(times) => (first..first.saturating_add(times)).contains(&self.seen),
-            Repeat::Always => self.seen >= first,
+            Repeat::Times(times) => (first..first.saturating_add(times)).contains(&call),
+            Repeat::Always => call >= first,
         };
         due.then_some(self.effect)
     }
 
-    /// True once no further call can be touched.
+    /// Counts one call of all processes together and says what happens to it.
+    pub fn observe(&mut self) -> Option<Effect> {
+        self.seen = self.seen.saturating_add(1);
+        self.touches(self.seen)
+    }
+
+    /// True once no further call can be touched, as far as all processes together know. Where each
+    /// process counts for itself, another may be started; and a call that hangs is let go by taking
+    /// the injection away.
     pub fn is_spent(&self) -> bool {
         match self.repeat {
+            _ if self.process.is_some() || self.effect == Effect::Hang => false,
             Repeat::Times(times) => self.seen.saturating_add(1) >= self.at.max(1) + times,
             Repeat::Always => false,
         }
@@ -86,13 +133,17 @@ impl fmt::Display for Injection {
             Effect::Fail(code) => write!(f, "{} returns {code}", self.function)?,
             Effect::Delay(millis) => write!(f, "{} takes {millis} ms longer", self.function)?,
             Effect::Die => write!(f, "{} kills its caller", self.function)?,
+            Effect::Hang => write!(f, "{} hangs until it is released", self.function)?,
         }
         match self.repeat {
             Repeat::Times(1) => write!(f, " at call {}", self.at)?,
             Repeat::Times(times) => write!(f, " at {times} calls from call {}", self.at)?,
             Repeat::Always => write!(f, " from call {} on", self.at)?,
         }
-        write!(f, " ({} seen)", self.seen)
+        match &self.process {
+            Some(program) => write!(f, " of each process of {program}"),
+            None => write!(f, " ({} seen)", self.seen),
+        }
     }
 }
 
@@ -164,14 +215,7 @@ mod tests {
 
     #[track_caller]
     fn check(at: u64, repeat: Repeat, touched: [bool; 5]) {
-        let effect = Effect::Fail(15);
-        let mut injection = Injection {
-            function: "f".to_owned(),
-            at,
-            repeat,
-            effect,
-            seen: 0,
-        };
+        let mut injection = Injection::new("f", at, repeat, Effect::Fail(15));
         for (call, touched) in touched.into_iter().enumerate() {
             assert_eq!(injection.observe().is_some(), touched, "call {}", call + 1);
         }
@@ -189,18 +233,22 @@ mod tests {
 
     #[test]
     fn an_injection_is_spent_after_its_last_call() {
-        let mut injection = Injection {
-            function: "f".to_owned(),
-            at: 2,
-            repeat: Repeat::Times(1),
-            effect: Effect::Die,
-            seen: 0,
-        };
+        let mut injection = Injection::new("f", 2, Repeat::Times(1), Effect::Die);
         assert!(!injection.is_spent());
         injection.observe();
         assert!(!injection.is_spent());
         injection.observe();
         assert!(injection.is_spent());
+    }
+
+    #[test]
+    fn what_hangs_and_what_others_may_still_count_is_never_spent() {
+        let hang = Injection::new("f", 1, Repeat::Times(1), Effect::Hang);
+        let each = Injection::new("f", 1, Repeat::Times(1), Effect::Die).in_each("program");
+        for mut injection in [hang, each] {
+            injection.observe();
+            assert!(!injection.is_spent(), "{injection}");
+        }
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Profile {
             driver: self.driver.clone(),
             gpus: gpus.collect(),
             injections: Vec::new(),
+            injected: 0,
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Node {
     pub gpus: Vec<Gpu>,
     /// Injections in force.
     pub injections: Vec<Injection>,
+    /// How many injections there have ever been, so that each has a number of its own.
+    #[serde(default)]
+    pub injected: u64,
 }
 
 /// One GPU.
@@ -100,24 +103,45 @@ impl Node {
         })
     }
 
-    /// True if a call of `function` has to be counted.
+    /// Sets an injection and returns the number that it is given.
+    pub fn inject(&mut self, injection: Injection) -> u64 {
+        self.injected += 1;
+        let id = self.injected;
+        self.injections.push(Injection { id, ..injection });
+        id
+    }
+
+    /// True if a call of `function` has to be counted for all processes together.
     pub fn watches(&self, function: &str) -> bool {
         self.injections
             .iter()
-            .any(|injection| injection.concerns(function))
+            .any(|injection| injection.process.is_none() && injection.concerns(function))
     }
 
-    /// Counts a call of `function` and returns what happens to it, in the order in which the
-    /// injections were set. Injections that have done their work disappear.
-    pub fn observe(&mut self, function: &str) -> Vec<Effect> {
+    /// Counts a call of `function` for all processes together and returns what happens to it and by
+    /// which injection, in the order in which the injections were set. Injections that have done
+    /// their work disappear.
+    pub fn observe(&mut self, function: &str) -> Vec<(u64, Effect)> {
         let effects = self
             .injections
             .iter_mut()
-            .filter(|injection| injection.concerns(function))
-            .filter_map(Injection::observe)
+            .filter(|injection| injection.process.is_none() && injection.concerns(function))
+            .filter_map(|injection| Some((injection.id, injection.observe()?)))
             .collect();
         self.injections.retain(|injection| !injection.is_spent());
         effects
+    }
+
+    /// The injections that each process of `program` counts for itself and that a call of
+    /// `function` concerns.
+    pub fn each_in<'a>(
+        &'a self,
+        program: &'a str,
+        function: &'a str,
+    ) -> impl Iterator<Item = &'a Injection> {
+        self.injections.iter().filter(move |injection| {
+            injection.process.as_deref() == Some(program) && injection.concerns(function)
+        })
     }
 
     /// Makes every GPU healthy and idle and takes all injections away.

@@ -123,10 +123,26 @@ fn each_command_does_to_the_node_what_it_says() {
         "{delay}"
     );
     succeed(root, &["die", "nvmlShutdown"]);
+    let die = succeed(root, &["die", "any", "--at", "7", "--process", "program"]);
+    assert!(
+        die.contains("injected: any kills its caller at call 7 of each process of program"),
+        "{die}"
+    );
+    let hang = succeed(root, &["hang", "nvmlInit"]);
+    assert!(
+        hang.contains("injected: nvmlInit hangs until it is released at call 1"),
+        "{hang}"
+    );
 
+    let released = succeed(root, &["release"]);
+    assert!(
+        released.contains("91C") && !released.contains("injected"),
+        "{released}"
+    );
     succeed(root, &["reset"]);
     let (_, node) = state.read().unwrap();
-    assert_eq!(node, Profile::load("h100").unwrap().instantiate("node-1"));
+    let fresh = Profile::load("h100").unwrap().instantiate("node-1");
+    assert_eq!((node.gpus, node.injections), (fresh.gpus, vec![]));
 }
 
 #[test]

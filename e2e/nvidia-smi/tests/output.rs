@@ -10,7 +10,9 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tessera_hw::{Artifacts, Effect, Injection, Repeat, StateFile, install, state::Presence};
+use tessera_hw::{Artifacts, Effect, Injection, Node, Repeat, StateFile, install, state::Presence};
+
+const UUID: &str = "nvmlDeviceGetUUID";
 
 static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
 
@@ -39,6 +41,22 @@ impl Machine {
             .args(arguments)
             .env("LD_LIBRARY_PATH", self.root.join("usr/lib64"));
         command
+    }
+
+    fn inject(&self, injection: Injection) {
+        self.state.update(|node| node.inject(injection)).unwrap();
+    }
+
+    /// Lists the GPUs as in a container, where the driver's files cannot be written.
+    fn list_read_only(&self) -> Output {
+        // The mount lives in a namespace of its own and dies with its shell.
+        let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && \
+                      LD_LIBRARY_PATH=\"$1/usr/lib64\" exec \"$1/usr/bin/nvidia-smi\" -L";
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(&self.root)
+            .output()
+            .unwrap()
     }
 
     #[track_caller]
@@ -141,17 +159,7 @@ fn table_and_versions_say_that_they_are_simulated() {
 #[test]
 fn an_injected_death_takes_the_caller_and_spares_the_next() {
     let machine = machine("t4");
-    let injection = Injection {
-        function: "nvmlDeviceGetUUID".to_owned(),
-        at: 3,
-        repeat: Repeat::Times(1),
-        effect: Effect::Die,
-        seen: 0,
-    };
-    machine
-        .state
-        .update(|node| node.injections.push(injection))
-        .unwrap();
+    machine.inject(Injection::new(UUID, 3, Repeat::Times(1), Effect::Die));
     let output = machine.command(&["-L"]).output().unwrap();
     assert_eq!(output.status.signal(), Some(6), "SIGABRT: {output:?}");
     assert_eq!(machine.state.read().unwrap().1.injections, []);
@@ -161,25 +169,29 @@ fn an_injected_death_takes_the_caller_and_spares_the_next() {
 #[test]
 fn on_a_read_only_mount_gpus_are_listed_and_injections_leave_it_alone() {
     let machine = machine("t4");
-    let injection = Injection {
-        function: "nvmlDeviceGetUUID".to_owned(),
-        at: 1,
-        repeat: Repeat::Always,
-        effect: Effect::Die,
-        seen: 0,
-    };
-    machine
-        .state
-        .update(|node| node.injections.push(injection.clone()))
-        .unwrap();
-    // The mount lives in a namespace of its own and dies with its shell.
-    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && \
-                  LD_LIBRARY_PATH=\"$1/usr/lib64\" exec \"$1/usr/bin/nvidia-smi\" -L";
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(&machine.root)
-        .output()
-        .unwrap();
+    let everywhere = Injection::new(UUID, 1, Repeat::Always, Effect::Die);
+    let elsewhere = everywhere.clone().in_each("another-program");
+    machine.inject(everywhere);
+    machine.inject(elsewhere);
+    let output = machine.list_read_only();
     assert_eq!(stdout(&output), T4_LIST, "{output:?}");
-    assert_eq!(machine.state.read().unwrap().1.injections, [injection]);
+    let injections = machine.state.read().unwrap().1.injections;
+    assert!(injections.iter().all(|i| i.seen == 0), "{injections:?}");
+}
+
+#[test]
+fn on_a_read_only_mount_each_process_of_the_named_program_dies_at_its_nth_call() {
+    let machine = machine("t4");
+    let third = Injection::new(UUID, 3, Repeat::Times(1), Effect::Die);
+    machine.inject(third.in_each("nvidia-smi"));
+    for _ in 0..2 {
+        let output = machine.list_read_only();
+        assert_eq!(output.status.signal(), Some(6), "SIGABRT: {output:?}");
+    }
+    machine.state.update(Node::reset).unwrap();
+    // One call more than the program makes leaves it alone.
+    let fifth = Injection::new(UUID, 5, Repeat::Times(1), Effect::Die);
+    machine.inject(fifth.in_each("nvidia-smi"));
+    let output = machine.list_read_only();
+    assert_eq!(stdout(&output), T4_LIST, "{output:?}");
 }

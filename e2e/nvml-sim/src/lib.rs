@@ -19,3 +19,4 @@ mod events;
 mod fault;
 mod library;
 mod root;
+mod tally;

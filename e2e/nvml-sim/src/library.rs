@@ -20,11 +20,14 @@ use tessera_hw::{
     state::{Presence, Watch},
 };
 
-use crate::{events, fault::Fault, root};
+use crate::{events, fault::Fault, root, tally};
 
 /// More than any machine has. Handles point into this array, so they stay valid and can be checked.
 const MAX_GPUS: usize = 256;
 static HANDLES: [u8; MAX_GPUS] = [0; MAX_GPUS];
+
+/// How long a call may go on hanging after it was released.
+const RELEASE_TICK: Duration = Duration::from_millis(20);
 
 static LIBRARY: Mutex<Library> = Mutex::new(Library {
     users: 0,
@@ -187,17 +190,18 @@ fn lock() -> MutexGuard<'static, Library> {
 
 /// Counts the call and does to it what a test asked for.
 fn inject(function: &str) -> Result<(), Fault> {
-    for effect in due(function)? {
+    for (injection, effect) in due(function)? {
         match effect {
             Effect::Delay(millis) => thread::sleep(Duration::from_millis(millis)),
             Effect::Fail(code) => return Err(Fault::Injected(code)),
             Effect::Die => process::abort(),
+            Effect::Hang => hang(injection)?,
         }
     }
     Ok(())
 }
 
-fn due(function: &str) -> Result<Vec<Effect>, Fault> {
+fn due(function: &str) -> Result<Vec<(u64, Effect)>, Fault> {
     let mut library = lock();
     // The first user's initialising call looks around anew, even if an earlier one failed.
     if library.users == 0 && function.starts_with("nvmlInit") {
@@ -208,14 +212,42 @@ fn due(function: &str) -> Result<Vec<Effect>, Fault> {
         return Ok(Vec::new());
     };
     session.refresh()?;
-    if !session.node.watches(function) {
+    if session.node.injections.is_empty() {
         return Ok(Vec::new());
     }
-    match session.state.update(|node| node.observe(function)) {
-        Ok(effects) => Ok(effects),
-        // A container of a tenant: it cannot count, so nothing is injected.
-        Err(StateError::ReadOnly { .. }) => Ok(Vec::new()),
-        Err(_) => Err(Fault::Unknown),
+    let mut due = match tally::program() {
+        Some(program) => {
+            tally::observe(&session.node, &program, function).map_err(|_| Fault::Unknown)?
+        }
+        None => Vec::new(),
+    };
+    if session.node.watches(function) {
+        match session.state.update(|node| node.observe(function)) {
+            Ok(effects) => due.extend(effects),
+            // A container: it cannot count, so nothing is injected.
+            Err(StateError::ReadOnly { .. }) => {}
+            Err(_) => return Err(Fault::Unknown),
+        }
+    }
+    Ok(due)
+}
+
+/// Returns when the injection is gone. Holds no lock, so that only the calling thread hangs.
+fn hang(injection: u64) -> Result<(), Fault> {
+    let state = {
+        let library = lock();
+        let session = library.session.as_ref().ok_or(Fault::Uninitialized)?;
+        session.state.clone()
+    };
+    loop {
+        // A node whose driver is gone has no injection either.
+        let Ok((_, node)) = state.read() else {
+            return Err(Fault::Unknown);
+        };
+        if node.injections.iter().all(|other| other.id != injection) {
+            return Ok(());
+        }
+        thread::sleep(RELEASE_TICK);
     }
 }
 

@@ -4,7 +4,13 @@
 //! not share GPUs. Needs the right to make device nodes.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::{fs, path::PathBuf, sync::LazyLock};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{LazyLock, mpsc},
+    thread,
+    time::Duration,
+};
 
 use nvml_wrapper::{
     Nvml,
@@ -17,6 +23,9 @@ use tempfile::TempDir;
 use tessera_hw::{Artifacts, Effect, Injection, Node, Repeat, StateFile, install, state::Presence};
 
 static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
+
+/// What a call may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
 
 struct Machine {
     _directory: TempDir,
@@ -54,16 +63,8 @@ impl Machine {
     }
 
     fn inject(&self, function: &str, at: u64, repeat: Repeat, effect: Effect) {
-        let injection = Injection {
-            function: function.to_owned(),
-            at,
-            repeat,
-            effect,
-            seen: 0,
-        };
-        self.state
-            .update(|node| node.injections.push(injection))
-            .unwrap();
+        let injection = Injection::new(function, at, repeat, effect);
+        self.state.update(|node| node.inject(injection)).unwrap();
     }
 
     fn set_presence(&self, gpu: usize, presence: Presence) {
@@ -302,6 +303,44 @@ fn a_delayed_call_succeeds_and_uses_the_injection_up() {
     machine.inject("nvmlDeviceGetCount", 1, Repeat::Times(1), Effect::Delay(1));
     assert_eq!(nvml.device_count().unwrap(), 8);
     assert_eq!(machine.node().injections, []);
+}
+
+#[test]
+fn a_process_goes_on_counting_when_it_loads_the_library_again() {
+    let machine = machine("t4");
+    let program = std::env::current_exe().unwrap();
+    let program = program.file_name().unwrap().to_str().unwrap();
+    // Each load makes three calls before it is closed: the first and the last are to initialise
+    // and to shut down, and the bindings ask for the driver's version between them.
+    let seventh = Injection::new("any", 7, Repeat::Times(1), Effect::Fail(9)).in_each(program);
+    machine.state.update(|node| node.inject(seventh)).unwrap();
+    for _ in 0..2 {
+        machine.open(InitFlags::empty()).unwrap();
+    }
+    assert!(matches!(
+        machine.open(InitFlags::empty()),
+        Err(NvmlError::DriverNotLoaded)
+    ));
+    machine.open(InitFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_call_that_hangs_goes_on_when_it_is_released_and_others_are_left_alone() {
+    let machine = machine("h100");
+    let nvml = machine.nvml();
+    machine.inject("nvmlDeviceGetCount", 1, Repeat::Times(1), Effect::Hang);
+    let (done, outcome) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| done.send(nvml.device_count()).unwrap());
+        while machine.node().injections[0].seen == 0 {
+            thread::yield_now();
+        }
+        // It is the first call that hangs; the second and other functions do not.
+        assert_eq!(nvml.device_count().unwrap(), 8);
+        assert!(outcome.try_recv().is_err());
+        machine.state.update(Node::reset).unwrap();
+        assert_eq!(outcome.recv_timeout(LIMIT).unwrap().unwrap(), 8);
+    });
 }
 
 #[test]

@@ -46,16 +46,8 @@ impl Machine {
     }
 
     fn fail(&self, function: &str, at: u64, code: u32) {
-        let injection = Injection {
-            function: function.to_owned(),
-            at,
-            repeat: Repeat::Times(1),
-            effect: Effect::Fail(code),
-            seen: 0,
-        };
-        self.state
-            .update(|node| node.injections.push(injection))
-            .unwrap();
+        let injection = Injection::new(function, at, Repeat::Times(1), Effect::Fail(code));
+        self.state.update(|node| node.inject(injection)).unwrap();
     }
 }
 

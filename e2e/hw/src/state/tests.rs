@@ -38,18 +38,15 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-fn apply(node: &mut Node, change: &Change) -> Vec<Effect> {
+fn apply(node: &mut Node, change: &Change) -> Vec<(u64, Effect)> {
     match *change {
         Change::Lose(gpu) => node.gpus[gpu].condition.presence = Presence::Lost,
         Change::Restore(gpu) => node.gpus[gpu].condition.presence = Presence::Present,
         Change::Heat(gpu, celsius) => node.gpus[gpu].condition.temperature = celsius,
-        Change::Inject(name, at, times) => node.injections.push(Injection {
-            function: format!("f{name}"),
-            at,
-            repeat: Repeat::Times(times),
-            effect: Effect::Fail(15),
-            seen: 0,
-        }),
+        Change::Inject(name, at, times) => {
+            let (function, repeat) = (format!("f{name}"), Repeat::Times(times));
+            node.inject(Injection::new(&function, at, repeat, Effect::Fail(15)));
+        }
         Change::Observe(name) => return node.observe(&format!("f{name}")),
         Change::Reset => node.reset(),
     }
@@ -169,5 +166,16 @@ fn a_reset_heals_every_gpu_and_forgets_every_injection() {
         apply(&mut changed, &change);
     }
     changed.reset();
-    assert_eq!(changed, node());
+    assert_eq!((changed.gpus, changed.injections), (node().gpus, vec![]));
+}
+
+#[test]
+fn what_each_process_counts_for_itself_is_not_counted_for_all() {
+    let mut node = node();
+    let each = Injection::new("any", 1, Repeat::Always, Effect::Die).in_each("program");
+    node.inject(each);
+    assert!(!node.watches("f"));
+    assert_eq!(node.observe("f"), []);
+    assert_eq!(node.each_in("program", "f").count(), 1);
+    assert_eq!(node.each_in("other", "f").count(), 0);
 }
