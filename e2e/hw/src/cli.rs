@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tessera_hw::{
     Artifacts, Effect, Gpu, Injection, Node, Repeat,
     injection::ReturnCode,
-    install::{self, find_state},
+    install::{self, Replaced, find_state},
     state::Presence,
 };
 
@@ -31,6 +31,15 @@ enum Command {
     Install(Install),
     /// Remove what `install` made.
     Uninstall,
+    /// Replace the driver by another version. GPUs and injections stay.
+    Upgrade {
+        /// The new version: `590.48.01`.
+        version: String,
+        /// Replace the files alone: the old modules stay loaded and the new library refuses to
+        /// start.
+        #[arg(long)]
+        files_only: bool,
+    },
     /// Show the GPUs and the injections in force.
     Show {
         /// The whole state as JSON.
@@ -44,7 +53,12 @@ enum Command {
         /// Which GPU.
         gpu: String,
     },
-    /// Bring a lost GPU back.
+    /// Begin to reset a GPU: it is gone until `restore`.
+    StartReset {
+        /// Which GPU.
+        gpu: String,
+    },
+    /// Bring a GPU back that is lost or being reset.
     Restore {
         /// Which GPU.
         gpu: String,
@@ -166,6 +180,19 @@ pub(crate) fn run(arguments: Arguments) -> Result<String> {
         install::uninstall(&root)?;
         return Ok(String::new());
     }
+    if let Command::Upgrade {
+        version,
+        files_only,
+    } = command
+    {
+        let replaced = if files_only {
+            Replaced::Files
+        } else {
+            Replaced::Everything
+        };
+        let (_, node) = install::upgrade(&root, &version, replaced)?.state.read()?;
+        return Ok(describe(&node));
+    }
     let state = find_state(&root)?;
     if let Command::Show { json } = command {
         let (_, node) = state.read()?;
@@ -180,9 +207,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<String> {
 
 fn change(node: &mut Node, command: Command) -> Result<()> {
     match command {
-        Command::Install(_) | Command::Uninstall | Command::Show { .. } => {}
+        Command::Install(_)
+        | Command::Uninstall
+        | Command::Upgrade { .. }
+        | Command::Show { .. } => {}
         Command::Set(set) => apply(&set, gpu(node, &set.gpu)?),
         Command::Lose { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Lost,
+        Command::StartReset { gpu: name } => {
+            gpu(node, &name)?.condition.presence = Presence::Resetting;
+        }
         Command::Restore { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Present,
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
@@ -250,6 +283,7 @@ fn describe(node: &Node) -> String {
         let presence = match condition.presence {
             Presence::Present => "",
             Presence::Lost => "  LOST",
+            Presence::Resetting => "  BEING RESET",
         };
         let _ = writeln!(
             text,

@@ -118,6 +118,89 @@ pub fn install(
     })
 }
 
+/// What a new version is installed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The files and the kernel's modules.
+    Everything,
+    /// The files alone, as a package does while the old modules stay loaded until the next boot:
+    /// the library finds another version in the kernel and refuses to start.
+    Files,
+}
+
+/// Installs another version of the driver in place of the one under `root`. The GPUs stay as they
+/// are, and so do the injections.
+///
+/// The programs are those of the present installation under the new version's names. While it runs,
+/// files are missing, as they are while a real driver is being installed.
+pub fn upgrade(root: &Path, version: &str, replaced: Replaced) -> Result<Installed, InstallError> {
+    let tree = Tree { root };
+    let former = find_state(root)?;
+    let kept = Kept::of(root)?;
+    let node = match replaced {
+        Replaced::Files => former.read()?.1,
+        // Whoever still has the old library open is told that the kernel's driver is another one.
+        Replaced::Everything => former.update(|node| {
+            version.clone_into(&mut node.driver.version);
+            node.clone()
+        })?,
+    };
+    for owned in ["etc", "lib", "usr"] {
+        remove(&root.join(owned))?;
+    }
+    let state = StateFile::create(tree.prepare(&state_path(version))?, &node)?;
+    libraries::install(&tree, version, &kept.artifacts)?;
+    kernel::install_versions(&tree, &node.driver)?;
+    Ok(Installed {
+        root: root.to_owned(),
+        driver_version: version.to_owned(),
+        state,
+    })
+}
+
+/// The programs of an installation, kept beside it while its files are replaced.
+struct Kept {
+    artifacts: Artifacts,
+}
+
+impl Kept {
+    fn of(root: &Path) -> Result<Self, InstallError> {
+        let kept = Self {
+            artifacts: Artifacts {
+                nvml: root.join(".libnvidia-ml.kept"),
+                nvidia_smi: root.join(".nvidia-smi.kept"),
+            },
+        };
+        let Artifacts { nvml, nvidia_smi } = &kept.artifacts;
+        let installed = [
+            ("usr/lib64/libnvidia-ml.so.1", nvml),
+            ("usr/bin/nvidia-smi", nvidia_smi),
+        ];
+        for (from, to) in installed {
+            let from = root.join(from);
+            fs::copy(&from, to).map_err(|source| Tree::error("copy", &from, source))?;
+        }
+        Ok(kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let Artifacts { nvml, nvidia_smi } = &self.artifacts;
+        for file in [nvml, nvidia_smi] {
+            // One that was not copied is not there.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+fn remove(directory: &Path) -> Result<(), InstallError> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(|source| Tree::error("remove", directory, source)),
+    }
+}
+
 /// Removes what [`install`] made. The root itself stays, because it may be mounted somewhere.
 pub fn uninstall(root: &Path) -> Result<(), InstallError> {
     let io = |attempt, path: &Path| {
@@ -140,11 +223,8 @@ pub fn uninstall(root: &Path) -> Result<(), InstallError> {
         }
         (true, true) => {}
     }
-    for owned in OWNED.map(|name| root.join(name)) {
-        match fs::remove_dir_all(&owned) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => outcome.map_err(io("remove", &owned))?,
-        }
+    for owned in OWNED {
+        remove(&root.join(owned))?;
     }
     fs::remove_file(&marker).map_err(io("remove", &marker))
 }

@@ -17,6 +17,6 @@ pub mod state;
 pub use artifacts::{Artifacts, ArtifactsError};
 pub use facts::{AddressingMode, Architecture, Brand, Driver, Facts, PciFunction, Version};
 pub use injection::{Effect, Injection, Repeat};
-pub use install::{InstallError, Installed, install, uninstall};
+pub use install::{InstallError, Installed, Replaced, install, uninstall, upgrade};
 pub use profile::{Profile, ProfileError};
 pub use state::{Condition, Gpu, Node, StateError, StateFile};

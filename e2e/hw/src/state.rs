@@ -50,8 +50,11 @@ pub struct Gpu {
 pub enum Presence {
     /// It does.
     Present,
-    /// It has fallen off the bus.
+    /// It has fallen off the bus: it is still listed, and every question about it fails.
     Lost,
+    /// It is being reset: whoever initialises the library now does not see it, and handles that
+    /// were taken before are worth nothing.
+    Resetting,
 }
 
 /// How a GPU is right now.

@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 use tessera_hw::{
     Artifacts, InstallError, Installed,
-    install::{find_state, install, uninstall},
+    install::{Replaced, find_state, install, uninstall, upgrade},
     profile,
 };
 
@@ -232,4 +232,48 @@ fn a_directory_with_other_contents_is_left_alone() {
         );
     }
     assert!(directory.path().join("usr").exists());
+}
+
+#[test]
+fn another_version_replaces_files_and_modules_and_keeps_the_gpus() {
+    let node = node("h100");
+    let heat = |node: &mut tessera_hw::Node| node.gpus[1].condition.temperature = 91;
+    node.installed.state.update(heat).unwrap();
+    let before = node.installed.state.read().unwrap().1;
+    let open = node.installed.state.watch().unwrap();
+
+    let upgraded = upgrade(&node.root, "590.48.01", Replaced::Everything).unwrap();
+    let (_, after) = find_state(&node.root).unwrap().read().unwrap();
+    assert_eq!(after.driver.version, "590.48.01");
+    assert_eq!(after.gpus, before.gpus);
+    assert_eq!(upgraded.driver_version, "590.48.01");
+    let said = |path: &str| fs::read_to_string(node.root.join(path)).unwrap();
+    assert!(said("proc/driver/nvidia/version").contains("590.48.01"));
+    assert_eq!(said("sys/module/nvidia/version"), "590.48.01\n");
+    assert_eq!(said("usr/lib64/libnvidia-ml.so.1"), "nvml");
+    assert!(node.root.join("usr/lib64/libcuda.so.590.48.01").exists());
+    assert!(!node.root.join("usr/lib64/libcuda.so.580.95.05").exists());
+    assert!(node.root.join("dev/nvidia0").exists());
+    let mut names: Vec<_> = fs::read_dir(&node.root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["SIMULATED-DRIVER", "dev", "lib", "proc", "sys", "usr"]
+    );
+    // Whoever has the former state open sees that the kernel's driver is another one.
+    assert_eq!(open.generation().unwrap(), 3);
+}
+
+#[test]
+fn files_alone_are_replaced_while_the_modules_stay() {
+    let node = node("h100");
+    upgrade(&node.root, "590.48.01", Replaced::Files).unwrap();
+    let (_, state) = find_state(&node.root).unwrap().read().unwrap();
+    assert_eq!(state.driver.version, "580.95.05");
+    assert!(node.root.join("usr/lib64/libcuda.so.590.48.01").exists());
+    let module = fs::read_to_string(node.root.join("sys/module/nvidia/version")).unwrap();
+    assert_eq!(module, "580.95.05\n");
 }

@@ -97,6 +97,8 @@ fn each_command_does_to_the_node_what_it_says() {
 
     assert!(succeed(root, &["lose", "3"]).contains("LOST"));
     assert!(!succeed(root, &["restore", "0000:5d:00.0"]).contains("LOST"));
+    assert!(succeed(root, &["start-reset", "3"]).contains("BEING RESET"));
+    assert!(!succeed(root, &["restore", "3"]).contains("BEING RESET"));
     let set = succeed(
         root,
         &["set", "1", "--temperature", "91", "--memory-used", "1024"],

@@ -77,7 +77,7 @@ pub(crate) fn wait(set: nvmlEventSet_t, timeout: Duration) -> Result<(), Fault> 
             .ok_or(Fault::InvalidArgument)?;
         library::with_session(|session| {
             let lost = session.devices().any(|device| {
-                device.gpu.condition.presence == Presence::Lost
+                device.gpu.condition.presence != Presence::Present
                     && registered.contains(&device.handle.addr())
             });
             if lost { Err(Fault::GpuIsLost) } else { Ok(()) }

@@ -9,6 +9,7 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST as GPU_IS_LOST,
     nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE as INSUFFICIENT_SIZE,
     nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
+    nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH as LIB_RM_VERSION_MISMATCH,
     nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND,
     nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED,
     nvmlReturn_enum_NVML_ERROR_TIMEOUT as TIMEOUT,
@@ -28,6 +29,8 @@ pub(crate) enum Fault {
     Timeout,
     GpuIsLost,
     VersionMismatch,
+    /// The kernel's driver is of another version than this library.
+    LibraryVersionMismatch,
     /// The driver of this node is older than the function.
     FunctionNotFound,
     /// The state of the node cannot be read.
@@ -48,6 +51,7 @@ impl Fault {
             Self::Timeout => TIMEOUT,
             Self::GpuIsLost => GPU_IS_LOST,
             Self::VersionMismatch => VERSION_MISMATCH,
+            Self::LibraryVersionMismatch => LIB_RM_VERSION_MISMATCH,
             Self::FunctionNotFound => FUNCTION_NOT_FOUND,
             Self::Unknown => UNKNOWN,
             Self::Injected(code) => code,
@@ -76,7 +80,7 @@ pub(crate) fn describe(code: nvmlReturn_t) -> &'static CStr {
         GPU_IS_LOST => c"GPU is lost",
         16 => c"GPU requires restart",
         17 => c"The operating system has blocked the request.",
-        18 => c"RM has detected an NVML/RM version mismatch.",
+        LIB_RM_VERSION_MISMATCH => c"RM has detected an NVML/RM version mismatch.",
         19 => c"In use by another client",
         20 => c"Insufficient Memory",
         21 => c"No data",

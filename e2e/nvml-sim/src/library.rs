@@ -20,7 +20,12 @@ use tessera_hw::{
     state::{Presence, Watch},
 };
 
-use crate::{events, fault::Fault, root, tally};
+use crate::{
+    events,
+    fault::Fault,
+    root::{self, Home},
+    tally,
+};
 
 /// More than any machine has. Handles point into this array, so they stay valid and can be checked.
 const MAX_GPUS: usize = 256;
@@ -45,6 +50,8 @@ pub(crate) struct Session {
     watch: Watch,
     generation: u64,
     node: Node,
+    /// The version of this library.
+    version: Option<String>,
     /// Positions in `node.gpus` of the GPUs that this process sees. The order is NVML's index.
     visible: Vec<usize>,
 }
@@ -120,32 +127,54 @@ pub(crate) fn with_facts<T>(
 
 impl Session {
     fn open() -> Result<Self, Fault> {
-        let (root, state) = root::find().ok_or(Fault::DriverNotLoaded)?;
+        let Home {
+            root,
+            state,
+            version,
+        } = root::find().ok_or(Fault::DriverNotLoaded)?;
         if !root::has_device(&root, "nvidiactl") {
             return Err(Fault::DriverNotLoaded);
         }
         let watch = state.watch().map_err(|_| Fault::DriverNotLoaded)?;
         let (generation, node) = state.read().map_err(|_| Fault::DriverNotLoaded)?;
-        let has_node = |gpu: &Gpu| root::has_device(&root, &format!("nvidia{}", gpu.facts.minor));
+        let is_seen = |gpu: &Gpu| {
+            gpu.condition.presence != Presence::Resetting
+                && root::has_device(&root, &format!("nvidia{}", gpu.facts.minor))
+        };
         let gpus = node.gpus.iter().take(MAX_GPUS).enumerate();
         let visible = gpus
-            .filter(|(_, gpu)| has_node(gpu))
+            .filter(|(_, gpu)| is_seen(gpu))
             .map(|(at, _)| at)
             .collect();
-        Ok(Self {
+        let session = Self {
             state,
             watch,
             generation,
             node,
+            version,
             visible,
-        })
+        };
+        session.check_version()?;
+        Ok(session)
+    }
+
+    /// Fails if the kernel's driver is of another version, as the real library does.
+    fn check_version(&self) -> Result<(), Fault> {
+        match &self.version {
+            Some(version) if *version != self.node.driver.version => {
+                Err(Fault::LibraryVersionMismatch)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn refresh(&mut self) -> Result<(), Fault> {
         if self.watch.generation().map_err(|_| Fault::Unknown)? != self.generation {
-            (self.generation, self.node) = self.state.read().map_err(|_| Fault::Unknown)?;
+            // The file that is open and not the one at its path: a driver that was replaced leaves
+            // its state to those who still have it open.
+            (self.generation, self.node) = self.watch.read().map_err(|_| Fault::Unknown)?;
         }
-        Ok(())
+        self.check_version()
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -174,7 +203,7 @@ impl Device<'_> {
     pub(crate) fn present(self) -> Result<Self, Fault> {
         match self.gpu.condition.presence {
             Presence::Present => Ok(self),
-            Presence::Lost => Err(Fault::GpuIsLost),
+            Presence::Lost | Presence::Resetting => Err(Fault::GpuIsLost),
         }
     }
 }
@@ -240,7 +269,7 @@ fn hang(injection: u64) -> Result<(), Fault> {
         session.state.clone()
     };
     loop {
-        // A node whose driver is gone has no injection either.
+        // A driver that is gone takes its injections along.
         let Ok((_, node)) = state.read() else {
             return Err(Fault::Unknown);
         };

@@ -13,12 +13,29 @@ use std::{
 
 use tessera_hw::{StateFile, install::find_state};
 
-/// The root and the state of its GPUs, or nothing if no driver is installed around this library.
-pub(crate) fn find() -> Option<(PathBuf, StateFile)> {
+/// Where this library belongs.
+pub(crate) struct Home {
+    /// The driver root around it.
+    pub(crate) root: PathBuf,
+    /// The state of the GPUs of that root.
+    pub(crate) state: StateFile,
+    /// The version that its file name ends with. A copy under another name is of no version.
+    pub(crate) version: Option<String>,
+}
+
+/// Where this library belongs, or nothing if no driver is installed around it.
+pub(crate) fn find() -> Option<Home> {
     let library = fs::canonicalize(loaded_from()?).ok()?;
+    let name = library.file_name()?.to_str()?;
+    let version = name.strip_prefix("libnvidia-ml.so.").map(str::to_owned);
     library.ancestors().skip(1).find_map(|directory| {
         let state = find_state(directory).ok()?;
-        Some((directory.to_owned(), state))
+        let (root, version) = (directory.to_owned(), version.clone());
+        Some(Home {
+            root,
+            state,
+            version,
+        })
     })
 }
 

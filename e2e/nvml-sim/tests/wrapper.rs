@@ -20,7 +20,10 @@ use nvml_wrapper::{
     error::NvmlError,
 };
 use tempfile::TempDir;
-use tessera_hw::{Artifacts, Effect, Injection, Node, Repeat, StateFile, install, state::Presence};
+use tessera_hw::{
+    Artifacts, Effect, Injection, Node, Repeat, Replaced, StateFile, install, state::Presence,
+    upgrade,
+};
 
 static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
 
@@ -47,7 +50,9 @@ fn machine(profile: &str) -> Machine {
 
 impl Machine {
     fn open(&self, flags: InitFlags) -> Result<Nvml, NvmlError> {
-        let library = self.root.join("usr/lib64/libnvidia-ml.so.1");
+        // By its real path: the loader takes a path that it has open already for the same library,
+        // even if a link leads elsewhere by now.
+        let library = fs::canonicalize(self.root.join("usr/lib64/libnvidia-ml.so.1")).unwrap();
         Nvml::builder()
             .lib_path(library.as_os_str())
             .flags(flags)
@@ -227,6 +232,55 @@ fn a_lost_gpu_answers_nothing_and_the_others_go_on() {
 
     machine.set_presence(3, Presence::Present);
     assert_eq!(lost.minor_number().unwrap(), 3);
+}
+
+#[test]
+fn a_gpu_that_is_being_reset_is_not_listed_and_is_back_afterwards() {
+    let machine = machine("h100");
+    let nvml = machine.nvml();
+    let gpu = nvml.device_by_index(3).unwrap();
+    machine.set_presence(3, Presence::Resetting);
+    assert!(matches!(gpu.name(), Err(NvmlError::GpuLost)));
+    drop(nvml);
+    let during = machine.nvml();
+    assert_eq!(during.device_count().unwrap(), 7);
+    let minors = |nvml: &Nvml| -> Vec<u32> {
+        let gpus = (0..nvml.device_count().unwrap()).map(|index| nvml.device_by_index(index));
+        gpus.map(|gpu| gpu.unwrap().minor_number().unwrap())
+            .collect()
+    };
+    assert_eq!(minors(&during), [0, 1, 2, 4, 5, 6, 7]);
+    drop(during);
+    machine.set_presence(3, Presence::Present);
+    assert_eq!(minors(&machine.nvml()), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn a_library_of_another_version_than_the_kernels_driver_refuses_to_work() {
+    let machine = machine("h100");
+    let open = machine.nvml();
+    let new = "590.48.01";
+    upgrade(&machine.root, new, Replaced::Files).unwrap();
+    // The old library still fits the modules; the new one does not yet.
+    assert_eq!(open.device_count().unwrap(), 8);
+    assert!(matches!(
+        machine.open(InitFlags::empty()),
+        Err(NvmlError::LibRmVersionMismatch)
+    ));
+    upgrade(&machine.root, new, Replaced::Everything).unwrap();
+    assert_eq!(machine.nvml().sys_driver_version().unwrap(), new);
+}
+
+#[test]
+fn a_library_that_is_open_while_the_driver_is_replaced_says_that_it_no_longer_fits() {
+    let machine = machine("h100");
+    let open = machine.nvml();
+    upgrade(&machine.root, "590.48.01", Replaced::Everything).unwrap();
+    assert!(matches!(
+        open.device_count(),
+        Err(NvmlError::LibRmVersionMismatch)
+    ));
+    assert_eq!(machine.nvml().device_count().unwrap(), 8);
 }
 
 #[test]

@@ -8,23 +8,27 @@ use crate::{
     state::Node,
 };
 
+const PROC: &str = "proc/driver/nvidia";
+
 pub(super) fn install(tree: &Tree<'_>, node: &Node) -> Result<(), InstallError> {
-    let proc = "proc/driver/nvidia";
-    tree.write(&format!("{proc}/version"), version(&node.driver))?;
-    tree.write(&format!("{proc}/params"), PARAMS)?;
-    tree.write(
-        "sys/module/nvidia/version",
-        format!("{}\n", node.driver.version),
-    )?;
+    install_versions(tree, &node.driver)?;
+    tree.write(&format!("{PROC}/params"), PARAMS)?;
     for gpu in &node.gpus {
         let facts = &gpu.facts;
         tree.write(
-            &format!("{proc}/gpus/{}/information", facts.pci),
+            &format!("{PROC}/gpus/{}/information", facts.pci),
             information(facts),
         )?;
         install_pci(tree, facts)?;
     }
     Ok(())
+}
+
+/// What the loaded modules say of their version.
+pub(super) fn install_versions(tree: &Tree<'_>, driver: &Driver) -> Result<(), InstallError> {
+    tree.write(&format!("{PROC}/version"), version(driver))?;
+    let line = format!("{}\n", driver.version);
+    tree.write("sys/module/nvidia/version", line).map(drop)
 }
 
 /// The form is that of the open kernel modules since the 560 branch.

@@ -131,9 +131,14 @@ impl StateFile {
 
     /// Reads the generation and the state that belongs to it.
     pub fn read(&self) -> Result<(u64, Node), StateError> {
-        let file = self.open_to_read()?;
+        self.read_from(&self.open_to_read()?)
+    }
+
+    fn read_from(&self, file: &File) -> Result<(u64, Node), StateError> {
         self.lock(|| file.try_lock_shared())?;
-        self.load(&file)
+        let loaded = self.load(file);
+        file.unlock().map_err(|source| self.io("unlock", source))?;
+        loaded
     }
 
     /// Changes the state. Nobody else reads or changes it meanwhile.
@@ -262,5 +267,11 @@ impl Watch {
             .read_exact_at(&mut header, 0)
             .map_err(|source| self.state.io("read", source))?;
         self.state.parse_header(&header)
+    }
+
+    /// Reads the generation and the state of the file that was opened, even if another is at its
+    /// path by now. One thread at a time: the lock belongs to the open file.
+    pub fn read(&mut self) -> Result<(u64, Node), StateError> {
+        self.state.read_from(&self.file)
     }
 }
