@@ -6,6 +6,7 @@ mod firsts;
 mod node;
 mod record;
 mod report;
+mod turn;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::process::{ChildStdin, Command};
 
 pub use error::ClusterError;
 pub use node::Node;
-pub(crate) use record::Record;
+pub(crate) use record::{ClusterId, Record};
 pub use report::Report;
 
 use crate::causes::with_causes;
@@ -21,6 +22,7 @@ use crate::gates::Gates;
 use crate::paths::StateDir;
 use crate::progress::Progress;
 use crate::{interrupt, supervisor, teardown};
+use turn::Turn;
 
 /// What kind of cluster is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,22 +67,37 @@ impl Drivers {
 /// A running cluster.
 ///
 /// One that this process brought up ends with this value, and with this process however that ends, unless it is
-/// [kept](Cluster::keep). One that was [attached](Cluster::attach) to is left alone.
+/// [kept](Cluster::keep). One that was [attached](Cluster::attach) to is left alone. A value never takes down another
+/// cluster than its own.
 #[derive(Debug)]
 pub struct Cluster {
     dir: StateDir,
+    id: ClusterId,
     nodes: Vec<Node>,
     /// The first processes' standard inputs: they end when these close, until they are told otherwise.
     lifelines: Vec<ChildStdin>,
-    owned: bool,
+    /// The turn of a cluster that ends with this process.
+    turn: Option<Turn>,
 }
 
 impl Cluster {
     /// Brings a cluster up: builds what is missing, starts everything and returns when all nodes are ready.
     ///
     /// What an earlier run left behind is removed first. If anything fails, everything is taken down again.
+    ///
+    /// There is one cluster per machine: one that ends with another process is waited for, and one that is kept makes
+    /// this fail.
     pub fn up(options: &Options, progress: &dyn Progress) -> Result<Self, ClusterError> {
         bring_up::bring_up(options, progress)
+    }
+
+    /// Fails if a cluster is up that is kept, for which [`up`](Cluster::up) would not wait. Good to ask before minutes
+    /// are spent on building.
+    pub fn refuse_kept() -> Result<(), ClusterError> {
+        match bring_up::kept(&StateDir::of_environment()) {
+            None => Ok(()),
+            Some(dir) => Err(ClusterError::AlreadyUp { dir }),
+        }
     }
 
     /// The cluster that runs on this machine.
@@ -90,25 +107,34 @@ impl Cluster {
         let nodes = firsts::nodes(&dir, &record).ok_or(ClusterError::NotUp)?;
         Ok(Self {
             dir,
+            id: record.id,
             nodes,
             lifelines: Vec::new(),
-            owned: false,
+            turn: None,
         })
     }
 
     /// Lets the cluster outlive this value and this process.
     pub fn keep(mut self) -> Result<(), ClusterError> {
+        if let Some(record) = Record::read(&self.dir).filter(|record| record.id == self.id) {
+            let kept = Record {
+                kept: true,
+                ..record
+            };
+            kept.write(&self.dir).map_err(ClusterError::Keep)?;
+        }
         for lifeline in &mut self.lifelines {
             writeln!(lifeline, "{}", supervisor::KEEP).map_err(ClusterError::Keep)?;
         }
-        self.owned = false;
+        self.turn = None;
         Ok(())
     }
 
-    /// Takes the cluster down, whoever brought it up.
+    /// Takes this cluster down, whoever brought it up. Nothing happens if it is gone.
     pub fn down(mut self) -> Result<(), ClusterError> {
-        self.owned = false;
-        teardown::down().map_err(ClusterError::from)
+        // Until it is down, for the next one finds the machine as this one leaves it.
+        let _turn = self.turn.take();
+        teardown::down_only(&self.dir, &self.id).map_err(ClusterError::from)
     }
 
     /// The nodes, in order.
@@ -188,10 +214,10 @@ fn kubectl(dir: &StateDir) -> Command {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.owned {
+        if self.turn.is_some() {
             // An interrupt is why this happens, or it came too late to matter; what follows must run to its end.
             interrupt::taken();
-            if let Err(error) = teardown::down() {
+            if let Err(error) = teardown::down_only(&self.dir, &self.id) {
                 eprintln!("take the cluster down: {}", with_causes(&error));
             }
         }

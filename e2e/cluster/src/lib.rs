@@ -5,7 +5,8 @@
 //! by one first process each (see [`supervisor`]). So nothing of a cluster outlives those processes but files, cgroups and
 //! mount points, and those are found by name: [`down`] leaves nothing, whatever happened before.
 //!
-//! One cluster per machine: its addresses and links are fixed.
+//! One cluster per machine: its addresses and links are fixed. Processes take turns: one that wants a cluster waits for
+//! that of another to end.
 
 pub mod cargo;
 mod causes;

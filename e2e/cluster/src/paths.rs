@@ -27,7 +27,7 @@ impl StateDir {
         )
     }
 
-    #[cfg(test)]
+    /// That of a cluster somewhere else.
     pub(crate) fn at(path: &Path) -> Self {
         Self(path.to_owned())
     }

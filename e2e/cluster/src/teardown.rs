@@ -13,7 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cgroup::{CgroupError, Hierarchies};
-use crate::cluster::Record;
+use crate::cluster::{ClusterId, Record};
 use crate::network;
 use crate::paths::StateDir;
 use crate::process::{LOOK_AGAIN, RunError};
@@ -89,6 +89,12 @@ impl First {
             .unwrap_or_default()
     }
 
+    /// The directory of its cluster.
+    pub(crate) fn root(&self) -> &Path {
+        let mut above = self.plan.ancestors();
+        above.nth(2).unwrap_or(&self.plan)
+    }
+
     /// Whether it belongs to the cluster of this directory.
     pub(crate) fn is_of(&self, dir: &StateDir) -> bool {
         self.plan.starts_with(dir.root())
@@ -122,6 +128,15 @@ pub fn down() -> Result<(), TeardownError> {
     let dir = StateDir::of_environment();
     let _lock = lock(&dir)?;
     sweep(&dir)
+}
+
+/// Takes down the cluster of this identity. Nothing happens if another is there by now, or none.
+pub(crate) fn down_only(dir: &StateDir, id: &ClusterId) -> Result<(), TeardownError> {
+    let _lock = lock(dir)?;
+    match Record::read(dir) {
+        Some(record) if record.id == *id => sweep(dir),
+        _ => Ok(()),
+    }
 }
 
 /// Held while a cluster comes up or goes down.
@@ -297,6 +312,7 @@ mod tests {
             plan: "/state/node0/plan.json".into(),
         };
         assert_eq!(first.owner(), "node0");
+        assert_eq!(first.root(), Path::new("/state"));
         assert!(first.is_of(&StateDir::at(Path::new("/state"))));
         assert!(!first.is_of(&StateDir::at(Path::new("/state/other"))));
     }
@@ -311,6 +327,21 @@ mod tests {
             mount_points_below(info, Path::new("/state")),
             [PathBuf::from("/state/node0/a")]
         );
+    }
+
+    #[test]
+    fn whoever_holds_a_former_cluster_leaves_the_present_one_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::at(root.path());
+        let present = Record {
+            id: ClusterId::new().unwrap(),
+            kept: false,
+            nodes: Vec::new(),
+            made: Vec::new(),
+        };
+        present.write(&dir).unwrap();
+        down_only(&dir, &ClusterId::new().unwrap()).unwrap();
+        assert_eq!(Record::read(&dir), Some(present));
     }
 
     #[test]

@@ -1,12 +1,8 @@
-//! There is one cluster per machine. That another is up is found out before minutes are spent on building.
+//! There is one cluster per machine. That another is kept is found out before minutes are spent on building.
 
-use tessera_cluster::Cluster;
+use tessera_cluster::{Cluster, ClusterError};
 
-/// Holds if no cluster is up.
-pub(crate) fn alone() -> anyhow::Result<()> {
-    anyhow::ensure!(
-        Cluster::attach().is_err(),
-        "a cluster is up on this machine, and there can be one; take it down first with `cargo xtask cluster down`"
-    );
-    Ok(())
+/// Holds if no kept cluster is up. One that ends with another process is waited for when it matters.
+pub(crate) fn alone() -> Result<(), ClusterError> {
+    Cluster::refuse_kept()
 }

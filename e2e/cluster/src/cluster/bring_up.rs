@@ -4,22 +4,30 @@ mod reads;
 mod ready;
 mod write;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use super::record::{NodeRecord, Record};
+use super::record::{ClusterId, NodeRecord, Record};
+use super::turn::Turn;
 use super::{Cluster, ClusterError, Node, Options, firsts, node};
 use crate::cargo::{self, Linking, Profile};
 use crate::cgroup::Hierarchies;
 use crate::names::NodeIndex;
 use crate::packages::{self, Package};
 use crate::paths::{StateDir, checkout};
+use crate::process::LOOK_AGAIN;
 use crate::programs::{self, Programs};
 use crate::progress::{Progress, step};
 use crate::{control_plane, driver, images, interrupt, network, node as node_plan, teardown};
 
 /// The user of the machine's own kubeconfig.
 pub(super) const ADMIN: &str = "admin";
+
+/// How long the processes of a cluster may take to end once the process that brought it up has: they are killed then.
+const DYING_LIMIT: Duration = Duration::from_secs(40);
 
 /// `f_type` of an overlay in `statfs`, from the kernel's `magic.h`.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
@@ -56,6 +64,7 @@ fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, C
         asked: options.nodes,
     })?;
     let dir = StateDir::of_environment();
+    let turn = Turn::take(progress)?;
     let lock = teardown::lock(&dir)?;
     refuse_second(&dir)?;
     refuse_overlay(&dir)?;
@@ -64,9 +73,10 @@ fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, C
     // From here on there is something to take down, and dropping the value does it. The lock must be free by then.
     let mut cluster = Cluster {
         dir,
+        id: ClusterId::new().map_err(ClusterError::Identity)?,
         nodes: Vec::new(),
         lifelines: Vec::new(),
-        owned: true,
+        turn: Some(turn),
     };
     match start(&mut cluster, options, &nodes, &materials, progress) {
         Ok(()) => Ok(cluster),
@@ -80,22 +90,42 @@ fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, C
     }
 }
 
+/// Holds if no cluster is up that could stay. The caller has the turn, so another one is kept, or its process died and it
+/// is on its way out; this directory's own is swept in that case, and one elsewhere is waited for.
 fn refuse_second(dir: &StateDir) -> Result<(), ClusterError> {
-    let running = teardown::find_firsts();
-    let other = running.iter().find(|first| !first.is_of(dir));
-    let whole = Record::read(dir).and_then(|record| firsts::nodes(dir, &record));
-    match (other, whole) {
-        (Some(first), _) => {
-            let theirs = first.plan.ancestors().nth(2).unwrap_or(&first.plan);
-            Err(ClusterError::AlreadyUp {
-                dir: theirs.to_owned(),
-            })
+    let deadline = Instant::now() + DYING_LIMIT;
+    loop {
+        if let Some(dir) = kept(dir) {
+            return Err(ClusterError::AlreadyUp { dir });
         }
-        (None, Some(_)) => Err(ClusterError::AlreadyUp {
-            dir: dir.root().to_owned(),
-        }),
-        (None, None) => Ok(()),
+        let elsewhere = roots().into_iter().find(|root| root != dir.root());
+        match elsewhere {
+            None => return Ok(()),
+            Some(dir) if Instant::now() >= deadline => return Err(ClusterError::AlreadyUp { dir }),
+            Some(_) if interrupt::requested() => return Err(ClusterError::Interrupted),
+            Some(_) => thread::sleep(LOOK_AGAIN),
+        }
     }
+}
+
+/// Where a cluster is up that outlives the process that brought it up.
+pub(super) fn kept(ours: &StateDir) -> Option<PathBuf> {
+    let is_kept = |root: &PathBuf| {
+        let dir = StateDir::at(root);
+        match Record::read(&dir) {
+            // One of ours that is not whole any more is of no use to anybody.
+            Some(record) if dir == *ours => record.kept && firsts::nodes(&dir, &record).is_some(),
+            Some(record) => record.kept,
+            None => dir != *ours,
+        }
+    };
+    roots().into_iter().find(is_kept)
+}
+
+/// The directories of all clusters of which something runs.
+fn roots() -> BTreeSet<PathBuf> {
+    let firsts = teardown::find_firsts().into_iter();
+    firsts.map(|first| first.root().to_owned()).collect()
 }
 
 fn refuse_overlay(dir: &StateDir) -> Result<(), ClusterError> {
@@ -149,7 +179,7 @@ fn start(
     progress: &dyn Progress,
 ) -> Result<(), ClusterError> {
     let dir = cluster.dir.clone();
-    let archives = write_files(&dir, options, nodes, materials)?;
+    let archives = write_files(cluster, options, nodes, materials)?;
     step(progress, "start the control plane", || {
         let control = start_control(cluster, options, materials)?;
         for index in nodes {
@@ -223,7 +253,7 @@ fn connect(owner: &str, commands: &[(network::Within, Vec<String>)]) -> Result<(
 
 /// Writes everything that is read by what is started later. Returns the archives of the nodes' images.
 fn write_files(
-    dir: &StateDir,
+    cluster: &Cluster,
     options: &Options,
     nodes: &[NodeIndex],
     materials: &Materials,
@@ -232,12 +262,13 @@ fn write_files(
         let path = path.to_owned();
         move |source| ClusterError::Write { path, source }
     };
+    let dir = &cluster.dir;
     let (logs, bin) = (dir.logs(), dir.bin());
     if logs.exists() {
         fs::remove_dir_all(&logs).map_err(failed(&logs))?;
     }
     fs::create_dir_all(&logs).map_err(failed(&logs))?;
-    write::record(dir, options, nodes)?;
+    write::record(cluster, options, nodes)?;
     materials.programs.link_into(&bin).map_err(failed(&bin))?;
     write::certificates(dir, nodes)?;
     for index in nodes {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cargo::CargoError;
 use crate::cgroup::CgroupError;
@@ -31,11 +32,28 @@ pub enum ClusterError {
         asked: u8,
     },
     /// One is up already.
-    #[error("bring a cluster up: one is up in {}; there is one per machine, take it down first with `{}cargo xtask cluster down`", dir.display(), elsewhere(dir))]
+    #[error("bring a cluster up: one is up in {} that is kept; there is one per machine, take it down first with `{}cargo xtask cluster down`", dir.display(), elsewhere(dir))]
     AlreadyUp {
         /// Whose.
         dir: PathBuf,
     },
+    /// The cluster of another process does not end.
+    #[error(
+        "bring a cluster up: that of {whose} has not ended after {} minutes, and there is one per machine; wait for it, or stop that process",
+        limit.as_secs() / 60
+    )]
+    NoTurn {
+        /// The process.
+        whose: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// It could not be found out whether another process has a cluster.
+    #[error("look whether another process has a cluster on this machine")]
+    Turn(#[source] io::Error),
+    /// The kernel gave no random identity.
+    #[error("give the cluster an identity: read /proc/sys/kernel/random/uuid")]
+    Identity(#[source] io::Error),
     /// None is up.
     #[error("find the cluster: none is up; bring one up with `cargo xtask cluster up`")]
     NotUp,

@@ -9,9 +9,25 @@ use serde::{Deserialize, Serialize};
 use crate::names::NodeIndex;
 use crate::paths::StateDir;
 
+/// Which cluster: no two ever have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ClusterId(String);
+
+impl ClusterId {
+    /// A new one.
+    pub(crate) fn new() -> io::Result<Self> {
+        let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        Ok(Self(random.trim().to_owned()))
+    }
+}
+
 /// A cluster's record. Written before anything is started.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
+    pub(crate) id: ClusterId,
+    /// Whether it outlives the process that brought it up.
+    pub(crate) kept: bool,
     pub(crate) nodes: Vec<NodeRecord>,
     /// Directories of the machine that were made as mount points, and are removed at the end.
     pub(crate) made: Vec<PathBuf>,

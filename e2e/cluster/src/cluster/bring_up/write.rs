@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::record::{NodeRecord, Record};
-use super::super::{ClusterError, Options};
+use super::super::{Cluster, ClusterError, Options};
 use super::ADMIN;
 use crate::names::NodeIndex;
 use crate::node::MOUNT_POINTS;
@@ -16,7 +16,7 @@ use crate::{control_plane, kubeconfig};
 
 /// Writes the record, then makes the mount points that it names.
 pub(super) fn record(
-    dir: &StateDir,
+    cluster: &Cluster,
     options: &Options,
     nodes: &[NodeIndex],
 ) -> Result<(), ClusterError> {
@@ -30,7 +30,10 @@ pub(super) fn record(
         index: *index,
         profile: options.drivers.of(index.number()).map(ToOwned::to_owned),
     };
+    let dir = &cluster.dir;
     let record = Record {
+        id: cluster.id.clone(),
+        kept: false,
         nodes: nodes.iter().map(of).collect(),
         made,
     };
