@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use crate::follow::{Absence, MissingGpu};
 use crate::{Bytes, CudaVersion, DeviceName, DriverVersion, GpuUuid, PciAddress, PcieRoot};
 
 /// Facts about the installed driver, common to all GPUs of a node.
@@ -144,6 +145,8 @@ pub enum InventoryError {
 pub struct Inventory {
     driver: DriverFacts,
     gpus: Vec<Gpu>,
+    missing: Vec<MissingGpu>,
+    strangers: Vec<Absence>,
 }
 
 impl Inventory {
@@ -167,7 +170,22 @@ impl Inventory {
                 });
             }
         }
-        Ok(Self { driver, gpus })
+        Ok(Self {
+            driver,
+            gpus,
+            missing: Vec::new(),
+            strangers: Vec::new(),
+        })
+    }
+
+    /// The same, beside GPUs that were seen before and reasons of GPUs that never were.
+    #[must_use]
+    pub(crate) fn with_missing(self, missing: Vec<MissingGpu>, strangers: Vec<Absence>) -> Self {
+        Self {
+            missing,
+            strangers,
+            ..self
+        }
     }
 
     /// The driver's facts.
@@ -175,14 +193,41 @@ impl Inventory {
         &self.driver
     }
 
-    /// The GPUs, by minor number.
+    /// The GPUs that answer, by minor number.
     pub fn gpus(&self) -> &[Gpu] {
         &self.gpus
+    }
+
+    /// The GPUs that answered once and do not now, by minor number.
+    pub fn missing(&self) -> &[MissingGpu] {
+        &self.missing
+    }
+
+    /// Why GPUs do not answer that are listed and have never answered.
+    pub fn strangers(&self) -> &[Absence] {
+        &self.strangers
+    }
+
+    /// The GPUs that answer or once did.
+    pub fn ever_seen(&self) -> impl Iterator<Item = &Gpu> {
+        let missing = self.missing.iter().map(|missing| &missing.gpu);
+        self.gpus.iter().chain(missing)
     }
 
     /// The GPU that is offered under this name.
     pub fn by_device_name(&self, name: &DeviceName) -> Option<&Gpu> {
         self.gpus.iter().find(|gpu| gpu.device_name() == *name)
+    }
+
+    /// The GPU that was offered under this name and does not answer now.
+    pub fn missing_by_device_name(&self, name: &DeviceName) -> Option<&MissingGpu> {
+        let mut missing = self.missing.iter();
+        missing.find(|missing| missing.gpu.device_name() == *name)
+    }
+
+    /// The GPU that is offered under this name, or was when it still answered.
+    pub fn seen_by_device_name(&self, name: &DeviceName) -> Option<&Gpu> {
+        self.ever_seen().find(|gpu| gpu.device_name() == *name)
     }
 }
 

@@ -18,5 +18,5 @@ mod whole_gpu;
 
 pub use fields::{FieldPath, dropped_fields};
 pub use offer::{DropReason, Dropped, Node, Offer};
-pub use plan::plan;
+pub use plan::{nothing, plan};
 pub use reconcile::{SliceRef, Write, reconcile};

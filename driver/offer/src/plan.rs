@@ -25,6 +25,14 @@ pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
     Offer::new(driver, node, slices, dropped)
 }
 
+/// Offers nothing, where there is no driver.
+///
+/// One empty slice stays: it takes the devices out of the scheduler's sight as no slice would, and
+/// says besides that the driver of this pool is here and has nothing to give.
+pub fn nothing(node: &Node, driver: &str) -> Offer {
+    Offer::new(driver, node, Vec::new(), Vec::new())
+}
+
 /// How many of these devices one slice may hold. One limit serves all slices of the pool, so
 /// that a taint on one device does not move others to another slice.
 fn devices_per_slice(devices: &[Device]) -> usize {

@@ -13,11 +13,13 @@
 //! - Every spec sets `NVIDIA_VISIBLE_DEVICES=void`. Where the `nvidia` runtime is the default
 //!   runtime, that keeps it from adding the GPUs that an image's environment asks for.
 
+mod currency;
 mod install;
 mod kind;
 mod render;
 mod spec;
 
+pub use currency::is_current;
 pub use install::{DriverFile, DriverInstall, DriverLink};
 pub use kind::{
     CLAIM_KIND, CdiKind, KindError, claim_of_file, claimed_devices, device_id, device_name,

@@ -7,6 +7,7 @@
 
 use serde_json::Map;
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
+use tessera_device::follow::MissingGpu;
 use tessera_device::{Gpu, Inventory};
 
 use crate::cdi::{self, CdiKind, DriverInstall, GpuEdits};
@@ -39,23 +40,66 @@ pub fn resolve<'i>(
         let gpu = (allocated.pool == pool)
             .then(|| inventory.by_device_name(&allocated.device))
             .flatten()
-            .ok_or_else(|| Refusal::UnknownDevice {
-                claim: allocation.claim.clone(),
-                pool: allocated.pool.clone(),
-                device: allocated.device.clone(),
-            })?;
-        let view = if allocated.admin_access {
-            View::Admin
-        } else {
-            View::Whole
-        };
+            .ok_or_else(|| not_here(&allocation.claim, allocated, pool, inventory))?;
         Ok(ResolvedDevice {
             allocated: allocated.clone(),
             gpu,
-            view,
+            view: view(allocated),
         })
     };
     allocation.devices.iter().map(find).collect()
+}
+
+fn not_here(
+    claim: &ClaimRef,
+    allocated: &AllocatedDevice,
+    pool: &str,
+    inventory: &Inventory,
+) -> Refusal {
+    let claim = claim.clone();
+    let device = allocated.device.clone();
+    let missing = inventory.missing_by_device_name(&device);
+    match missing.filter(|_| allocated.pool == pool) {
+        Some(MissingGpu { gpu, absence }) => Refusal::GpuLost {
+            claim,
+            device,
+            gpu: gpu.uuid.clone(),
+            absence: absence.clone(),
+        },
+        None => Refusal::UnknownDevice {
+            claim,
+            pool: allocated.pool.clone(),
+            device,
+        },
+    }
+}
+
+/// Whether the record is that of a claim which was prepared in this boot for exactly this
+/// allocation.
+///
+/// For a claim whose GPUs cannot be looked at, because the driver is away or the GPU is lost: what
+/// its containers were given stays theirs. Where the GPUs are known, [`standing`] decides.
+pub fn is_prepared_for(record: &Record, allocation: &Allocation, boot: &BootId) -> bool {
+    let is_for = |(prepared, allocated): (&PreparedDevice, &AllocatedDevice)| {
+        prepared.pool == allocated.pool
+            && prepared.device == allocated.device
+            && prepared.request == allocated.request
+            && prepared.share_id == allocated.share_id
+            && prepared.view == view(allocated)
+    };
+    record.phase == Phase::Prepared
+        && record.boot == *boot
+        && record.claim.uid == allocation.claim.uid
+        && record.devices.len() == allocation.devices.len()
+        && record.devices.iter().zip(&allocation.devices).all(is_for)
+}
+
+fn view(allocated: &AllocatedDevice) -> View {
+    if allocated.admin_access {
+        View::Admin
+    } else {
+        View::Whole
+    }
 }
 
 /// What the journal already has of a claim that is to be prepared.
@@ -140,7 +184,8 @@ pub fn plan<G>(
 
 /// Plans the effects of a claim that is prepared anew, for the devices that its record names.
 ///
-/// The claim is in use, so nothing of it is taken back: the new effects replace the old.
+/// The claim is in use, so nothing of it is taken back: the new effects replace the old. A GPU that
+/// is missing at present is described as it was last.
 pub fn restore(
     record: &Record,
     inventory: &Inventory,
@@ -148,7 +193,7 @@ pub fn restore(
     install: &DriverInstall,
 ) -> Result<Plan, Refusal> {
     let gpu = |prepared: &PreparedDevice| {
-        let gpu = inventory.gpus().iter().find(|gpu| gpu.uuid == prepared.gpu);
+        let gpu = inventory.ever_seen().find(|gpu| gpu.uuid == prepared.gpu);
         gpu.map(|gpu| GpuEdits {
             device: prepared.device.clone(),
             gpu,
@@ -215,6 +260,7 @@ fn write_cdi(
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use tessera_device::follow::{Absence, Known, Look, SilentGpu};
     use tessera_device::{
         Architecture, Bytes, CudaVersion, DeviceName, DriverFacts, DriverVersion,
     };
@@ -284,6 +330,51 @@ pub(crate) mod tests {
         for (minors, pool) in [(&[8][..], "node0"), (&[0][..], "node1")] {
             let error = resolve(&allocation("a", minors), pool, &inventory).unwrap_err();
             assert!(matches!(error, Refusal::UnknownDevice { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_serve_any_more_is_refused_with_what_has_become_of_it() {
+        let (known, _) = Known::Present(inventory()).next(Look::Found {
+            inventory: Inventory::new(inventory().driver().clone(), (1..8).map(gpu).collect())
+                .unwrap(),
+            silent: vec![SilentGpu {
+                uuid: None,
+                absence: Absence::Lost,
+            }],
+        });
+        let inventory = known.last().unwrap();
+        let error = resolve(&allocation("a", &[1, 0]), "node0", inventory).unwrap_err();
+        let Refusal::GpuLost { gpu, absence, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((gpu, absence), (&gpu_uuid(0), &Absence::Lost));
+        assert!(error.to_string().contains("fallen off the bus"), "{error}");
+        // What was prepared on it before can still be made anew.
+        let install = DriverInstall::default();
+        let restored = restore(&record("a", &[0]), inventory, &CdiKind::claim(), &install);
+        assert!(restored.is_ok(), "{restored:?}");
+    }
+
+    #[test]
+    fn without_the_gpus_a_claim_is_prepared_for_the_allocation_that_its_record_names() {
+        let boot = BootId("4f1c".to_owned());
+        let prepared = record("a", &[0, 3]);
+        assert!(is_prepared_for(&prepared, &allocation("a", &[0, 3]), &boot));
+        let mut begun = prepared.clone();
+        begun.phase = Phase::Preparing;
+        let other_boot = BootId("former".to_owned());
+        for (record, allocation, boot) in [
+            (&begun, allocation("a", &[0, 3]), &boot),
+            (&prepared, allocation("a", &[0, 3]), &other_boot),
+            (&prepared, allocation("a", &[0]), &boot),
+            (&prepared, allocation("a", &[0, 4]), &boot),
+            (&prepared, allocation("b", &[0, 3]), &boot),
+        ] {
+            assert!(
+                !is_prepared_for(record, &allocation, boot),
+                "{record:?} {allocation:?}"
+            );
         }
     }
 

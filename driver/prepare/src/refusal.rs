@@ -3,6 +3,7 @@
 use std::fmt;
 
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid};
+use tessera_device::follow::Absence;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
 
@@ -26,6 +27,21 @@ pub enum Refusal {
         pool: String,
         /// The device.
         device: DeviceName,
+    },
+    /// A GPU that was offered and does not serve any more.
+    #[error(
+        "claim {claim} was allocated {device}, but its GPU {gpu} {absence}; it is withdrawn from \
+         the ResourceSlice: delete the pod to have it scheduled again"
+    )]
+    GpuLost {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// What has become of the GPU.
+        absence: Absence,
     },
     /// A GPU that another claim holds.
     #[error(
@@ -112,6 +128,8 @@ reasons! {
     UnsupportedConfiguration,
     /// The node does not have the device.
     UnknownDevice,
+    /// The GPU has fallen off the bus, is being reset or does not answer.
+    GpuLost,
     /// Another claim holds the GPU.
     GpuHeld,
     /// Another claim is releasing the GPU and has not done so in time.
@@ -138,6 +156,7 @@ impl Refusal {
                 Reason::UnsupportedConfiguration
             }
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
+            Self::GpuLost { .. } => Reason::GpuLost,
             Self::GpuHeld { .. } => Reason::GpuHeld,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,

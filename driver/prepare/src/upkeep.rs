@@ -30,12 +30,24 @@ pub enum ApiView {
     Unknown,
 }
 
+/// How the effects of a record are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effects {
+    /// As they were made, for the driver that is installed or without a driver to compare with.
+    Good,
+    /// Missing or altered.
+    Damaged,
+    /// As they were made, but for another driver than is installed now.
+    Outdated,
+}
+
 /// What to do about a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
     /// It is as it should be, or somebody will ask about it.
     Nothing,
-    /// Its effects are not what they were: make them anew. The claim is in use.
+    /// Its effects are not what they were, or not what containers need by now: make them anew. The
+    /// claim is in use.
     Restore,
     /// Its claim is gone and nobody has asked to unprepare it: take it back.
     TakeBack,
@@ -43,23 +55,27 @@ pub enum Repair {
 
 /// Decides about one record.
 ///
+/// A claim that was prepared before the driver was replaced has a spec that names files which are
+/// gone. Its running containers keep the files that they have open and are not touched by a new
+/// spec; a container that is started anew under the old one fails, under a new one it runs. So it
+/// is made anew for the driver that is installed, and left alone as long as there is none.
+///
 /// A claim that has been let go is left alone for `grace`: the kubelet unprepares it when its
 /// containers have ended, and until then they use the GPU.
 pub fn repair(
     record: &Record,
     boot: &BootId,
     api: ApiView,
-    intact: bool,
+    effects: Effects,
     grace: Duration,
 ) -> Repair {
     match api {
         ApiView::LetGo(time) if time >= grace => Repair::TakeBack,
         ApiView::Allocated | ApiView::Unknown | ApiView::LetGo(_) => {
             let in_use = record.phase == Phase::Prepared && record.boot == *boot;
-            if in_use && !intact {
-                Repair::Restore
-            } else {
-                Repair::Nothing
+            match effects {
+                Effects::Damaged | Effects::Outdated if in_use => Repair::Restore,
+                Effects::Good | Effects::Damaged | Effects::Outdated => Repair::Nothing,
             }
         }
     }
@@ -81,7 +97,7 @@ pub fn rebuild(
 ) -> Option<Record> {
     let names = cdi::claimed_devices(spec, claim)?;
     let device = |device: DeviceName| {
-        let gpu = inventory.by_device_name(&device)?.uuid.clone();
+        let gpu = inventory.seen_by_device_name(&device)?.uuid.clone();
         Some(PreparedDevice {
             request: String::new(),
             pool: pool.to_owned(),
@@ -135,27 +151,61 @@ mod tests {
         former_boot.boot = BootId("former".to_owned());
         let recent = ApiView::LetGo(Duration::from_secs(1));
         let old = ApiView::LetGo(GRACE);
-        for (record, api, intact, expected) in [
-            (&prepared, ApiView::Allocated, true, Repair::Nothing),
-            (&prepared, ApiView::Allocated, false, Repair::Restore),
-            (&prepared, ApiView::Unknown, false, Repair::Restore),
+        for (record, api, effects, expected) in [
+            (
+                &prepared,
+                ApiView::Allocated,
+                Effects::Good,
+                Repair::Nothing,
+            ),
+            (
+                &prepared,
+                ApiView::Allocated,
+                Effects::Damaged,
+                Repair::Restore,
+            ),
+            (
+                &prepared,
+                ApiView::Unknown,
+                Effects::Damaged,
+                Repair::Restore,
+            ),
+            (
+                &prepared,
+                ApiView::Allocated,
+                Effects::Outdated,
+                Repair::Restore,
+            ),
+            (&prepared, old, Effects::Outdated, Repair::TakeBack),
+            (
+                &former_boot,
+                ApiView::Unknown,
+                Effects::Outdated,
+                Repair::Nothing,
+            ),
             // Its containers may still run, and may be restarted by the runtime.
-            (&prepared, recent, false, Repair::Restore),
-            (&prepared, recent, true, Repair::Nothing),
-            (&prepared, old, true, Repair::TakeBack),
-            (&prepared, old, false, Repair::TakeBack),
-            (&prepared, ApiView::Unknown, true, Repair::Nothing),
+            (&prepared, recent, Effects::Damaged, Repair::Restore),
+            (&prepared, recent, Effects::Good, Repair::Nothing),
+            (&prepared, old, Effects::Good, Repair::TakeBack),
+            (&prepared, old, Effects::Damaged, Repair::TakeBack),
+            (&prepared, ApiView::Unknown, Effects::Good, Repair::Nothing),
             // The kubelet calls again for what it has not been told of.
-            (&preparing, ApiView::Allocated, false, Repair::Nothing),
-            (&preparing, old, false, Repair::TakeBack),
-            (&former_boot, ApiView::Allocated, false, Repair::Nothing),
+            (
+                &preparing,
+                ApiView::Allocated,
+                Effects::Damaged,
+                Repair::Nothing,
+            ),
+            (&preparing, old, Effects::Damaged, Repair::TakeBack),
+            (
+                &former_boot,
+                ApiView::Allocated,
+                Effects::Damaged,
+                Repair::Nothing,
+            ),
         ] {
-            let found = repair(record, &boot, api, intact, GRACE);
-            assert_eq!(
-                found, expected,
-                "{:?} {api:?} intact: {intact}",
-                record.phase
-            );
+            let found = repair(record, &boot, api, effects, GRACE);
+            assert_eq!(found, expected, "{:?} {api:?} {effects:?}", record.phase);
         }
     }
 

@@ -15,11 +15,13 @@ mod upkeep;
 
 use std::collections::BTreeSet;
 
-use tessera_claim::{ClaimRef, allocation};
+use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
 use tessera_prepare::cdi::{self, CdiKind};
 use tessera_prepare::ledger::{GpuGuard, Ledger};
-use tessera_prepare::plan::{self, ResolvedDevice, Standing, plan, resolve, standing};
+use tessera_prepare::plan::{
+    self, ResolvedDevice, Standing, is_prepared_for, plan, resolve, standing,
+};
 use tessera_prepare::record::{BootId, Phase, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::step::{Step, undo_all};
@@ -135,8 +137,20 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         };
         let allocation =
             allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
+        if self.hardware.now().is_none()
+            && let Some(devices) = self.prepared_before(&allocation, deadline).await?
+        {
+            return Ok(devices);
+        }
         let hardware = self.hardware.ready(deadline).await?;
-        let devices = resolve(&allocation, &self.identity.pool, &hardware.inventory)?;
+        let resolved = resolve(&allocation, &self.identity.pool, &hardware.inventory);
+        let devices = match resolved {
+            Err(lost @ Refusal::GpuLost { .. }) => {
+                let before = self.prepared_before(&allocation, deadline).await?;
+                return before.ok_or_else(|| lost.into());
+            }
+            resolved => resolved?,
+        };
         loop {
             let held = self.lock(claim, gpus_of(&devices), deadline).await?;
             match self.prepare_locked(claim, devices.clone(), &hardware, &held) {
@@ -175,6 +189,22 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             _ => Err(error.into()),
         }
+    }
+
+    /// The devices of a claim that is prepared already, where its GPUs cannot be looked at: its
+    /// containers keep what they have, whatever has become of the driver or the GPU.
+    async fn prepared_before(
+        &self,
+        allocation: &Allocation,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<PreparedDevice>>, ClaimError> {
+        let claim = &allocation.claim;
+        let _held = self.lock(claim, BTreeSet::new(), deadline).await?;
+        let Some(Entry::Record(record)) = self.records.read(&claim.uid)? else {
+            return Ok(None);
+        };
+        let is_prepared = is_prepared_for(&record, allocation, &self.identity.boot);
+        Ok((is_prepared && self.intact(&record)?).then_some(record.devices))
     }
 
     /// Locks these GPUs and those that the claim's record names.

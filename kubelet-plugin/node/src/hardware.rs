@@ -1,57 +1,35 @@
-//! What this node has: its GPUs and its driver installation.
+//! What this node has: its GPUs and its driver installation, as long as the process runs.
 //!
-//! The driver may be installed after the plugin has started (by a driver container), so its absence
-//! is a state with a reason and not an error that ends the process.
+//! The driver may be installed after the plugin has started (by a driver container), be replaced by
+//! another version and go away, and GPUs are lost and reset. So what is known is a state that is
+//! followed and not a fact of the start: [`HardwareProbe`] looks, [`tessera_device::follow`] decides
+//! what a look means, and [`HardwareWatch`] shows it to everybody else.
 
-use std::path::PathBuf;
+mod metrics;
+mod probe;
+mod sight;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use tessera_device::Inventory;
-use tessera_nvml::{GpuProblem, Nvml, NvmlError};
+use tessera_device::follow::Known;
 use tessera_prepare::cdi::DriverInstall;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tokio::time::Instant;
 
+pub use self::metrics::HardwareMetrics;
+pub use self::probe::{HardwareProbe, Pace};
+pub use self::sight::{LocalSight, Places, Seen, Sight};
 use crate::deadline::Deadline;
-use crate::driver_root::{self, DriverRoot, DriverRootError};
-use tessera_shell::logging::chain;
-
-/// Time between two looks for a driver that is not there. A driver container takes minutes to
-/// install; a look is a few directory reads.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The GPUs and the files that a container needs to use them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hardware {
     /// The GPUs.
     pub inventory: Inventory,
     /// The driver installation.
     pub install: DriverInstall,
-}
-
-/// Where to look.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// The driver installation, as this process and as the host sees it.
-    pub driver_root: DriverRoot,
-    /// The sysfs in which the GPUs' PCI devices are.
-    pub sysfs: PathBuf,
-    /// The CDI hook, as the host sees it.
-    pub hook: Option<String>,
-    /// The loader's cache builder, as the host sees it; `None`: to be found.
-    pub ldconfig: Option<String>,
-}
-
-/// Why the hardware is not known.
-#[derive(Debug, Error)]
-enum LookError {
-    #[error(transparent)]
-    Driver(#[from] DriverRootError),
-    #[error(transparent)]
-    Nvml(#[from] NvmlError),
 }
 
 /// The driver was not up by the deadline.
@@ -60,147 +38,120 @@ enum LookError {
 pub struct NotReady(String);
 
 /// What is known at present.
-#[derive(Clone, Debug)]
-enum Known {
-    Nothing { why: String },
-    Hardware(Arc<Hardware>),
+#[derive(Clone, Debug, Default)]
+struct View {
+    known: Known,
+    /// The same with the installation, while there is a driver.
+    hardware: Option<Arc<Hardware>>,
+    /// Since when a look has not come back, if that is longer than it may take.
+    silent_since: Option<Instant>,
 }
 
-/// Shows the hardware once it is known.
+impl View {
+    fn problem(&self) -> Option<String> {
+        let silence = self.silent_since.map(|since| {
+            format!(
+                "the NVIDIA driver has not answered for {} s (a call of NVML hangs)",
+                since.elapsed().as_secs()
+            )
+        });
+        let absence = match &self.known {
+            Known::Unseen => Some("it has not been looked for yet".to_owned()),
+            Known::Absent { why, .. } => Some(why.clone()),
+            Known::Present(_) => None,
+        };
+        match (silence, absence) {
+            (Some(silence), None) => Some(format!("{silence}; what was known is still served")),
+            (Some(silence), Some(absence)) => Some(format!("{silence}; before that: {absence}")),
+            (None, absence) => absence,
+        }
+    }
+}
+
+/// Shows the hardware as it is known.
 #[derive(Clone, Debug)]
-pub struct HardwareWatch(watch::Receiver<Known>);
+pub struct HardwareWatch(watch::Receiver<View>);
 
 impl HardwareWatch {
     /// The hardware, waiting for it until the deadline.
     pub async fn ready(&self, deadline: Deadline) -> Result<Arc<Hardware>, NotReady> {
-        let mut known = self.0.clone();
-        let arrived = deadline
-            .run(known.wait_for(|known| matches!(known, Known::Hardware(_))))
-            .await
-            .is_ok_and(|changed| changed.is_ok());
-        match (&*self.0.borrow(), arrived) {
-            (Known::Hardware(hardware), _) => Ok(hardware.clone()),
-            (Known::Nothing { why }, _) => Err(NotReady(why.clone())),
+        let mut views = self.0.clone();
+        // Whatever ends the wait, what is known then is the answer.
+        let _ = deadline
+            .run(views.wait_for(|view| view.hardware.is_some()))
+            .await;
+        let view = self.0.borrow();
+        let found = view.hardware.clone();
+        found.ok_or_else(|| NotReady(view.problem().unwrap_or_default()))
+    }
+
+    /// Waits until it is known whether there is a driver, or known that this takes long.
+    pub async fn settled(&self) {
+        let is_settled = |view: &View| view.known != Known::Unseen || view.silent_since.is_some();
+        // The probe ends without a result only when the process ends.
+        let _ = self.0.clone().wait_for(is_settled).await;
+    }
+
+    /// Waits until something else is known than when this value was last asked to wait.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The probe has ended, so the process is ending as well.
+            std::future::pending::<()>().await;
         }
     }
 
-    /// The hardware, waiting for it as long as it takes.
-    pub async fn arrival(&self) -> Arc<Hardware> {
-        let mut known = self.0.clone();
-        loop {
-            if let Some(hardware) = self.now() {
-                return hardware;
-            }
-            if known.changed().await.is_err() {
-                // The probe has ended without a result, so the process is ending as well.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// The hardware, if it is known.
+    /// The hardware, if there is a driver.
     pub fn now(&self) -> Option<Arc<Hardware>> {
-        match &*self.0.borrow() {
-            Known::Hardware(hardware) => Some(hardware.clone()),
-            Known::Nothing { .. } => None,
-        }
+        self.0.borrow().hardware.clone()
     }
 
-    /// Why the hardware is not known, if it is not.
+    /// What is known of the driver and its GPUs.
+    pub fn known(&self) -> Known {
+        self.0.borrow().known.clone()
+    }
+
+    /// What is wrong with the driver as a whole, if anything is.
     pub fn problem(&self) -> Option<String> {
-        match &*self.0.borrow() {
-            Known::Hardware(_) => None,
-            Known::Nothing { why } => Some(why.clone()),
-        }
+        self.0.borrow().problem()
+    }
+
+    /// Since when a look hangs, if one does.
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.0.borrow().silent_since
     }
 
     /// Hardware that never changes.
     #[cfg(test)]
     pub(crate) fn fixed(hardware: Hardware) -> Self {
-        Self(watch::channel(Known::Hardware(Arc::new(hardware))).1)
+        let (views, watch) = Self::test();
+        views.set(Some(hardware));
+        watch
+    }
+
+    /// Hardware that a test changes.
+    #[cfg(test)]
+    pub(crate) fn test() -> (TestHardware, Self) {
+        let (views, watch) = watch::channel(View::default());
+        (TestHardware(views), Self(watch))
     }
 }
 
-/// Makes what is known known.
-#[derive(Debug)]
-pub struct HardwareProbe {
-    places: Places,
-    known: watch::Sender<Known>,
-}
+/// The hand of a test on what is known.
+#[cfg(test)]
+pub(crate) struct TestHardware(watch::Sender<View>);
 
-impl HardwareProbe {
-    /// Will look in `places`.
-    pub fn new(places: Places) -> (Self, HardwareWatch) {
-        let nothing = Known::Nothing {
-            why: "it has not been looked for yet".to_owned(),
-        };
-        let (known, watch) = watch::channel(nothing);
-        (Self { places, known }, HardwareWatch(watch))
+#[cfg(test)]
+impl TestHardware {
+    pub(crate) fn set(&self, hardware: Option<Hardware>) {
+        self.0.send_modify(|view| {
+            view.known = match &hardware {
+                Some(hardware) => Known::Present(hardware.inventory.clone()),
+                None => Known::Absent {
+                    why: "a test took it away".to_owned(),
+                    last: view.known.last().cloned(),
+                },
+            };
+            view.hardware = hardware.map(Arc::new);
+        });
     }
-
-    /// Looks until the hardware is found.
-    pub async fn run(self, stop: CancellationToken) {
-        while let Err(why) = self.look_once().await {
-            if self.note(&why) {
-                warn!(error = %why, "no GPUs to offer; looking again every {LOOK_AGAIN:?}");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-            }
-        }
-    }
-
-    /// Looks on a thread of its own: NVML calls block, for seconds on a bad day.
-    async fn look_once(&self) -> Result<(), String> {
-        let places = self.places.clone();
-        let found = tokio::task::spawn_blocking(move || look(&places))
-            .await
-            .map_err(|error| error.to_string())?;
-        let (hardware, problems) = found.map_err(|error| chain(&error).to_string())?;
-        for problem in problems {
-            warn!(error = %problem, "a GPU is left out");
-        }
-        info!(
-            gpus = hardware.inventory.gpus().len(),
-            driver_version = %hardware.inventory.driver().version,
-            "hardware found"
-        );
-        self.known.send_replace(Known::Hardware(Arc::new(hardware)));
-        Ok(())
-    }
-
-    /// Keeps the reason; says whether it is a new one.
-    fn note(&self, why: &str) -> bool {
-        self.known.send_if_modified(|known| {
-            let new = !matches!(known, Known::Nothing { why: former } if former == why);
-            if new {
-                *known = Known::Nothing {
-                    why: why.to_owned(),
-                };
-            }
-            new
-        })
-    }
-}
-
-fn look(places: &Places) -> Result<(Hardware, Vec<GpuProblem>), LookError> {
-    let library = driver_root::find_nvml(&places.driver_root)?;
-    let scan = Nvml::load(&library)?.inventory(&places.sysfs)?;
-    let discovery = driver_root::discover(&places.driver_root, &scan.inventory.driver().version)?;
-    for missing in &discovery.missing {
-        warn!(%missing, "containers go without a part of the driver");
-    }
-    let install = DriverInstall {
-        hook: places.hook.clone(),
-        ldconfig: places.ldconfig.clone().or(discovery.install.ldconfig),
-        ..discovery.install
-    };
-    Ok((
-        Hardware {
-            inventory: scan.inventory,
-            install,
-        },
-        scan.problems,
-    ))
 }

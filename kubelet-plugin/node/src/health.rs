@@ -1,12 +1,15 @@
 //! The health of devices, as the kubelet shows it in the pod's status.
 //!
 //! The kubelet asks for it whatever a driver advertises, and asks again every five seconds if
-//! nobody answers. So far a GPU that is listed is healthy: events of the hardware come later.
+//! nobody answers. A GPU that answers the driver is healthy; one that did and does not any more is
+//! not, and neither is any without a driver.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tessera_device::follow::Known;
+use tessera_device::{Gpu, Inventory};
 use tessera_proto::DraResourceHealth;
 use tessera_proto::health::v1::{DeviceHealth, DeviceIdentifier, HealthStatus};
 
@@ -33,21 +36,38 @@ impl GpuHealth {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
-        let hardware = self.hardware.now();
-        let gpus = hardware
-            .iter()
-            .flat_map(|hardware| hardware.inventory.gpus());
-        gpus.map(|gpu| DeviceHealth {
-            device: Some(DeviceIdentifier {
-                pool_name: self.pool.clone(),
-                device_name: gpu.device_name().to_string(),
-            }),
-            health: HealthStatus::Healthy.into(),
-            last_updated_time: i64::try_from(now).unwrap_or(i64::MAX),
-            health_check_timeout_seconds: i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX),
-            message: String::new(),
+        let known = self.hardware.known();
+        let all = known.last().into_iter().flat_map(Inventory::ever_seen);
+        all.map(|gpu| {
+            let (health, message) = match trouble(&known, gpu) {
+                None => (HealthStatus::Healthy, String::new()),
+                Some(trouble) => (HealthStatus::Unhealthy, trouble),
+            };
+            DeviceHealth {
+                device: Some(DeviceIdentifier {
+                    pool_name: self.pool.clone(),
+                    device_name: gpu.device_name().to_string(),
+                }),
+                health: health.into(),
+                last_updated_time: i64::try_from(now).unwrap_or(i64::MAX),
+                health_check_timeout_seconds: i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX),
+                message,
+            }
         })
         .collect()
+    }
+}
+
+/// What is wrong with a GPU, if anything is.
+fn trouble(known: &Known, gpu: &Gpu) -> Option<String> {
+    match known {
+        Known::Unseen => None,
+        Known::Absent { why, .. } => Some(format!("there is no NVIDIA driver: {why}")),
+        Known::Present(inventory) => {
+            let mut missing = inventory.missing().iter();
+            let found = missing.find(|missing| missing.gpu.uuid == gpu.uuid);
+            found.map(|missing| format!("GPU {} {}", gpu.uuid, missing.absence))
+        }
     }
 }
 

@@ -1,9 +1,15 @@
 //! Turns hardware and registration into an offer.
+//!
+//! # Guarantees
+//! Nothing is offered before the kubelet has registered the driver, and nothing before it is known
+//! whether there is a driver: a plugin that starts anew leaves its slices as they are until then.
+//! Without a driver an empty pool is offered, so that no pod is sent here.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{Api, Client};
+use tessera_device::follow::Known;
 use tessera_offer::{Node as OfferNode, Offer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,19 +48,32 @@ impl Offering {
         Ok(())
     }
 
-    /// Offers at every registration: before the first one a pod could land here that nobody would
-    /// prepare, and each later one comes with a kubelet that has wiped the slices.
+    /// Offers at every registration, because each comes with a kubelet that has wiped the slices,
+    /// and whenever the hardware leads to another offer.
     async fn offer(&mut self) {
         let node = self.read_node().await;
-        let hardware = self.hardware.arrival().await;
-        let offer = tessera_offer::plan(&hardware.inventory, &node, self.driver);
-        for dropped in offer.dropped() {
-            warn!(%dropped, "a device is offered with less than is known of it");
-        }
+        let mut last = None;
         self.registrations.mark_changed();
-        while self.registrations.changed().await.is_ok() {
-            if *self.registrations.borrow_and_update() > 0 {
+        loop {
+            let registered = tokio::select! {
+                changed = self.registrations.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_sockets_gone) => return,
+                },
+                () = self.hardware.changed() => false,
+            };
+            if *self.registrations.borrow_and_update() == 0 {
+                continue;
+            }
+            let Some(offer) = offer_of(&self.hardware.known(), &node, self.driver) else {
+                continue;
+            };
+            if registered || last.as_ref() != Some(&offer) {
+                for dropped in offer.dropped() {
+                    warn!(%dropped, "a device is offered with less than is known of it");
+                }
                 self.offers.send_replace(Some(offer.clone()));
+                last = Some(offer);
             }
         }
     }
@@ -81,5 +100,40 @@ impl Offering {
             }
             tokio::time::sleep(NODE_READ_PAUSE).await;
         }
+    }
+}
+
+/// The offer that what is known leads to. `None`: too little is known.
+fn offer_of(known: &Known, node: &OfferNode, driver: &str) -> Option<Offer> {
+    match known {
+        Known::Unseen => None,
+        Known::Absent { .. } => Some(tessera_offer::nothing(node, driver)),
+        Known::Present(inventory) => Some(tessera_offer::plan(inventory, node, driver)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::machine::hardware;
+
+    #[test]
+    fn the_pool_is_empty_without_a_driver_and_untouched_before_anybody_has_looked() {
+        let node = OfferNode {
+            name: "node0".to_owned(),
+            uid: "uid".to_owned(),
+        };
+        let devices = |known: &Known| {
+            let offer = offer_of(known, &node, "gpu.nvidia.com");
+            offer.map(|offer| offer.devices().count())
+        };
+        let inventory = hardware().inventory;
+        let absent = Known::Absent {
+            why: "it was removed".to_owned(),
+            last: Some(inventory.clone()),
+        };
+        assert_eq!(devices(&Known::Unseen), None);
+        assert_eq!(devices(&absent), Some(0));
+        assert_eq!(devices(&Known::Present(inventory)), Some(8));
     }
 }

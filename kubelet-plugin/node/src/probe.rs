@@ -23,6 +23,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tracing::warn;
 
+use crate::hardware::HardwareWatch;
 use crate::publisher::PublishState;
 use tessera_shell::logging::chain;
 
@@ -36,14 +37,21 @@ const READINESS: &str = "readiness";
 #[derive(Clone, Debug)]
 pub struct Probe {
     sockets: Arc<SocketPaths>,
+    hardware: HardwareWatch,
     published: watch::Receiver<PublishState>,
 }
 
 impl Probe {
-    /// Probes these sockets; readiness also wants the slices to be published.
-    pub fn new(sockets: SocketPaths, published: watch::Receiver<PublishState>) -> Self {
+    /// Probes these sockets; readiness also wants a driver that answers and its slices to be
+    /// published.
+    pub fn new(
+        sockets: SocketPaths,
+        hardware: HardwareWatch,
+        published: watch::Receiver<PublishState>,
+    ) -> Self {
         Self {
             sockets: Arc::new(sockets),
+            hardware,
             published,
         }
     }
@@ -74,8 +82,9 @@ impl Probe {
         Ok(())
     }
 
-    fn is_published(&self) -> bool {
-        matches!(*self.published.borrow(), PublishState::Published { .. })
+    fn is_ready(&self) -> bool {
+        self.hardware.problem().is_none()
+            && matches!(*self.published.borrow(), PublishState::Published { .. })
     }
 }
 
@@ -88,7 +97,7 @@ impl Health for Probe {
         let service = request.into_inner().service;
         let ready = match service.as_str() {
             "" | "liveness" => true,
-            READINESS => self.is_published(),
+            READINESS => self.is_ready(),
             _ => return Err(Status::not_found(format!("unknown service {service:?}"))),
         };
         let alive = match self.call_through().await {

@@ -1,4 +1,5 @@
-//! Looks after all claims at the start and every few minutes, and once more when a claim's grace ends.
+//! Looks after all claims at the start and every few minutes, and once more when a claim's grace ends
+//! or the driver changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,7 @@ impl RepairMetrics {
 /// Looks until `stop` is cancelled.
 pub async fn run<A: ClaimReader, R: Records, N: Node>(
     claims: Arc<Claims<A, R, N>>,
-    hardware: HardwareWatch,
+    mut hardware: HardwareWatch,
     schedule: Schedule,
     metrics: RepairMetrics,
     stop: CancellationToken,
@@ -78,15 +79,26 @@ pub async fn run<A: ClaimReader, R: Records, N: Node>(
     let looking = async {
         let mut seen = Seen::default();
         loop {
-            // Without the GPUs nothing can be made anew, and what is prepared needs them as well.
-            let hardware = hardware.arrival().await;
+            hardware.settled().await;
+            let now = hardware.now();
             for outcome in claims
-                .look_after(&mut seen, schedule.grace, &hardware)
+                .look_after(&mut seen, schedule.grace, now.as_deref())
                 .await
             {
                 metrics.count(outcome);
             }
-            tokio::time::sleep(schedule.pause(seen.is_waiting())).await;
+            let pause = tokio::time::sleep(schedule.pause(seen.is_waiting()));
+            let arrival = async {
+                // What could not be made anew without a driver can be now, and what names the
+                // files of a former driver is due.
+                while hardware.now().is_none() || hardware.now() == now {
+                    hardware.changed().await;
+                }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = arrival => {}
+            }
         }
     };
     stop.run_until_cancelled(looking).await;

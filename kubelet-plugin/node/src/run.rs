@@ -2,8 +2,9 @@
 //!
 //! # Flow
 //! The sockets are served first, from memory: the kubelet finds us within a second, whatever the
-//! hardware and the API server do meanwhile. The hardware is looked for beside it. Slices are
-//! published once the kubelet has registered us and the hardware is known, in either order.
+//! hardware and the API server do meanwhile. The hardware is followed beside it. Slices are
+//! published once the kubelet has registered us and the hardware is known, in either order, and
+//! again whenever the hardware changes.
 //!
 //! # Guarantees
 //! Each part is a task in one set; the first that ends, ends all. At SIGTERM the registration socket
@@ -33,7 +34,7 @@ use crate::claims::{Claims, Grace, Identity};
 use crate::directories::{Directories, leave_nothing_unneeded};
 use crate::driver_root::DriverRoot;
 use crate::executor::LocalNode;
-use crate::hardware::{HardwareProbe, HardwareWatch, Places};
+use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight, Pace, Places};
 use crate::health::GpuHealth;
 use crate::hook_file;
 use crate::journal::Journal;
@@ -98,6 +99,7 @@ async fn start(
     let client = client::connect(&source).await?;
 
     let hardware = start_hardware(parts, places(args, directories)?);
+    HardwareMetrics::register(&mut registry, hardware.clone());
     let claims = claims(
         args,
         directories,
@@ -138,11 +140,11 @@ async fn start(
     };
     parts.start("offer", |stop| offering.run(stop));
     start_pages(parts, args, registry, &hardware, &state).await?;
-    start_probe(parts, args, paths, state).await
+    start_probe(parts, args, paths, hardware, state).await
 }
 
 fn start_hardware(parts: &mut Parts, places: Places) -> HardwareWatch {
-    let (probe, hardware) = HardwareProbe::new(places);
+    let (probe, hardware) = HardwareProbe::new(LocalSight(places), Pace::default());
     parts.start("hardware", |stop| async move {
         probe.run(stop.clone()).await;
         stop.cancelled().await;
@@ -264,6 +266,7 @@ async fn start_probe(
     parts: &mut Parts,
     args: &Args,
     paths: SocketPaths,
+    hardware: HardwareWatch,
     published: watch::Receiver<PublishState>,
 ) -> anyhow::Result<()> {
     if args.healthcheck_port < 0 {
@@ -279,7 +282,7 @@ async fn start_probe(
     let listener: TcpListener = http::listen(&address)
         .await?
         .context("an address with a port is never switched off")?;
-    let probe = Probe::new(paths, published);
+    let probe = Probe::new(paths, hardware, published);
     parts.start("gRPC health", |stop| async move {
         Ok(probe.serve(listener, stop).await?)
     });

@@ -1,7 +1,7 @@
 //! What can go wrong with the library, and with one GPU.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nvml_wrapper::error::NvmlError as Code;
 use tessera_device::{DeviceName, GpuUuid, IdError, InventoryError, PciAddress};
@@ -30,12 +30,44 @@ pub enum NvmlError {
         /// What NVML says.
         source: Code,
     },
+    /// The kernel's driver is not loaded (`NVML_ERROR_DRIVER_NOT_LOADED`).
+    #[error(
+        "the kernel's NVIDIA driver is not loaded (NVML from {library} says so); load the nvidia \
+         modules, or wait if a driver is being installed", library = library.display()
+    )]
+    NotLoaded {
+        /// The library.
+        library: PathBuf,
+    },
+    /// The kernel's driver is of another version than the library
+    /// (`NVML_ERROR_LIB_RM_VERSION_MISMATCH`), as after an upgrade of the files alone.
+    #[error(
+        "the NVIDIA driver that the kernel has loaded is of another version than NVML at \
+         {library}; reload the nvidia modules or reboot the node", library = library.display()
+    )]
+    VersionMismatch {
+        /// The library.
+        library: PathBuf,
+    },
     /// The driver did not answer for itself.
     #[error(transparent)]
     Query(#[from] QueryError),
     /// What the GPUs say of themselves contradicts itself.
     #[error("taking stock of the GPUs that NVML lists")]
     Inventory(#[from] InventoryError),
+}
+
+impl NvmlError {
+    /// What it means that NVML could not be opened or initialized.
+    pub(crate) fn of_start(library: &Path, source: Code) -> Self {
+        let library = library.to_owned();
+        match source {
+            Code::LibloadingError(_) => Self::Open { library, source },
+            Code::DriverNotLoaded => Self::NotLoaded { library },
+            Code::LibRmVersionMismatch => Self::VersionMismatch { library },
+            source => Self::Initialize { library, source },
+        }
+    }
 }
 
 /// One question that NVML did not answer.

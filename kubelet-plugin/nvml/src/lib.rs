@@ -44,6 +44,9 @@ impl fmt::Debug for Nvml {
 impl Nvml {
     /// Loads and initializes the library at a path (`nvmlInitWithFlags`).
     ///
+    /// `library` is the file itself and no link: the loader takes a path that it has open for the
+    /// same library, whatever lies there by now.
+    ///
     /// A node without GPUs is no error (flag `NO_GPUS`): all of them may be given to virtual
     /// machines.
     pub fn load(library: &Path) -> Result<Self, NvmlError> {
@@ -51,16 +54,7 @@ impl Nvml {
             .lib_path(library.as_os_str())
             .flags(InitFlags::NO_GPUS)
             .init()
-            .map_err(|source| match source {
-                Code::LibloadingError(_) => NvmlError::Open {
-                    library: library.to_owned(),
-                    source,
-                },
-                source => NvmlError::Initialize {
-                    library: library.to_owned(),
-                    source,
-                },
-            })?;
+            .map_err(|source| NvmlError::of_start(library, source))?;
         if let Err(missing) = &opened.lib().nvmlShutdown {
             let source = Code::FailedToLoadSymbol(missing.to_string());
             // Its drop would call the missing function and panic.

@@ -7,11 +7,14 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::thread;
 
 use tempfile::TempDir;
 use tessera_device::{AddressingMode, Architecture, Bytes, CudaVersion, Gpu};
 use tessera_hw::state::Presence;
-use tessera_hw::{Artifacts, Effect, Facts, Injection, Repeat, StateFile, install, profile};
+use tessera_hw::{
+    Artifacts, Effect, Facts, Injection, Repeat, Replaced, StateFile, install, profile, upgrade,
+};
 use tessera_nvml::{Nvml, NvmlError, Scan};
 
 static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
@@ -41,7 +44,7 @@ fn machine(profile: &str) -> Machine {
 
 impl Machine {
     fn scan(&self) -> Result<Scan, NvmlError> {
-        let library = self.root.join("usr/lib64/libnvidia-ml.so.1");
+        let library = fs::canonicalize(self.root.join("usr/lib64/libnvidia-ml.so.1")).unwrap();
         Nvml::load(&library)?.inventory(&self.root.join("sys"))
     }
 
@@ -169,13 +172,42 @@ fn a_query_that_fails_costs_its_gpu_and_an_optional_one_only_the_fact() {
 }
 
 #[test]
-fn a_driver_that_is_not_loaded_is_an_error_with_a_remedy() {
+fn a_driver_that_is_not_loaded_or_of_another_version_is_an_error_with_a_remedy() {
     let machine = machine("t4");
     machine.fail("nvmlInitWithFlags", 1, DRIVER_NOT_LOADED);
     let error = machine.scan().unwrap_err();
+    assert!(matches!(error, NvmlError::NotLoaded { .. }), "{error:?}");
+    assert!(error.to_string().contains("load the nvidia"), "{error}");
+    machine.fail("nvmlInitWithFlags", 1, UNKNOWN);
+    let error = machine.scan().unwrap_err();
     assert!(matches!(error, NvmlError::Initialize { .. }), "{error:?}");
     assert!(error.to_string().contains("nvidia-smi"), "{error}");
-    machine.scan().unwrap();
+
+    upgrade(&machine.root, "590.48.01", Replaced::Files).unwrap();
+    let error = machine.scan().unwrap_err();
+    let is_mismatch = matches!(error, NvmlError::VersionMismatch { .. });
+    assert!(is_mismatch, "{error:?}");
+    assert!(error.to_string().contains("reboot"), "{error}");
+}
+
+#[test]
+fn after_a_look_nothing_of_the_library_is_left_and_the_next_look_sees_the_one_that_replaced_it() {
+    let machine = machine("t4");
+    // On a thread of its own, as the plugin looks: what a thread keeps for a library ends with it.
+    let version = || {
+        let looking = || machine.scan().unwrap().inventory.driver().version.clone();
+        thread::scope(|scope| scope.spawn(looking).join().unwrap())
+    };
+    assert_eq!(version().as_str(), "535.183.01");
+    upgrade(&machine.root, "590.48.01", Replaced::Everything).unwrap();
+    assert_eq!(version().as_str(), "590.48.01");
+    let mapped = fs::read_to_string("/proc/self/maps").unwrap();
+    let root = machine.root.to_string_lossy();
+    let left: Vec<_> = mapped
+        .lines()
+        .filter(|line| line.contains(&*root))
+        .collect();
+    assert!(left.is_empty(), "{left:#?}");
 }
 
 #[test]

@@ -71,6 +71,8 @@ fn a_node_without_gpus_offers_one_empty_slice() {
     assert_eq!(slices.len(), 1);
     assert_eq!(slices[0].spec.devices, Some(Vec::new()));
     assert_eq!(slices[0].spec.pool.resource_slice_count, 1);
+    // Without a driver there is nothing either.
+    assert_eq!(nothing(&node(), DRIVER), offer_of(Vec::new()));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::*;
 use crate::testing::claim;
 use crate::testing::machine::{Fuse, Machine, hardware};
 
+mod driver;
+
 fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(200))
 }
@@ -230,13 +232,19 @@ async fn what_the_kubelet_forgot_is_taken_back_after_the_grace_and_not_before() 
     }
     machine.api.claims.lock().unwrap().remove("gone");
     let mut seen = Seen::default();
-    assert_eq!(claims.look_after(&mut seen, LATER, &hardware()).await, []);
+    assert_eq!(
+        claims.look_after(&mut seen, LATER, Some(&hardware())).await,
+        []
+    );
     assert!(seen.is_waiting());
     assert_eq!(
-        claims.look_after(&mut seen, NOW, &hardware()).await,
+        claims.look_after(&mut seen, NOW, Some(&hardware())).await,
         [Outcome::TakenBack]
     );
-    assert_eq!(claims.look_after(&mut seen, NOW, &hardware()).await, []);
+    assert_eq!(
+        claims.look_after(&mut seen, NOW, Some(&hardware())).await,
+        []
+    );
     assert!(!seen.is_waiting());
     assert_eq!(machine.files("claims"), ["kept-uid.record"]);
     machine.assert_specs_match_the_journal();
@@ -251,7 +259,7 @@ async fn while_the_api_server_is_away_nothing_is_taken_back() {
     machine.api.away.store(true, Ordering::Relaxed);
     assert_eq!(
         claims
-            .look_after(&mut Seen::default(), NOW, &hardware())
+            .look_after(&mut Seen::default(), NOW, Some(&hardware()))
             .await,
         []
     );
@@ -270,7 +278,7 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
     std::fs::remove_file(machine.path("cdi").join(&machine.files("cdi")[0])).unwrap();
     std::fs::remove_file(machine.path("claims").join("b-uid.record")).unwrap();
     let done = claims
-        .look_after(&mut Seen::default(), LATER, &hardware())
+        .look_after(&mut Seen::default(), LATER, Some(&hardware()))
         .await;
     let done: BTreeSet<String> = done.iter().map(|outcome| format!("{outcome:?}")).collect();
     assert_eq!(
@@ -283,7 +291,7 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
     assert_eq!(error.label(), "GpuBeingReleased", "{error}");
     assert_eq!(
         claims
-            .look_after(&mut Seen::default(), LATER, &hardware())
+            .look_after(&mut Seen::default(), LATER, Some(&hardware()))
             .await,
         []
     );

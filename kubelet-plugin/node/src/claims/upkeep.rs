@@ -7,8 +7,8 @@ use tessera_claim::{ClaimUid, still_allocates};
 use tessera_prepare::cdi;
 use tessera_prepare::ledger::{Flaw, Unreadable};
 use tessera_prepare::record::Record;
-use tessera_prepare::step::undo_all;
-use tessera_prepare::upkeep::{ApiView, Repair, UNKNOWN_NAME, rebuild, repair};
+use tessera_prepare::step::{Effect, undo_all};
+use tessera_prepare::upkeep::{ApiView, Effects, Repair, UNKNOWN_NAME, rebuild, repair};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span, warn};
@@ -16,7 +16,7 @@ use tracing::{Instrument, info, info_span, warn};
 use super::{ClaimError, Claims, Identity};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{Node, take_back};
+use crate::executor::{Node, StepError, take_back};
 use crate::hardware::Hardware;
 use crate::journal::{Entry, Records};
 
@@ -56,20 +56,18 @@ pub enum Outcome {
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Looks at everything once and repairs what is not as it should be, each claim under the locks
     /// of its GPUs. Returns what was done.
+    ///
+    /// Without hardware, because there is no driver at present, claims that are gone are taken back
+    /// and nothing is made anew: it would name files that are not there.
     pub async fn look_after(
         &self,
         seen: &mut Seen,
         grace: Grace,
-        hardware: &Hardware,
+        hardware: Option<&Hardware>,
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        match self.without_record() {
-            Ok(claims) => {
-                for claim in claims {
-                    outcomes.extend(self.adopt(&claim, hardware).await);
-                }
-            }
-            Err(error) => outcomes.push(failed(&error)),
+        if let Some(hardware) = hardware {
+            outcomes.extend(self.adopt_all(hardware).await);
         }
         let contents = match self.records.read_all() {
             Ok(contents) => contents,
@@ -143,6 +141,18 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         Ok(claims)
     }
 
+    async fn adopt_all(&self, hardware: &Hardware) -> Vec<Outcome> {
+        let claims = match self.without_record() {
+            Ok(claims) => claims,
+            Err(error) => return vec![failed(&error)],
+        };
+        let mut outcomes = Vec::new();
+        for claim in claims {
+            outcomes.extend(self.adopt(&claim, hardware).await);
+        }
+        outcomes
+    }
+
     /// Puts a rebuilt record in the place of one that is damaged or lost.
     async fn adopt(&self, claim: &ClaimUid, hardware: &Hardware) -> Option<Outcome> {
         let adopted = async {
@@ -181,11 +191,12 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         record: &Record,
         seen: &mut Seen,
         grace: Grace,
-        hardware: &Hardware,
+        hardware: Option<&Hardware>,
     ) -> Result<Option<Outcome>, ClaimError> {
         let api = self.api_view(record, seen).await;
         let boot = &self.identity.boot;
-        if repair(record, boot, api, self.intact(record)?, grace.0) == Repair::Nothing {
+        let effects = self.effects(record, hardware)?;
+        if repair(record, boot, api, effects, grace.0) == Repair::Nothing {
             return Ok(None);
         }
         let claim = &record.claim;
@@ -196,11 +207,24 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let Some(Entry::Record(record)) = self.records.read(&claim.uid)? else {
             return Ok(None);
         };
-        match repair(&record, boot, api, self.intact(&record)?, grace.0) {
+        let effects = self.effects(&record, hardware)?;
+        match repair(&record, boot, api, effects, grace.0) {
             Repair::Nothing => Ok(None),
             Repair::Restore => {
+                let Some(hardware) = hardware else {
+                    return Ok(None);
+                };
                 self.restore(&record, hardware)?;
-                warn!("an effect of the prepared claim was missing or altered; made anew");
+                let version = &hardware.inventory.driver().version;
+                match effects {
+                    Effects::Outdated => info!(
+                        driver_version = %version,
+                        "the prepared claim's CDI spec named files of another driver; made anew"
+                    ),
+                    Effects::Good | Effects::Damaged => {
+                        warn!("an effect of the prepared claim was missing or altered; made anew");
+                    }
+                }
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
@@ -215,6 +239,23 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 Ok(Some(Outcome::TakenBack))
             }
         }
+    }
+
+    fn effects(&self, record: &Record, hardware: Option<&Hardware>) -> Result<Effects, StepError> {
+        if !self.intact(record)? {
+            return Ok(Effects::Damaged);
+        }
+        let Some(hardware) = hardware else {
+            return Ok(Effects::Good);
+        };
+        for effect in &record.effects {
+            let Effect::CdiFile { file, .. } = effect;
+            let spec = self.node.spec(file)?;
+            if spec.is_some_and(|spec| !cdi::is_current(&spec, &hardware.install)) {
+                return Ok(Effects::Outdated);
+            }
+        }
+        Ok(Effects::Good)
     }
 
     async fn api_view(&self, record: &Record, seen: &mut Seen) -> ApiView {

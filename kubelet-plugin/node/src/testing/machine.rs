@@ -9,6 +9,7 @@ use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::json;
 use tempfile::TempDir;
 use tessera_claim::{ClaimRef, ClaimUid};
+use tessera_device::follow::{Absence, Known, Look, SilentGpu};
 use tessera_device::{
     Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, Inventory,
 };
@@ -158,6 +159,11 @@ impl Machine {
     }
 
     pub(crate) fn start_with(&self, fuse: Fuse, boot: &str) -> TestClaims {
+        self.start_on(HardwareWatch::fixed(hardware()), fuse, boot)
+    }
+
+    /// On hardware that a test changes.
+    pub(crate) fn start_on(&self, hardware: HardwareWatch, fuse: Fuse, boot: &str) -> TestClaims {
         let fuse = Arc::new(fuse);
         let journal = Journal::open(&self.path("claims")).unwrap();
         let cdi = CdiDir::open(&self.path("cdi")).unwrap();
@@ -172,7 +178,7 @@ impl Machine {
             FusedRecords(journal, fuse.clone()),
             FusedNode(LocalNode { cdi }, fuse),
             GpuLocks::open(&self.path("locks")).unwrap(),
-            HardwareWatch::fixed(hardware()),
+            hardware,
         )
     }
 
@@ -203,6 +209,25 @@ fn list(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// The same, with this GPU lost.
+pub(crate) fn hardware_without(minor: u32) -> Hardware {
+    let whole = hardware();
+    let left = whole.inventory.gpus().iter().cloned();
+    let left = left.filter(|gpu| gpu.minor != minor).collect();
+    let look = Look::Found {
+        inventory: Inventory::new(whole.inventory.driver().clone(), left).unwrap(),
+        silent: vec![SilentGpu {
+            uuid: None,
+            absence: Absence::Lost,
+        }],
+    };
+    let (known, _) = Known::Present(whole.inventory).next(look);
+    Hardware {
+        inventory: known.last().unwrap().clone(),
+        install: whole.install,
+    }
 }
 
 pub(crate) fn hardware() -> Hardware {

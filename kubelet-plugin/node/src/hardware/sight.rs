@@ -1,0 +1,115 @@
+//! One look at the driver: cheap to see whether anything is new, dear to see what there is.
+//!
+//! NVML is loaded for the look and let go at its end. A handle that stays open holds the kernel's
+//! modules, so that nobody could replace the driver under a running plugin, and it would go on
+//! speaking for a library that is gone.
+
+use std::path::PathBuf;
+
+use tessera_device::follow::{Absence, Look, SilentGpu};
+use tessera_nvml::{GpuProblem, Nvml, NvmlError};
+use tessera_prepare::cdi::DriverInstall;
+use tessera_shell::logging::chain;
+use thiserror::Error;
+
+use crate::driver_root::{self, DriverRoot, DriverRootError, Fingerprint};
+
+/// How the probe sees the node. Both calls may block for long.
+pub trait Sight: Send + Sync + 'static {
+    /// What is compared to know whether another look may see something else.
+    type Print: PartialEq + Send + 'static;
+
+    /// A cheap look.
+    fn print(&self) -> Self::Print;
+
+    /// A look at everything.
+    fn look(&self) -> Seen;
+}
+
+/// What a look saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The driver and its GPUs.
+    pub look: Look,
+    /// The driver's files, where there is a driver.
+    pub install: DriverInstall,
+    /// What containers will miss. For the log.
+    pub lacks: Vec<String>,
+}
+
+/// Where to look.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The driver installation, as this process and as the host sees it.
+    pub driver_root: DriverRoot,
+    /// The sysfs in which the GPUs' PCI devices are.
+    pub sysfs: PathBuf,
+    /// The CDI hook, as the host sees it.
+    pub hook: Option<String>,
+    /// The loader's cache builder, as the host sees it; `None`: to be found.
+    pub ldconfig: Option<String>,
+}
+
+/// The node that this process runs on.
+#[derive(Clone, Debug)]
+pub struct LocalSight(pub Places);
+
+/// Why there is no driver.
+#[derive(Debug, Error)]
+enum LookError {
+    #[error(transparent)]
+    Driver(#[from] DriverRootError),
+    #[error(transparent)]
+    Nvml(#[from] NvmlError),
+}
+
+impl Sight for LocalSight {
+    type Print = Option<Fingerprint>;
+
+    fn print(&self) -> Self::Print {
+        driver_root::fingerprint(&self.0.driver_root).ok()
+    }
+
+    fn look(&self) -> Seen {
+        look(&self.0).unwrap_or_else(|error| Seen {
+            look: Look::NoDriver {
+                why: chain(&error).to_string(),
+            },
+            install: DriverInstall::default(),
+            lacks: Vec::new(),
+        })
+    }
+}
+
+fn look(places: &Places) -> Result<Seen, LookError> {
+    let library = driver_root::find_nvml(&places.driver_root)?;
+    let scan = Nvml::load(&library)?.inventory(&places.sysfs)?;
+    let discovery = driver_root::discover(&places.driver_root, &scan.inventory.driver().version)?;
+    let install = DriverInstall {
+        hook: places.hook.clone(),
+        ldconfig: places.ldconfig.clone().or(discovery.install.ldconfig),
+        ..discovery.install
+    };
+    Ok(Seen {
+        look: Look::Found {
+            inventory: scan.inventory,
+            silent: scan.problems.iter().map(silent).collect(),
+        },
+        install,
+        lacks: discovery.missing.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn silent(problem: &GpuProblem) -> SilentGpu {
+    let absence = if problem.error.is_gpu_lost() {
+        Absence::Lost
+    } else {
+        Absence::NoAnswer {
+            why: problem.to_string(),
+        }
+    };
+    SilentGpu {
+        uuid: problem.uuid.clone(),
+        absence,
+    }
+}
