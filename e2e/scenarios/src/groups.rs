@@ -3,6 +3,7 @@
 //! They are meant to be read: the manifests in them are what a user writes.
 
 pub(crate) mod cleanup;
+pub(crate) mod driver;
 pub(crate) mod isolation;
 pub(crate) mod plugin;
 pub(crate) mod selection;

@@ -15,6 +15,7 @@ mod lines;
 mod list;
 pub mod release;
 mod scenario;
+mod simulated;
 
 pub use failure::Failure;
 pub use list::SCENARIOS;

@@ -1,7 +1,7 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    cleanup, isolation, plugin, selection, sharing, survival, uninstall, whole_gpus,
+    cleanup, driver, isolation, plugin, selection, sharing, survival, uninstall, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -52,6 +52,16 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "The slices that a starting kubelet deletes are back at once, running containers are left alone, new pods run.",
     survival::what_the_kubelet_forgot_is_freed
         => "GPUs of a claim that the kubelet has forgotten (a lost checkpoint) are freed when the claim is gone.",
+    driver::a_driver_that_is_installed_after_the_plugin_has_started_is_offered
+        => "A plugin without a driver offers nothing and is not restarted; when the driver is installed its GPUs are offered and a waiting pod runs.",
+    driver::a_driver_that_is_replaced_serves_the_next_pods_and_leaves_running_ones_alone
+        => "A driver that is replaced while a pod runs leaves that pod alone; the next pods get the new version's files.",
+    driver::the_gpus_of_a_driver_that_is_removed_are_withdrawn_with_the_reason_until_it_is_back
+        => "The GPUs of a driver that is removed are withdrawn, with the reason in log and metric; pods go on and end, and the GPUs are offered again when it is back.",
+    driver::a_lost_gpu_is_withdrawn_until_it_is_reset_and_the_others_go_on
+        => "A GPU that falls off the bus is withdrawn until it has been reset; the other GPUs go on serving.",
+    driver::a_call_of_the_driver_that_hangs_holds_up_no_pod_and_does_not_end_the_plugin
+        => "While a call of the driver hangs pods are prepared, the plugin is not ready and not restarted, and it recovers when the call returns.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

@@ -9,6 +9,7 @@ use tessera_cluster::Node;
 
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
+use crate::gpus::offered;
 use crate::kubernetes::{Objects, Scope, name, runs};
 use crate::release::RELEASE;
 
@@ -40,11 +41,10 @@ pub(crate) fn the_plugin_is_ready_only_once_its_slices_are_published(
         &pods.get(&new).map(runs),
         &Some(false),
     )?;
-    same(
-        "the slices without a driver",
-        &slices_of(context, node)?,
-        &Vec::new(),
-    )?;
+    let slices: Objects<ResourceSlice> = kubernetes.list(Scope::Cluster)?;
+    let devices = offered(&slices).into_iter();
+    let devices = devices.filter(|device| device.place.pool == node.name());
+    same("devices without a driver", &devices.count(), &0)?;
 
     hidden.show()?;
     kubernetes.wait(
@@ -106,12 +106,22 @@ pub(crate) fn the_metrics_count_the_devices_that_are_prepared(
 fn prepared(context: &Context<'_>) -> Result<u64, Failure> {
     let mut sum = 0;
     for node in context.nodes() {
-        let pod = plugin_of(context, node)?;
-        let page = format!("/api/v1/namespaces/{RELEASE}/pods/{pod}:8080/proxy/metrics");
-        let metrics = context.kubernetes().raw(&page)?;
+        let metrics = metrics(context, &plugin_of(context, node)?)?;
         sum += value(&metrics, "nvidia_dra_prepared_devices").unwrap_or(0);
     }
     Ok(sum)
+}
+
+/// The metrics page of a plugin.
+fn metrics(context: &Context<'_>, plugin: &str) -> Result<String, Failure> {
+    let page = format!("/api/v1/namespaces/{RELEASE}/pods/{plugin}:8080/proxy/metrics");
+    context.kubernetes().raw(&page)
+}
+
+/// The value of one series on the metrics page of a plugin: its name, with its labels if it has some.
+pub(super) fn metric(context: &Context<'_>, plugin: &str, series: &str) -> Result<u64, Failure> {
+    let found = value(&metrics(context, plugin)?, series);
+    found.ok_or_else(|| Failure::wrong(format!("the metrics of {plugin} have no {series}")))
 }
 
 /// The value of a metric that has one series.
@@ -122,13 +132,13 @@ fn value(metrics: &str, metric: &str) -> Option<u64> {
 }
 
 /// The plugin's pod on this node.
-fn plugin_of(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
+pub(super) fn plugin_of(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
     let pods = context.kubernetes().list(Scope::Namespace(RELEASE))?;
     let found = plugin_on(&pods, node);
     found.ok_or_else(|| Failure::wrong(format!("no pod of the plugin is on {}", node.name())))
 }
 
-fn plugin_on(pods: &Objects<Pod>, node: &Node) -> Option<String> {
+pub(super) fn plugin_on(pods: &Objects<Pod>, node: &Node) -> Option<String> {
     let is_it = |pod: &&Pod| {
         let owners = pod.metadata.owner_references.iter().flatten();
         let of_set = owners.into_iter().any(|owner| owner.kind == "DaemonSet");
@@ -196,5 +206,9 @@ mod tests {
         assert_eq!(value(page, "devices"), Some(2));
         assert_eq!(value("devices 3\n", "devices"), Some(3));
         assert_eq!(value(page, "device"), None);
+        assert_eq!(
+            value("gpus{state=\"lost\"} 1\n", "gpus{state=\"lost\"}"),
+            Some(1)
+        );
     }
 }

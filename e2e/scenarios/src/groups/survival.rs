@@ -126,7 +126,7 @@ fn uids_on(slices: &Objects<ResourceSlice>, node: &Node) -> Vec<String> {
 }
 
 /// Which containers the pod's are, and how often they were restarted.
-fn containers(pod: &Pod) -> Vec<(Option<String>, i32)> {
+pub(super) fn containers(pod: &Pod) -> Vec<(Option<String>, i32)> {
     let statuses = pod
         .status
         .iter()

@@ -1,0 +1,143 @@
+//! The simulated driver of a node, as a scenario changes it and puts it right again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tessera_cluster::Node;
+use tessera_hw::state::Presence;
+use tessera_hw::{Artifacts, Effect, Injection, Repeat, Replaced};
+
+use crate::failure::Failure;
+
+/// The driver of a node, whole again when this value ends.
+pub(crate) struct Driver<'a> {
+    node: &'a Node,
+    profile: &'a str,
+    root: PathBuf,
+    kept: TempDir,
+    /// Nothing has been changed that would have to be put right.
+    whole: bool,
+    /// The files are not those that the node came up with.
+    replaced: bool,
+}
+
+impl<'a> Driver<'a> {
+    /// That of `node`, which must have one.
+    pub(crate) fn of(node: &'a Node) -> Result<Self, Failure> {
+        let what = || Failure::wrong(format!("{} has no simulated driver", node.name()));
+        let kept = tempfile::tempdir()
+            .map_err(|error| Failure::wrong(format!("make a temporary directory: {error}")))?;
+        let driver = Self {
+            node,
+            profile: node.profile().ok_or_else(what)?,
+            root: node.driver_root(),
+            kept,
+            whole: true,
+            replaced: false,
+        };
+        let Artifacts { nvml, nvidia_smi } = driver.artifacts();
+        driver.keep("usr/lib64/libnvidia-ml.so.1", &nvml)?;
+        driver.keep("usr/bin/nvidia-smi", &nvidia_smi)?;
+        Ok(driver)
+    }
+
+    /// Removes it, as a driver container does that ends.
+    pub(crate) fn remove(&mut self) -> Result<(), Failure> {
+        (self.whole, self.replaced) = (false, true);
+        self.done("remove", tessera_hw::uninstall(&self.root))
+    }
+
+    /// Installs it as it was when the cluster came up.
+    pub(crate) fn install(&mut self) -> Result<(), Failure> {
+        let artifacts = self.artifacts();
+        let name = self.node.name();
+        let installed = tessera_hw::install(&self.root, self.profile, name, &artifacts);
+        self.done("install", installed)?;
+        (self.whole, self.replaced) = (true, false);
+        Ok(())
+    }
+
+    /// Puts another version in its place.
+    pub(crate) fn upgrade(&mut self, version: &str) -> Result<(), Failure> {
+        (self.whole, self.replaced) = (false, true);
+        let upgraded = tessera_hw::upgrade(&self.root, version, Replaced::Everything);
+        self.done("upgrade", upgraded)
+    }
+
+    /// Changes whether a GPU answers.
+    pub(crate) fn set(&mut self, minor: usize, presence: Presence) -> Result<(), Failure> {
+        self.change(|node| {
+            if let Some(gpu) = node.gpus.get_mut(minor) {
+                gpu.condition.presence = presence;
+            }
+        })
+    }
+
+    /// Lets all calls of a function hang in the processes of a program, in whatever container.
+    pub(crate) fn hang(&mut self, function: &str, program: &str) -> Result<(), Failure> {
+        let hang = Injection::new(function, 1, Repeat::Always, Effect::Hang).in_each(program);
+        self.change(|node| {
+            node.inject(hang);
+        })
+    }
+
+    /// Makes every GPU healthy again and lets calls that hang go on. Files that were replaced stay.
+    pub(crate) fn heal(&mut self) -> Result<(), Failure> {
+        self.change(tessera_hw::Node::reset)?;
+        self.whole = !self.replaced;
+        Ok(())
+    }
+
+    /// Changes something about the files, so that whoever watches them looks again at once.
+    pub(crate) fn stir(&self) -> Result<(), Failure> {
+        let file = self.root.join("usr/lib64/.stirred");
+        let done = fs::write(&file, "").and_then(|()| fs::remove_file(&file));
+        done.map_err(|reason| Failure::File { path: file, reason })
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut tessera_hw::Node)) -> Result<(), Failure> {
+        self.whole = false;
+        let state = tessera_hw::install::find_state(&self.root);
+        let state = state.map_err(|error| self.failed("find the state of", &error))?;
+        let changed = state.update(change);
+        changed.map_err(|error| self.failed("change the state of", &error))
+    }
+
+    fn artifacts(&self) -> Artifacts {
+        Artifacts {
+            nvml: self.kept.path().join("libnvidia-ml.so"),
+            nvidia_smi: self.kept.path().join("nvidia-smi"),
+        }
+    }
+
+    fn keep(&self, file: &str, to: &Path) -> Result<(), Failure> {
+        let path = self.root.join(file);
+        fs::copy(&path, to)
+            .map(drop)
+            .map_err(|reason| Failure::File { path, reason })
+    }
+
+    fn done<T>(
+        &self,
+        attempt: &str,
+        outcome: Result<T, tessera_hw::InstallError>,
+    ) -> Result<(), Failure> {
+        outcome
+            .map(drop)
+            .map_err(|error| self.failed(attempt, &error))
+    }
+
+    fn failed(&self, attempt: &str, error: &dyn std::error::Error) -> Failure {
+        let node = self.node.name();
+        Failure::wrong(format!("{attempt} the driver of {node}: {error}"))
+    }
+}
+
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        if !self.whole && self.install().is_err() {
+            eprintln!("the driver of {} is left changed", self.node.name());
+        }
+    }
+}
