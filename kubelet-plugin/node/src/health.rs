@@ -75,8 +75,11 @@ impl DraResourceHealth for GpuHealth {
     fn watch(&self) -> BoxStream<'static, Vec<DeviceHealth>> {
         let mut timer = tokio::time::interval(TIMEOUT / 3);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        stream::unfold((self.clone(), timer), async |(health, mut timer)| {
-            timer.tick().await;
+        stream::unfold((self.clone(), timer), async |(mut health, mut timer)| {
+            tokio::select! {
+                _ = timer.tick() => {}
+                () = health.hardware.changed() => {}
+            }
             Some((health.report(), (health, timer)))
         })
         .boxed()
