@@ -13,11 +13,14 @@
 //! - Every claim of a request has an entry in the reply, also when its handler panics.
 //! - A handler runs to its end, even if the kubelet hangs up.
 //! - No peer but root and our own user reaches a handler.
+//! - What a peer does to its connection harms no other one, and what all of them together make us
+//!   keep is bounded ([`limits`]).
 //! - A socket of another process is neither replaced nor removed.
 
 #[cfg(feature = "client")]
 pub mod client;
 mod generated;
+pub mod limits;
 mod names;
 mod plugin;
 mod registration;

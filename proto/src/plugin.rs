@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -16,6 +17,7 @@ use crate::dra::v1::{
     NodeUnprepareResourceResponse, NodeUnprepareResourcesRequest, NodeUnprepareResourcesResponse,
 };
 use crate::dra::{v1, v1beta1};
+use crate::limits::{CLAIMS_AT_ONCE, CLAIMS_PER_CALL};
 
 /// How long the kubelet waits for either call (`pkg/kubelet/cm/dra/plugin`), and the deadline of a
 /// caller that names none.
@@ -49,9 +51,13 @@ pub trait DraPlugin: Send + Sync + 'static {
 ///
 /// The reply has exactly the claims of the request: a claim without an outcome fails with an error
 /// of its own, because the kubelet would fail all of them for a missing or an unknown one.
+///
+/// A call of more than [`CLAIMS_PER_CALL`] claims, or one beyond [`CLAIMS_AT_ONCE`] that are being
+/// worked on, is refused before the plugin hears of it.
 pub struct DraService<P> {
     plugin: Arc<P>,
     calls: TaskTracker,
+    claims: Arc<Semaphore>,
 }
 
 impl<P> Clone for DraService<P> {
@@ -59,6 +65,7 @@ impl<P> Clone for DraService<P> {
         Self {
             plugin: Arc::clone(&self.plugin),
             calls: self.calls.clone(),
+            claims: Arc::clone(&self.claims),
         }
     }
 }
@@ -75,6 +82,7 @@ impl<P: DraPlugin> DraService<P> {
         Self {
             plugin,
             calls: TaskTracker::new(),
+            claims: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
         }
     }
 
@@ -86,53 +94,83 @@ impl<P: DraPlugin> DraService<P> {
     async fn prepare(
         &self,
         request: Request<NodePrepareResourcesRequest>,
-    ) -> NodePrepareResourcesResponse {
+    ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
         let deadline = deadline(request.metadata());
         let claims = request.into_inner().claims;
         let uids = uids(&claims);
         let plugin = Arc::clone(&self.plugin);
         let outcomes = self
-            .run(async move { plugin.node_prepare_resources(claims, deadline).await })
-            .await;
-        NodePrepareResourcesResponse {
+            .run(uids.len(), async move {
+                plugin.node_prepare_resources(claims, deadline).await
+            })
+            .await?;
+        Ok(Response::new(NodePrepareResourcesResponse {
             claims: complete(uids, outcomes, |error| NodePrepareResourceResponse {
                 devices: Vec::new(),
                 error,
             }),
-        }
+        }))
     }
 
     async fn unprepare(
         &self,
         request: Request<NodeUnprepareResourcesRequest>,
-    ) -> NodeUnprepareResourcesResponse {
+    ) -> Result<Response<NodeUnprepareResourcesResponse>, Status> {
         let deadline = deadline(request.metadata());
         let claims = request.into_inner().claims;
         let uids = uids(&claims);
         let plugin = Arc::clone(&self.plugin);
         let outcomes = self
-            .run(async move { plugin.node_unprepare_resources(claims, deadline).await })
-            .await;
-        NodeUnprepareResourcesResponse {
+            .run(uids.len(), async move {
+                plugin.node_unprepare_resources(claims, deadline).await
+            })
+            .await?;
+        Ok(Response::new(NodeUnprepareResourcesResponse {
             claims: complete(uids, outcomes, |error| NodeUnprepareResourceResponse {
                 error,
             }),
-        }
+        }))
     }
 
     /// Runs a call in a task of its own, which outlives the request; a panic gives no outcomes.
     async fn run<T: Send + 'static>(
         &self,
+        claims: usize,
         call: impl Future<Output = BTreeMap<String, T>> + Send + 'static,
-    ) -> BTreeMap<String, T> {
+    ) -> Result<BTreeMap<String, T>, Status> {
+        // A call without claims is how the probe asks whether anybody answers.
+        let permits = u32::try_from(claims)
+            .ok()
+            .filter(|_| claims <= CLAIMS_PER_CALL)
+            .ok_or_else(|| too_many(claims))?;
+        let permit = Arc::clone(&self.claims)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| busy())?;
+        // Held by the call, which may run longer than its caller waits.
+        let call = async move {
+            let _permit = permit;
+            call.await
+        };
         match self.calls.spawn(call.in_current_span()).await {
-            Ok(outcomes) => outcomes,
+            Ok(outcomes) => Ok(outcomes),
             Err(error) => {
                 tracing::error!(%error, "a call of the kubelet ended without an outcome");
-                BTreeMap::new()
+                Ok(BTreeMap::new())
             }
         }
     }
+}
+
+fn too_many(claims: usize) -> Status {
+    Status::invalid_argument(format!(
+        "the call names {claims} claims; one pod's are at most {CLAIMS_PER_CALL}"
+    ))
+}
+
+fn busy() -> Status {
+    Status::resource_exhausted(format!(
+        "{CLAIMS_AT_ONCE} claims are being worked on already; call again when some have ended"
+    ))
 }
 
 fn uids(claims: &[Claim]) -> Vec<String> {
@@ -190,14 +228,14 @@ impl<P: DraPlugin> v1::dra_plugin_server::DraPlugin for DraService<P> {
         &self,
         request: Request<NodePrepareResourcesRequest>,
     ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
-        Ok(Response::new(self.prepare(request).await))
+        self.prepare(request).await
     }
 
     async fn node_unprepare_resources(
         &self,
         request: Request<NodeUnprepareResourcesRequest>,
     ) -> Result<Response<NodeUnprepareResourcesResponse>, Status> {
-        Ok(Response::new(self.unprepare(request).await))
+        self.unprepare(request).await
     }
 }
 
@@ -207,19 +245,21 @@ impl<P: DraPlugin> v1beta1::dra_plugin_server::DraPlugin for DraService<P> {
         &self,
         request: Request<NodePrepareResourcesRequest>,
     ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
-        Ok(Response::new(self.prepare(request).await))
+        self.prepare(request).await
     }
 
     async fn node_unprepare_resources(
         &self,
         request: Request<NodeUnprepareResourcesRequest>,
     ) -> Result<Response<NodeUnprepareResourcesResponse>, Status> {
-        Ok(Response::new(self.unprepare(request).await))
+        self.unprepare(request).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -241,6 +281,55 @@ mod tests {
         ] {
             assert_eq!(timeout(text), expected, "{text:?}");
         }
+    }
+
+    /// A driver whose calls last until they are let go.
+    struct Slow {
+        go: Semaphore,
+    }
+
+    impl DraPlugin for Slow {
+        async fn node_prepare_resources(
+            &self,
+            claims: Vec<Claim>,
+            _: Instant,
+        ) -> BTreeMap<String, NodePrepareResourceResponse> {
+            drop(self.go.acquire().await);
+            let done = |claim: Claim| (claim.uid, NodePrepareResourceResponse::default());
+            claims.into_iter().map(done).collect()
+        }
+
+        async fn node_unprepare_resources(
+            &self,
+            _: Vec<Claim>,
+            _: Instant,
+        ) -> BTreeMap<String, NodeUnprepareResourceResponse> {
+            BTreeMap::new()
+        }
+    }
+
+    fn call(claims: usize) -> Request<NodePrepareResourcesRequest> {
+        let claims = vec![Claim::default(); claims];
+        Request::new(NodePrepareResourcesRequest { claims })
+    }
+
+    #[tokio::test]
+    async fn calls_whose_callers_left_count_until_they_end() {
+        let driver = Arc::new(Slow {
+            go: Semaphore::new(0),
+        });
+        let service = DraService::new(Arc::clone(&driver));
+        for _ in 0..CLAIMS_AT_ONCE / CLAIMS_PER_CALL {
+            let left = service.prepare(call(CLAIMS_PER_CALL)).now_or_never();
+            assert!(left.is_none(), "the call goes on, and its caller is gone");
+        }
+        let refused = service.prepare(call(1)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        driver.go.add_permits(1);
+        service.prepare(call(0)).await.unwrap();
+        service.calls.close();
+        service.calls.wait().await;
+        assert!(service.prepare(call(CLAIMS_PER_CALL)).await.is_ok());
     }
 
     #[test]

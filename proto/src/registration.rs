@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
+use crate::limits::CONNECTIONS;
 use crate::pluginregistration::registration_server::Registration;
 use crate::pluginregistration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
@@ -119,6 +120,10 @@ impl RegistrationService {
         let mut timers = JoinSet::new();
         connections.inspect(move |accepted| {
             while timers.try_join_next().is_some() {}
+            if timers.len() >= CONNECTIONS.get() {
+                // A crowd is told of by some of it; a line for each would only fill the log.
+                return;
+            }
             if let Ok(connection) = accepted {
                 timers.spawn(report_silence(
                     connection.connect_info(),
@@ -174,6 +179,7 @@ impl Registration for RegistrationService {
 
 #[cfg(test)]
 mod tests {
+    use tessera_connections::Places;
     use tokio::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -195,7 +201,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut connections = Box::pin(incoming(listener, Peers::root_and_self()));
+        let mut connections = Box::pin(incoming(
+            listener,
+            Peers::root_and_self(),
+            Places::new(CONNECTIONS),
+        ));
         let mut accepted = Vec::new();
         let mut clients = Vec::new();
         for _ in 0..2 {

@@ -17,19 +17,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use http::Extensions;
+use tessera_connections::grpc::{self, WholeRequests};
+use tessera_connections::{Guest, Places};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tower::layer::util::{Identity, Stack};
 
 use crate::dra;
 use crate::health;
+use crate::limits::{self, CONNECTIONS};
 use crate::names::{RegistrationSocketPath, SocketPaths};
 use crate::plugin::{DraPlugin, DraService};
 use crate::pluginregistration::registration_server::RegistrationServer;
 use crate::registration::{Observer, RegistrationService, plugin_info};
 use crate::resource_health::{DraResourceHealth, HealthService};
-use crate::uds::{self, BindError, BoundSocket, Connection, Peers, SocketFile, SocketPath};
+use crate::uds::{
+    self, BindError, BoundSocket, Connection, ConnectionInfo, Peers, SocketFile, SocketPath,
+};
 
 /// The bound DRA socket. The kernel queues connections from here on.
 #[derive(Debug)]
@@ -132,8 +139,9 @@ impl Sockets {
         grace: Duration,
     ) -> Result<(), ServeError> {
         let Self { registration, dra } = self;
-        let (dra_file, dra_connections) = listen(dra.0)?;
-        let (file, connections) = listen(registration.bound)?;
+        let [registering, calling] = [0; 2].map(|_| Places::new(CONNECTIONS));
+        let (dra_file, dra_connections) = listen(dra.0, calling.clone())?;
+        let (file, connections) = listen(registration.bound, registering.clone())?;
         let info = plugin_info(&served.driver, &registration.endpoint);
         let registration_service = RegistrationService::new(info, served.observer);
         // A child: the end of our servers is no reason to stop what else hangs on the token.
@@ -160,8 +168,29 @@ impl Sockets {
             calls.wait().await;
             registering.and(calling)
         });
-        until_grace(both, &stop, grace).await
+        let over = async {
+            deregistered.cancelled().await;
+            calls.close();
+            calls.wait().await;
+        };
+        let servers = async {
+            tokio::select! {
+                ended = both => ended,
+                never = dismiss_after(stop.cancelled(), registering) => match never {},
+                never = dismiss_after(over, calling) => match never {},
+            }
+        };
+        until_grace(servers, &stop, grace).await
     }
+}
+
+fn server() -> Server<Stack<WholeRequests, Identity>> {
+    grpc::server(&limits::PEER).layer(WholeRequests::new(limits::PEER, guest))
+}
+
+fn guest(extensions: &Extensions) -> Option<&Guest> {
+    let connection: Option<&ConnectionInfo> = extensions.get();
+    connection.map(ConnectionInfo::guest)
 }
 
 async fn serve_registration(
@@ -172,7 +201,7 @@ async fn serve_registration(
 ) -> Result<(), ServeError> {
     let path = file.path().clone();
     let connections = service.watch_silence(connections);
-    Server::builder()
+    server()
         .add_service(RegistrationServer::new(service))
         .serve_with_incoming_shutdown(connections, async move {
             stop.cancelled().await;
@@ -189,7 +218,7 @@ async fn serve_dra<P: DraPlugin, H: DraResourceHealth>(
     health: HealthService<H>,
     until: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    Server::builder()
+    server()
         .add_service(dra::v1::dra_plugin_server::DraPluginServer::new(
             plugin.clone(),
         ))
@@ -208,6 +237,15 @@ async fn serve_dra<P: DraPlugin, H: DraResourceHealth>(
             path: path.clone(),
             source,
         })
+}
+
+/// Closes the connections of a socket a moment after `over`: a peer that does not hear that it is
+/// over would keep its server for as long as it likes.
+async fn dismiss_after(over: impl Future<Output = ()>, places: Places) -> Infallible {
+    over.await;
+    tokio::time::sleep(limits::FAREWELL).await;
+    places.dismiss();
+    futures::future::pending().await
 }
 
 /// Awaits the servers, but only for the time of `grace` once they were told to stop.
@@ -231,6 +269,7 @@ async fn until_grace(
 /// Starts accepting on a bound socket; needs a runtime.
 fn listen(
     bound: BoundSocket,
+    places: Places,
 ) -> Result<
     (
         SocketFile,
@@ -240,7 +279,10 @@ fn listen(
 > {
     let (file, listener) = bound.into_parts();
     match UnixListener::from_std(listener) {
-        Ok(listener) => Ok((file, uds::incoming(listener, Peers::root_and_self()))),
+        Ok(listener) => Ok((
+            file,
+            uds::incoming(listener, Peers::root_and_self(), places),
+        )),
         Err(source) => Err(ServeError::Listen {
             path: file.path().clone(),
             source,

@@ -4,7 +4,10 @@
 //! both with the reason in the body when they say no; the metrics page is `OpenMetrics` text.
 //!
 //! # Guarantees
-//! Shutdown takes at most [`GRACE`], whatever a client does. Nothing here blocks: the two closures
+//! Shutdown takes at most [`GRACE`], whatever a client does. The endpoint is open to the network, so
+//! a client costs one of [`CONNECTIONS`] for at most [`CONNECTION_LIMIT`] and [`REQUEST_BYTES`], and
+//! whoever connects is served, however many others sit there. Each connection serves one request,
+//! whose body is never read. Nothing here blocks: the two closures
 //! are called on the runtime's thread and must return at once.
 
 use std::borrow::Cow;
@@ -13,18 +16,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 mod address;
+mod serving;
 
 pub use address::{AddressError, ListenAddress};
+pub use serving::{CONNECTION_LIMIT, CONNECTIONS, REQUEST_BYTES, serve};
 
 /// How long open requests may still run once shutdown has begun.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -136,7 +138,7 @@ pub enum HttpError {
         #[source]
         source: io::Error,
     },
-    /// The listening socket broke.
+    /// The listening socket no longer listens.
     #[error("serve HTTP")]
     Serve(#[source] io::Error),
 }
@@ -153,32 +155,6 @@ pub async fn listen(address: &ListenAddress) -> Result<Option<TcpListener>, Http
         }
     }
     refused.map_or(Ok(None), Err)
-}
-
-/// Serves `pages` until `shutdown` is cancelled.
-pub async fn serve(
-    listener: TcpListener,
-    pages: Pages,
-    shutdown: CancellationToken,
-) -> Result<(), HttpError> {
-    let router = Router::new().fallback(answer).with_state(pages);
-    let serving =
-        axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let overdue = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = serving => served.map_err(HttpError::Serve),
-        () = overdue => Ok(()),
-    }
-}
-
-async fn answer(State(pages): State<Pages>, method: Method, uri: Uri) -> Response {
-    match method {
-        Method::GET | Method::HEAD => pages.page(uri.path()),
-        _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, stream};
+use tessera_connections::{Guest, Place, Places, Seated};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::server::Connected;
@@ -58,12 +59,18 @@ struct Progress {
 pub struct ConnectionInfo {
     peer: Peer,
     progress: Arc<Progress>,
+    guest: Guest,
 }
 
 impl ConnectionInfo {
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// The place that the connection has.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
     }
 
     /// Notes that a request of this connection reached a handler.
@@ -87,8 +94,20 @@ impl ConnectionInfo {
 /// An accepted connection of an admitted peer.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    stream: Seated<UnixStream>,
     info: ConnectionInfo,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, peer: Peer, place: Place) -> Self {
+        let info = ConnectionInfo {
+            peer,
+            progress: Arc::default(),
+            guest: place.guest().clone(),
+        };
+        let stream = Seated::new(stream, place);
+        Self { stream, info }
+    }
 }
 
 impl Connected for Connection {
@@ -152,18 +171,20 @@ impl AsyncWrite for Connection {
 
 /// The connections of admitted peers, without end; tonic serves them as they are.
 ///
-/// A peer that is not admitted is logged and dropped before a byte is read. A failed accept is
-/// logged and tried again.
+/// A peer that is not admitted is logged and dropped before a byte is read, and costs nobody a
+/// place. A connection beyond `places` takes the place of the one that least deserves it. A failed accept is logged and tried again.
 pub fn incoming(
     listener: UnixListener,
     peers: Peers,
+    places: Places,
 ) -> impl Stream<Item = Result<Connection, Infallible>> + Send {
-    stream::unfold(listener, move |listener| async move {
+    stream::unfold((listener, places), move |(listener, places)| async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    if let Some(connection) = admit(stream, peers) {
-                        return Some((Ok(connection), listener));
+                    if let Some(peer) = admitted(&stream, peers) {
+                        let connection = Connection::new(stream, peer, places.take().await);
+                        return Some((Ok(connection), (listener, places)));
                     }
                 }
                 Err(error) => {
@@ -175,7 +196,7 @@ pub fn incoming(
     })
 }
 
-fn admit(stream: UnixStream, peers: Peers) -> Option<Connection> {
+fn admitted(stream: &UnixStream, peers: Peers) -> Option<Peer> {
     let peer = match stream.peer_cred() {
         Ok(credentials) => Peer {
             uid: credentials.uid(),
@@ -196,11 +217,7 @@ fn admit(stream: UnixStream, peers: Peers) -> Option<Connection> {
         );
         return None;
     }
-    let info = ConnectionInfo {
-        peer,
-        progress: Arc::default(),
-    };
-    Some(Connection { stream, info })
+    Some(peer)
 }
 
 #[cfg(test)]
@@ -209,8 +226,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::limits::CONNECTIONS;
 
     const ROOT: u32 = 0;
+
+    fn places() -> Places {
+        Places::new(CONNECTIONS)
+    }
 
     #[test]
     fn root_and_our_own_user_are_admitted_and_nobody_else() {
@@ -225,7 +247,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut connections = Box::pin(incoming(listener, Peers::root_and_self()));
+        let mut connections = Box::pin(incoming(listener, Peers::root_and_self(), places()));
 
         let mut client = UnixStream::connect(&path).await.unwrap();
         let Ok(mut server) = connections.next().await.unwrap();
@@ -249,7 +271,9 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_only_knocked_was_not_unheard() {
         let (server, _client) = UnixStream::pair().unwrap();
-        let server = admit(server, Peers::root_and_self()).unwrap();
+        let peer = admitted(&server, Peers::root_and_self()).unwrap();
+        let place = places().take().await;
+        let server = Connection::new(server, peer, place);
         let info = server.connect_info();
         drop(server);
         assert!(!info.is_unheard());

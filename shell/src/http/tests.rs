@@ -1,12 +1,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Method, Request};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tower::ServiceExt;
+use tokio_util::sync::CancellationToken;
 
+use super::serving::answer;
 use super::*;
 
 fn pages() -> Pages {
@@ -22,13 +23,12 @@ async fn get(pages: Pages, path: &str) -> (StatusCode, String, String) {
 }
 
 async fn request(pages: Pages, method: Method, path: &str) -> (StatusCode, String, String) {
-    let router = Router::new().fallback(answer).with_state(pages);
     let request = Request::builder()
         .method(method)
         .uri(path)
         .body(Body::empty())
         .unwrap();
-    let response = router.oneshot(request).await.unwrap();
+    let response = answer(&pages, &request);
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE);
     let kind = kind
