@@ -6,6 +6,8 @@
     reason = "a test's own functions fail by panic, as the test does"
 )]
 
+#[path = "hostile/driver.rs"]
+mod driver;
 #[path = "hostile/server.rs"]
 mod server;
 #[path = "hostile/wire.rs"]

@@ -4,6 +4,8 @@
 //! take it back. The node shell holds the locks, the files and the clock, and does as it is told.
 
 pub mod cdi;
+#[cfg(test)]
+mod fuzz;
 pub mod ledger;
 pub mod plan;
 pub mod record;

@@ -1,17 +1,14 @@
 //! A driver's sockets in a process of their own, so that what they hold can be counted.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt};
-use tessera_proto::dra::v1::{Claim, NodePrepareResourceResponse, NodeUnprepareResourceResponse};
-use tessera_proto::health::v1::DeviceHealth;
-use tessera_proto::{DraPlugin, DraResourceHealth, Served, SocketPaths, Sockets};
+use tessera_proto::{SocketPaths, Sockets};
 use tokio_util::sync::CancellationToken;
+
+use crate::driver::{paths, served};
 
 /// Names the directory of the sockets to the process that serves them.
 const ROOT: &str = "TESSERA_HOSTILE_ROOT";
@@ -20,38 +17,6 @@ const READY: &str = "the sockets are served";
 
 /// More than a farewell on both sockets takes.
 const GRACE: Duration = Duration::from_secs(20);
-
-struct Driver;
-
-impl DraPlugin for Driver {
-    async fn node_prepare_resources(
-        &self,
-        claims: Vec<Claim>,
-        _: Instant,
-    ) -> BTreeMap<String, NodePrepareResourceResponse> {
-        let done = |claim: Claim| (claim.uid, NodePrepareResourceResponse::default());
-        claims.into_iter().map(done).collect()
-    }
-
-    async fn node_unprepare_resources(
-        &self,
-        claims: Vec<Claim>,
-        _: Instant,
-    ) -> BTreeMap<String, NodeUnprepareResourceResponse> {
-        let done = |claim: Claim| (claim.uid, NodeUnprepareResourceResponse::default());
-        claims.into_iter().map(done).collect()
-    }
-}
-
-impl DraResourceHealth for Driver {
-    fn watch(&self) -> BoxStream<'static, Vec<DeviceHealth>> {
-        stream::pending().boxed()
-    }
-}
-
-fn paths(root: &Path) -> SocketPaths {
-    SocketPaths::new(&root.join("reg"), &root.join("p"), "gpu.nvidia.com", None).unwrap()
-}
 
 /// Serves until standard input ends.
 pub(crate) fn serve() {
@@ -69,14 +34,8 @@ pub(crate) fn serve() {
     });
     runtime.block_on(async {
         let sockets = Sockets::bind(&paths(&root)).unwrap();
-        let served = Served {
-            driver: "gpu.nvidia.com".to_owned(),
-            plugin: Arc::new(Driver),
-            health: Arc::new(Driver),
-            observer: Arc::new(|_| {}),
-        };
         println!("{READY}");
-        sockets.serve(served, stop, GRACE).await.unwrap();
+        sockets.serve(served(), stop, GRACE).await.unwrap();
     });
 }
 

@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tessera_connections::{Places, Seated, tcp};
-use tokio::net::{TcpListener, TcpStream};
+use tessera_connections::{Places, tcp};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +58,10 @@ async fn accept(listener: TcpListener, pages: &Pages, connections: &mut JoinSet<
     }
 }
 
-async fn serve_one(stream: Seated<TcpStream>, pages: Pages) {
+async fn serve_one<S>(stream: S, pages: Pages)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let answer = service_fn(move |request| {
         let answer = answer(&pages, &request);
         async move { Ok::<_, Infallible>(answer) }
@@ -80,5 +84,7 @@ pub(super) fn answer<B>(pages: &Pages, request: &Request<B>) -> Response<Body> {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

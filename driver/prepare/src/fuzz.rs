@@ -1,0 +1,181 @@
+//! Fuzz targets: records, CDI names and specs that are read back.
+
+use bolero::TypeGenerator;
+use serde_json::{Map, json};
+use tessera_claim::{ClaimRef, ClaimUid};
+use tessera_fuzz::fuzz;
+
+use crate::cdi::{CdiKind, claim_of_file, claimed_devices, device_name, file_name};
+use crate::plan::tests::inventory;
+use crate::record::{BootId, FORMAT, Phase, PreparedDevice, Record, View};
+use crate::step::Effect;
+use crate::upkeep::rebuild;
+
+/// A record as generated texts make it.
+#[derive(Clone, Debug, TypeGenerator)]
+struct Texts {
+    boot: String,
+    namespace: String,
+    name: String,
+    prepared: bool,
+    devices: Vec<(String, String, Option<String>, bool)>,
+    effects: Vec<(String, u32)>,
+    newer: Option<String>,
+}
+
+impl Texts {
+    fn record(&self) -> Record {
+        let device = |(request, pool, share, admin): &(String, String, Option<String>, bool)| {
+            PreparedDevice {
+                request: request.clone(),
+                pool: pool.clone(),
+                device: "gpu-0".parse().unwrap(),
+                share_id: share.clone(),
+                gpu: "GPU-11111111-2222-3333-4444-555555555555".parse().unwrap(),
+                view: if *admin { View::Admin } else { View::Whole },
+                cdi_id: format!("k8s.gpu.nvidia.com/claim={request}"),
+                unknown: Map::new(),
+            }
+        };
+        let effect = |(file, crc32): &(String, u32)| Effect::CdiFile {
+            file: file.clone(),
+            crc32: *crc32,
+        };
+        let unknown = self
+            .newer
+            .iter()
+            .map(|text| ("newerField".to_owned(), json!(text)))
+            .collect();
+        Record {
+            boot: BootId(self.boot.clone()),
+            claim: ClaimRef {
+                namespace: self.namespace.clone(),
+                name: self.name.clone(),
+                uid: "0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001".parse().unwrap(),
+            },
+            phase: if self.prepared {
+                Phase::Prepared
+            } else {
+                Phase::Preparing
+            },
+            devices: self.devices.iter().map(device).collect(),
+            effects: self.effects.iter().map(effect).collect(),
+            unknown,
+        }
+    }
+}
+
+#[derive(Clone, Debug, TypeGenerator)]
+enum Damage {
+    Flip { at: u16, bits: u8 },
+    Cut { to: u16 },
+    Insert { at: u16, byte: u8 },
+}
+
+impl Damage {
+    fn of(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        match *self {
+            Self::Flip { at, bits } => {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] ^= bits;
+            }
+            Self::Cut { to } => bytes.truncate(usize::from(to) % bytes.len()),
+            Self::Insert { at, byte } => bytes.insert(usize::from(at) % bytes.len(), byte),
+        }
+        bytes
+    }
+}
+
+#[test]
+fn a_record_is_read_back_as_it_was_or_refused() {
+    fuzz!(2_000, (Texts, Damage), |(texts, damage)| {
+        let record = texts.record();
+        let bytes = record.encode();
+        assert_eq!(Record::decode(&bytes).unwrap(), record);
+        if let Ok(read) = Record::decode(&damage.of(bytes)) {
+            assert_eq!(read, record);
+        }
+    });
+}
+
+#[test]
+fn no_bytes_behind_a_right_header_break_the_reader() {
+    fuzz!(5_000, (bool, Vec<u8>), |(sealed, bytes)| {
+        let mut record = Vec::new();
+        if *sealed {
+            let (sum, length) = (crc32fast::hash(bytes), bytes.len());
+            record.extend(format!("tessera-record {FORMAT} {sum:08x} {length}\n").into_bytes());
+        }
+        record.extend(bytes);
+        if let Ok(read) = Record::decode(&record) {
+            assert_eq!(Record::decode(&read.encode()).unwrap(), read);
+        }
+    });
+}
+
+#[test]
+fn a_kind_is_read_back_as_it_is_written_and_its_files_name_their_claim() {
+    let claim: ClaimUid = "0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001".parse().unwrap();
+    fuzz!(10_000, (String, String, String), |(vendor, class, file)| {
+        for text in [format!("{vendor}/{class}"), format!("v{vendor}v/c{class}c")] {
+            let Ok(kind) = text.parse::<CdiKind>() else {
+                continue;
+            };
+            assert_eq!(kind.to_string(), text);
+            let name = file_name(&kind, &claim);
+            assert!(!name.contains('/'), "{name}");
+            assert_eq!(claim_of_file(&kind, &name), Some(claim.clone()));
+        }
+        let kind = CdiKind::claim();
+        if let Some(found) = claim_of_file(&kind, file) {
+            assert_eq!(file_name(&kind, &found), *file);
+        }
+    });
+}
+
+/// A spec that may be damaged, or something else altogether.
+#[derive(Clone, Debug, TypeGenerator)]
+enum SpecBytes {
+    Any(Vec<u8>),
+    Named(Vec<String>),
+    Damaged(Vec<u8>, Damage),
+}
+
+#[test]
+fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are_there() {
+    let claim: ClaimUid = "0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001".parse().unwrap();
+    let (kind, boot) = (CdiKind::claim(), BootId("4f1c".to_owned()));
+    let inventory = inventory();
+    let gpus: Vec<_> = inventory.gpus().iter().map(|gpu| &gpu.uuid).collect();
+    let spec = |names: Vec<String>| {
+        let devices: Vec<_> = names
+            .into_iter()
+            .map(|name| json!({ "name": name }))
+            .collect();
+        serde_json::to_vec(&json!({ "devices": devices })).unwrap()
+    };
+    let of_this_claim = |at: &u8| device_name(&claim, &format!("gpu-{}", at % 4).parse().unwrap());
+    fuzz!(5_000, SpecBytes, |bytes| {
+        let bytes = match bytes {
+            SpecBytes::Any(bytes) => bytes.clone(),
+            SpecBytes::Named(names) => {
+                spec(names.iter().map(|name| format!("{claim}-{name}")).collect())
+            }
+            SpecBytes::Damaged(devices, damage) => {
+                damage.of(spec(devices.iter().map(of_this_claim).collect()))
+            }
+        };
+        let Some(record) = rebuild(&claim, &bytes, &kind, "node-a", &inventory, &boot) else {
+            return;
+        };
+        let named = claimed_devices(&bytes, &claim).unwrap();
+        let held: Vec<_> = record
+            .devices
+            .iter()
+            .map(|held| held.device.clone())
+            .collect();
+        assert_eq!(held, named);
+        assert!(record.devices.iter().all(|held| gpus.contains(&&held.gpu)));
+        assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+    });
+}
