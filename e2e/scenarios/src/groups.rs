@@ -4,6 +4,7 @@
 
 pub(crate) mod cleanup;
 pub(crate) mod driver;
+pub(crate) mod hostile;
 pub(crate) mod isolation;
 pub(crate) mod plugin;
 pub(crate) mod selection;

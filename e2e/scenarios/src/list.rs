@@ -1,7 +1,8 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    cleanup, driver, isolation, plugin, selection, sharing, survival, uninstall, whole_gpus,
+    cleanup, driver, hostile, isolation, plugin, selection, sharing, survival, uninstall,
+    whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -62,6 +63,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A GPU that falls off the bus is withdrawn until it has been reset; the other GPUs go on serving.",
     driver::a_call_of_the_driver_that_hangs_holds_up_no_pod_and_does_not_end_the_plugin
         => "While a call of the driver hangs pods are prepared, the plugin is not ready and not restarted, and it recovers when the call returns.",
+    hostile::garbage_on_the_sockets_does_not_disturb_a_pod_that_starts
+        => "Garbage and a crowd of connections on both sockets, which only root may open, do not disturb a pod that starts.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };
