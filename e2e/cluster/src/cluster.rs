@@ -1,19 +1,26 @@
 //! The cluster as its users hold it: brought up, looked at, kept or taken down.
 
 mod bring_up;
+mod cut;
 mod error;
 mod firsts;
 mod node;
+mod processes;
+mod reboot;
 mod record;
 mod report;
 mod turn;
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use cut::{Cut, CutOff};
 pub use error::ClusterError;
 pub use node::Node;
+pub use processes::Stopped;
 pub(crate) use record::{ClusterId, Record};
 pub use report::Report;
 
@@ -21,7 +28,7 @@ use crate::causes::with_causes;
 use crate::gates::Gates;
 use crate::paths::StateDir;
 use crate::progress::Progress;
-use crate::{interrupt, supervisor, teardown};
+use crate::{control_plane, interrupt, supervisor, teardown};
 use turn::Turn;
 
 /// What kind of cluster is wanted.
@@ -74,8 +81,8 @@ pub struct Cluster {
     dir: StateDir,
     id: ClusterId,
     nodes: Vec<Node>,
-    /// The first processes' standard inputs: they end when these close, until they are told otherwise.
-    lifelines: Vec<ChildStdin>,
+    /// The first processes' standard inputs, by owner: they end when these close, until they are told otherwise.
+    lifelines: Mutex<BTreeMap<String, ChildStdin>>,
     /// The turn of a cluster that ends with this process.
     turn: Option<Turn>,
 }
@@ -109,7 +116,7 @@ impl Cluster {
             dir,
             id: record.id,
             nodes,
-            lifelines: Vec::new(),
+            lifelines: Mutex::default(),
             turn: None,
         })
     }
@@ -123,7 +130,7 @@ impl Cluster {
             };
             kept.write(&self.dir).map_err(ClusterError::Keep)?;
         }
-        for lifeline in &mut self.lifelines {
+        for lifeline in self.lifelines().values_mut() {
             writeln!(lifeline, "{}", supervisor::KEEP).map_err(ClusterError::Keep)?;
         }
         self.turn = None;
@@ -196,6 +203,23 @@ impl Cluster {
     /// Ends the node's kubelet and returns when another runs. It is not yet ready then.
     pub fn restart_kubelet(&self, name: &str) -> Result<(), ClusterError> {
         self.node(name)?.restart_kubelet()
+    }
+
+    /// Stops the API server's process: connections are taken, and nobody answers, until the value ends.
+    pub fn stop_api_server(&self) -> Result<Stopped, ClusterError> {
+        let first = firsts::pid(&self.dir, control_plane::OWNER).ok_or(ClusterError::NotUp)?;
+        let pids = processes::beside(first, "kube-apiserver");
+        if pids.is_empty() {
+            return Err(ClusterError::NotUp);
+        }
+        Ok(Stopped::stop(pids))
+    }
+
+    fn lifelines(&self) -> MutexGuard<'_, BTreeMap<String, ChildStdin>> {
+        // Each change is one insertion, so a panic elsewhere leaves nothing half done.
+        self.lifelines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How every part is.

@@ -35,7 +35,7 @@ mod teardown;
 pub use cargo::{CargoError, Profile};
 pub use causes::with_causes;
 pub use cgroup::CgroupError;
-pub use cluster::{Cluster, ClusterError, Drivers, Node, Options, Report};
+pub use cluster::{Cluster, ClusterError, Cut, CutOff, Drivers, Node, Options, Report, Stopped};
 pub use driver::DriverError;
 pub use gates::{Gates, ParseGatesError};
 pub use names::MOST_NODES;

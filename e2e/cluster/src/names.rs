@@ -53,6 +53,13 @@ impl NodeIndex {
         Ipv4Addr::new(10, 200, 0, 10 + self.0)
     }
 
+    /// The node's own hardware address. A node that reboots keeps it, and so do its neighbours' tables.
+    pub(crate) fn hardware_address(self) -> String {
+        let [a, b, c, d] = self.address().octets();
+        // The 2 says that it is one of this machine's making (IEEE 802, locally administered).
+        format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    }
+
     /// Where the node's pods get their addresses.
     pub(crate) fn pod_range(self) -> String {
         format!("10.244.{}.0/24", self.0)

@@ -24,7 +24,8 @@ pub(crate) enum Within {
     Process(u32),
 }
 
-fn ip(line: &str) -> Ip {
+/// The arguments of `ip` in a line.
+pub(crate) fn ip(line: &str) -> Ip {
     line.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
@@ -70,20 +71,54 @@ pub(crate) fn of_node(
     control: u32,
     all: &[NodeIndex],
 ) -> Vec<(Within, Ip)> {
-    let (inside, bridge) = (Within::Process(process), Within::Process(control));
+    let mut commands = cable(node, process, control);
+    commands.extend([
+        (Within::Process(control), way_to(node)),
+        (Within::Host, way_to(node)),
+    ]);
+    commands.extend(ways_from(node, process, all));
+    commands
+}
+
+/// The same for a node that was there before: its neighbours still know the way to its pods.
+pub(crate) fn of_node_again(
+    node: NodeIndex,
+    process: u32,
+    control: u32,
+    all: &[NodeIndex],
+) -> Vec<(Within, Ip)> {
+    let mut commands = cable(node, process, control);
+    commands.extend(ways_from(node, process, all));
+    commands
+}
+
+/// Takes away what is left of the cable of a node that ended. The kernel does so by itself, but in its own time.
+pub(crate) fn remove_cable(node: NodeIndex, control: u32) -> Result<(), RunError> {
     let link = node.link();
-    let way_to = |to: NodeIndex| {
-        ip(&format!(
-            "route add {} via {}",
-            to.pod_range(),
-            to.address()
-        ))
+    let is_there = || {
+        let table = std::fs::read_to_string(format!("/proc/{control}/net/dev"));
+        let named = format!("{link}:");
+        table.is_ok_and(|table| table.lines().any(|line| line.trim().starts_with(&named)))
     };
-    let mut commands = vec![
+    if !is_there() {
+        return Ok(());
+    }
+    let removed = apply(&[(Within::Process(control), ip(&format!("link delete {link}")))]);
+    match removed {
+        Err(error) if is_there() => Err(error),
+        // Removed here, or by the kernel in this very moment.
+        _ => Ok(()),
+    }
+}
+
+fn cable(node: NodeIndex, process: u32, control: u32) -> Vec<(Within, Ip)> {
+    let (inside, bridge) = (Within::Process(process), Within::Process(control));
+    let (link, hardware) = (node.link(), node.hardware_address());
+    vec![
         (
             bridge,
             ip(&format!(
-                "link add {link} type veth peer name eth0 netns {process}"
+                "link add {link} type veth peer name eth0 address {hardware} netns {process}"
             )),
         ),
         (bridge, ip(&format!("link set {link} master {BRIDGE} up"))),
@@ -97,15 +132,21 @@ pub(crate) fn of_node(
             inside,
             ip(&format!("route add default via {CONTROL_ADDRESS}")),
         ),
-        (bridge, way_to(node)),
-        (Within::Host, way_to(node)),
-    ];
-    commands.extend(
-        all.iter()
-            .filter(|other| **other != node)
-            .map(|other| (inside, way_to(*other))),
-    );
-    commands
+    ]
+}
+
+fn ways_from(node: NodeIndex, process: u32, all: &[NodeIndex]) -> Vec<(Within, Ip)> {
+    let others = all.iter().filter(|other| **other != node);
+    let way = |other: &NodeIndex| (Within::Process(process), way_to(*other));
+    others.map(way).collect()
+}
+
+fn way_to(node: NodeIndex) -> Ip {
+    ip(&format!(
+        "route add {} via {}",
+        node.pod_range(),
+        node.address()
+    ))
 }
 
 /// Runs the commands in turn and stops at the first that fails.
@@ -166,6 +207,17 @@ mod tests {
                 "route add 10.244.0.0/24 via 10.200.0.10",
             ]
         );
+    }
+
+    #[test]
+    fn a_node_that_reboots_gets_the_cable_that_it_had_and_its_neighbours_need_nothing() {
+        let nodes = NodeIndex::first(2).unwrap();
+        let first = of_node(nodes[0], 200, 100, &nodes);
+        let again = of_node_again(nodes[0], 200, 100, &nodes);
+        assert!(again.iter().all(|command| first.contains(command)));
+        assert_eq!(lines(&again, Within::Host), [""; 0]);
+        let inside = Within::Process(200);
+        assert_eq!(lines(&again, inside), lines(&first, inside));
     }
 
     #[test]

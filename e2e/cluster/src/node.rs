@@ -29,6 +29,9 @@ const TUNABLES: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// The file of a node's boot id, in its directory.
+const BOOT_ID: &str = "boot_id";
+
 /// What the parts of a node or of the control plane find in their environment.
 pub(crate) fn environment(dir: &StateDir) -> BTreeMap<String, String> {
     let path = format!(
@@ -60,12 +63,19 @@ pub(crate) fn write_configuration(
     )?;
     // The machine's own may point at a resolver that the node cannot reach.
     fs::write(home.join("resolv.conf"), "")?;
+    write_boot_id(&home)?;
     for (name, value) in TUNABLES {
         let file = tunable(&home, name);
         fs::create_dir_all(file.parent().unwrap_or(&home))?;
         fs::write(file, format!("{value}\n"))?;
     }
     Ok(())
+}
+
+/// Gives the node the identity of a new boot, as its kubelet will see it.
+pub(crate) fn write_boot_id(home: &Path) -> io::Result<()> {
+    let id = fs::read("/proc/sys/kernel/random/uuid")?;
+    fs::write(home.join(BOOT_ID), id)
 }
 
 fn tunable(home: &Path, name: &str) -> PathBuf {
@@ -111,6 +121,10 @@ fn mounts(home: &Path, var_run_is_run: bool) -> Vec<Mount> {
             at: "/var/run".into(),
         });
     }
+    mounts.push(Mount::Bind {
+        from: home.join(BOOT_ID),
+        at: "/proc/sys/kernel/random/boot_id".into(),
+    });
     let private =
         TUNABLES.map(|(name, _)| (tunable(home, name), Path::new("/proc/sys").join(name)));
     // A kernel built without a setting has nothing to protect.

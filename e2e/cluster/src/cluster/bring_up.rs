@@ -7,6 +7,7 @@ mod write;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, C
         dir,
         id: ClusterId::new().map_err(ClusterError::Identity)?,
         nodes: Vec::new(),
-        lifelines: Vec::new(),
+        lifelines: Mutex::default(),
         turn: Some(turn),
     };
     match start(&mut cluster, options, &nodes, &materials, progress) {
@@ -216,7 +217,8 @@ fn start_control(
     let mut started = firsts::launch(&cluster.dir, &materials.init, owner, &plan)?;
     connect(owner, &network::of_control(started.pid))?;
     firsts::go(&mut started, owner)?;
-    cluster.lifelines.push(started.lifeline);
+    let lifeline = started.lifeline;
+    cluster.lifelines().insert(owner.to_owned(), lifeline);
     Ok(started.pid)
 }
 
@@ -235,7 +237,8 @@ fn start_node(
     let mut started = firsts::launch(&cluster.dir, &materials.init, &owner, &plan)?;
     connect(&owner, &network::of_node(index, started.pid, control, all))?;
     firsts::go(&mut started, &owner)?;
-    cluster.lifelines.push(started.lifeline);
+    let lifeline = started.lifeline;
+    cluster.lifelines().insert(owner, lifeline);
     cluster.nodes.push(Node::new(
         &cluster.dir,
         &NodeRecord { index, profile },

@@ -145,6 +145,22 @@ pub enum ClusterError {
         /// What is known.
         reason: String,
     },
+    /// A pod's way to the API server could not be cut.
+    #[error("cut a pod on {node} off from the API server")]
+    Cut {
+        /// The node.
+        node: String,
+        /// Why.
+        source: RunError,
+    },
+    /// A node did not end or did not come back.
+    #[error("reboot {node}: {reason}")]
+    Reboot {
+        /// The node.
+        node: String,
+        /// What is known.
+        reason: String,
+    },
     /// The first processes did not hear that they shall stay.
     #[error("keep the cluster")]
     Keep(#[source] io::Error),

@@ -9,7 +9,7 @@ use super::{ClusterError, Node, Record};
 use crate::control_plane;
 use crate::paths::StateDir;
 use crate::supervisor::{Plan, START};
-use crate::teardown::find_firsts;
+use crate::teardown::{First, find_firsts};
 
 /// A first process and its lifeline.
 pub(super) struct Started {
@@ -68,15 +68,21 @@ pub(super) fn go(started: &mut Started, owner: &str) -> Result<(), ClusterError>
     })
 }
 
+/// The first process of `owner`, if it runs.
+pub(super) fn pid(dir: &StateDir, owner: &str) -> Option<u32> {
+    pid_among(&find_firsts(), dir, owner)
+}
+
+fn pid_among(firsts: &[First], dir: &StateDir, owner: &str) -> Option<u32> {
+    let mut firsts = firsts.iter();
+    let found = firsts.find(|first| first.is_of(dir) && first.owner() == owner);
+    found.map(|first| first.pid)
+}
+
 /// The nodes of a recorded cluster, if its control plane and all of them run.
 pub(super) fn nodes(dir: &StateDir, record: &Record) -> Option<Vec<Node>> {
     let firsts = find_firsts();
-    let pid = |owner: &str| {
-        firsts
-            .iter()
-            .find(|f| f.is_of(dir) && f.owner() == owner)
-            .map(|f| f.pid)
-    };
+    let pid = |owner: &str| pid_among(&firsts, dir, owner);
     pid(control_plane::OWNER)?;
     record
         .nodes

@@ -1,16 +1,18 @@
 //! A node of a running cluster, with what a test wants to see and do on it.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use super::ClusterError;
+use super::cut::{Cut, CutOff};
 use super::record::NodeRecord;
+use super::{ClusterError, processes};
 use crate::names::NodeIndex;
 use crate::node::RUNTIME_SOCKET;
 use crate::paths::StateDir;
@@ -21,13 +23,14 @@ const IMPORT_LIMIT: Duration = Duration::from_mins(2);
 const RESTART_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node of a running cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Node {
     dir: StateDir,
     index: NodeIndex,
     name: String,
     profile: Option<String>,
-    pid: u32,
+    /// Another after a reboot, for whoever holds a copy of this value too.
+    pid: Arc<AtomicU32>,
 }
 
 impl Node {
@@ -38,8 +41,17 @@ impl Node {
             index,
             name: index.name(),
             profile,
-            pid,
+            pid: Arc::new(AtomicU32::new(pid)),
         }
+    }
+
+    pub(super) fn index(&self) -> NodeIndex {
+        self.index
+    }
+
+    /// The node has another first process by now.
+    pub(super) fn began_anew(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
     }
 
     /// Its name in Kubernetes.
@@ -59,7 +71,7 @@ impl Node {
 
     /// Its first process, as the machine counts processes.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Its simulated driver installation, which it sees at `/run/nvidia/driver`. Empty without a driver.
@@ -77,7 +89,7 @@ impl Node {
             Ok(rest) => Path::new("run").join(rest),
             Err(_) => on_node.strip_prefix("/").unwrap_or(on_node).to_owned(),
         };
-        PathBuf::from(format!("/proc/{}/root", self.pid)).join(plain)
+        PathBuf::from(format!("/proc/{}/root", self.pid())).join(plain)
     }
 
     /// Where CDI specifications are, for a process of the machine.
@@ -104,7 +116,7 @@ impl Node {
     pub fn enter(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--target={}", self.pid))
+            .arg(format!("--target={}", self.pid()))
             .args(["--mount", "--net", "--uts", "--pid", "--"]);
         command.arg(program);
         command
@@ -135,18 +147,36 @@ impl Node {
 
     /// The processes on the node with this name that are not in a container, as the machine counts processes.
     pub fn processes(&self, name: &str) -> Vec<u32> {
-        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let Some(mine) = namespace(self.pid) else {
-            return Vec::new();
-        };
-        let is_named = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-        };
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(is_named)
-            .filter(|pid| namespace(*pid).as_ref() == Some(&mine))
-            .collect()
+        processes::beside(self.pid(), name)
+    }
+
+    /// The processes in the node's containers that run the program of this name, as the machine counts processes.
+    pub fn contained(&self, program: &str) -> Vec<u32> {
+        processes::below(&self.index.cgroup(), program)
+    }
+
+    /// Kills these processes, of the node or of its containers: SIGKILL, nothing is said goodbye to.
+    pub fn kill(&self, pids: &[u32]) {
+        processes::send(pids, Signal::KILL);
+    }
+
+    /// Tells these processes to end: SIGTERM.
+    pub fn end(&self, pids: &[u32]) {
+        processes::send(pids, Signal::TERM);
+    }
+
+    /// Cuts the way between a pod of the node and the API server. `process` is one in the pod, `address` the pod's.
+    pub fn cut_off(
+        &self,
+        address: Ipv4Addr,
+        process: u32,
+        cut: Cut,
+    ) -> Result<CutOff, ClusterError> {
+        let made = CutOff::make(self.pid(), address, process, cut);
+        made.map_err(|source| ClusterError::Cut {
+            node: self.name.clone(),
+            source,
+        })
     }
 
     /// Ends the kubelet and returns when another runs. It is not yet ready then.
@@ -160,13 +190,7 @@ impl Node {
         if pids.is_empty() {
             return Err(failed("none runs"));
         }
-        for pid in pids
-            .into_iter()
-            .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
-        {
-            // It may end by itself in this very moment, which is what is wanted.
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        self.end(&pids);
         let deadline = Instant::now() + RESTART_LIMIT;
         while self.starts("kubelet") == before {
             if Instant::now() >= deadline {
@@ -177,7 +201,8 @@ impl Node {
         Ok(())
     }
 
-    fn starts(&self, part: &str) -> u32 {
+    /// How often a part of the node was started since it booted.
+    pub(super) fn starts(&self, part: &str) -> u32 {
         let status = Status::read(&self.dir.status(&self.name)).unwrap_or_default();
         status.parts.get(part).map_or(0, |part| part.starts)
     }
