@@ -1,6 +1,6 @@
 //! Connects to the API server over a connector of our own.
 //!
-//! The stack differs from kube's default in three points, each measured or forced:
+//! The stack differs from kube's default in four points, each measured or forced:
 //!
 //! - `TCP_NODELAY` is on. kube speaks HTTP/1.1, so a request beside an open watch needs a second
 //!   connection. With a resumed TLS session its last handshake flight and the request leave as two
@@ -10,6 +10,8 @@
 //!   `NodePrepareResources` 45 s. Who calls knows its deadline and decides about retries.
 //! - The connect timeout covers the TLS handshake too, because an API server that accepts and then
 //!   stays silent is as dead as one that does not accept.
+//! - A connection whose peer is silent is given up after half a minute, and none is kept unused for
+//!   longer than some seconds.
 //!
 //! # Guarantees
 //! [`connect`] sends no request, so it succeeds while the API server is down. A request has no
@@ -32,9 +34,22 @@ use tower::{BoxError, ServiceBuilder};
 /// hundreds of milliseconds; the kubelet's 45 s leave room for a second try.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Idle time before TCP probes the peer, so that a watch on an API server that lost its power ends
-/// within a minute or two and not after the kernel's two hours.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Idle time before TCP probes the peer, and the time between two probes. A watch is silent for
+/// minutes, so nothing else would tell that its peer is gone.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a connection outlives the last sign of its peer, as `TCP_USER_TIMEOUT`: a watch on an API
+/// server that lost its power, or behind a firewall that forgot it, ends within it. The kernel's own
+/// patience is eleven minutes for an idle connection and a quarter of an hour for one that is
+/// written to. A server that is merely slow still acknowledges, and is waited for.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How many unused connections are kept, and for how long. A burst of requests that follows another
+/// finds as many as a node has GPUs and need not shake hands. When a firewall forgets them all, each
+/// is a request that gets no answer, so they are soon too old to be tried.
+const SPARE_CONNECTIONS: usize = 8;
+const SPARE_FOR: Duration = Duration::from_secs(10);
 
 /// Where the API server and our credentials are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,12 +155,17 @@ fn build(config: &Config, program: &str) -> kube::Result<Client> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive_interval(Some(PROBE_EVERY));
+    tcp.set_tcp_user_timeout(Some(SILENCE));
     let connector = ServiceBuilder::new()
         // hyper wants a future that may move; the one that races a timer may not.
         .map_future(Box::pin)
         .timeout(CONNECT_TIMEOUT)
         .service(config.rustls_https_connector_with_connector(tcp)?);
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(SPARE_CONNECTIONS)
+        .pool_idle_timeout(SPARE_FOR)
+        .build(connector);
 
     let mut identified = config.clone();
     identified.headers.push((USER_AGENT, user_agent(program)));

@@ -10,15 +10,22 @@ use tracing::debug;
 
 use crate::deadline::Deadline;
 
-/// Bound of one attempt. A read takes 2 ms; one that takes longer than this hangs on a connection
-/// that is dead, and a new one is worth more than patience.
-const ATTEMPT: Duration = Duration::from_secs(5);
+/// Bound of the first attempt. A read takes 2 ms; one that takes longer than this likely hangs on a
+/// connection that is dead, and a new one is worth more than patience.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Bound of later attempts, which double up to it: a busy server gets its time.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 
 /// First pause between attempts, doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a refusal is not believed. An API server that has just started refuses what it will allow
+/// a moment later, when it has read its policies and accounts.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a claim could not be read.
 #[derive(Debug, Error)]
@@ -75,9 +82,10 @@ impl ApiClaimReader {
 impl ClaimReader for ApiClaimReader {
     async fn read(&self, claim: &ClaimRef, deadline: Deadline) -> Result<ResourceClaim, ReadError> {
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut attempt) = (FIRST_PAUSE, FIRST_ATTEMPT);
+        let patience = deadline.at_most(REFUSAL_PATIENCE);
         loop {
-            let last = match deadline.at_most(ATTEMPT).run(api.get(&claim.name)).await {
+            let last = match deadline.at_most(attempt).run(api.get(&claim.name)).await {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(error)) => match verdict(&error) {
                     Verdict::Absent => {
@@ -85,14 +93,14 @@ impl ClaimReader for ApiClaimReader {
                             claim: claim.clone(),
                         });
                     }
-                    Verdict::Refused => {
+                    Verdict::Refused if !patience.allows(pause) => {
                         let source = Box::new(error);
                         return Err(ReadError::Refused {
                             claim: claim.clone(),
                             source,
                         });
                     }
-                    Verdict::TryAgain => Some(Box::new(error)),
+                    Verdict::Refused | Verdict::TryAgain => Some(Box::new(error)),
                 },
                 Err(_passed) => None,
             };
@@ -105,6 +113,7 @@ impl ClaimReader for ApiClaimReader {
             debug!(claim = %claim, error = ?last, "reading the claim again");
             tokio::time::sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
+            attempt = LONGEST_ATTEMPT.min(attempt * 2);
         }
     }
 }
@@ -118,8 +127,8 @@ enum Verdict {
 
 /// What a failure says about another attempt.
 ///
-/// A refusal by RBAC can pass by itself (a policy that is being installed), but not within one
-/// call, so it is told at once.
+/// A refusal by RBAC is tried again for a few seconds only: a policy that is missing can be installed,
+/// but not within one call, so it is soon told.
 fn verdict(error: &kube::Error) -> Verdict {
     match error {
         kube::Error::Api(status) => match status.code {
@@ -132,32 +141,4 @@ fn verdict(error: &kube::Error) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use kube::core::Status;
-
-    use super::*;
-
-    #[test]
-    fn only_what_can_pass_by_itself_is_tried_again() {
-        for (code, expected) in [
-            (404, Verdict::Absent),
-            (403, Verdict::Refused),
-            (401, Verdict::Refused),
-            (429, Verdict::TryAgain),
-            (500, Verdict::TryAgain),
-            (503, Verdict::TryAgain),
-        ] {
-            let status = Status {
-                code,
-                ..Status::default()
-            };
-            assert_eq!(
-                verdict(&kube::Error::Api(Box::new(status))),
-                expected,
-                "{code}"
-            );
-        }
-        let broken = kube::Error::Service("connection reset".into());
-        assert_eq!(verdict(&broken), Verdict::TryAgain);
-    }
-}
+mod tests;

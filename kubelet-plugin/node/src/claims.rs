@@ -14,6 +14,7 @@ mod release;
 mod upkeep;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
@@ -36,6 +37,10 @@ use crate::executor::{self, ExecuteError, Node, StepError, execute, take_back};
 use crate::hardware::{Hardware, HardwareWatch, NotReady};
 use crate::journal::{Entry, JournalError, Records};
 use crate::locks::{GpuLocks, HeldGpus, LockError};
+
+/// How long the API is asked about a claim that is prepared already, before the journal answers for it.
+/// It should be asked, for the claim can have been allocated anew; but its pod is waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a claim was not prepared or unprepared.
 #[derive(Debug, Error)]
@@ -130,7 +135,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         claim: &ClaimRef,
         deadline: Deadline,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        let object = match self.api.read(claim, deadline).await {
+        let object = match self.api.read(claim, self.patience(claim, deadline)?).await {
             Ok(object) => object,
             Err(error @ ReadError::Unavailable { .. }) => return self.known(claim, error),
             Err(error) => return Err(error.into()),
@@ -174,6 +179,16 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         take_back(&claim.uid, &steps, &self.records, &self.node)?;
         self.released.send_replace(());
         Ok(())
+    }
+
+    /// How long the API is asked about the claim: until the deadline, unless an answer is known here.
+    fn patience(&self, claim: &ClaimRef, deadline: Deadline) -> Result<Deadline, JournalError> {
+        Ok(match self.records.read(&claim.uid)? {
+            Some(Entry::Record(record)) if record.phase == Phase::Prepared => {
+                deadline.at_most(PATIENCE)
+            }
+            _ => deadline,
+        })
     }
 
     /// Answers for a claim that the API cannot be asked about, if it is prepared already.

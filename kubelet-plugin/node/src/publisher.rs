@@ -112,7 +112,12 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
             tokio::select! {
                 biased;
                 changed = self.offers.changed() => match changed {
-                    Ok(()) => self.take_offer(),
+                    Ok(()) => {
+                        // A kubelet that registers the driver wipes the slices, before or after.
+                        // The watch that is to tell of it must work now.
+                        feed.renew(Instant::now());
+                        self.take_offer();
+                    }
                     Err(_sender_gone) => return,
                 },
                 event = feed.next(&self.store) => self.notice(event),

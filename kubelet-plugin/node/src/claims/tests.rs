@@ -1,3 +1,5 @@
+mod odd;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

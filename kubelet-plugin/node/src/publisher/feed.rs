@@ -35,6 +35,12 @@ impl Feed {
         }
     }
 
+    /// Opens a new watch without delay, whatever became of the present one: what hangs is known only
+    /// after a while, and what broke waits for its turn.
+    pub(super) fn renew(&mut self, now: Instant) {
+        self.stream = Stream::ClosedUntil(now);
+    }
+
     /// The next event. Loses none when it is dropped while it waits.
     pub(super) async fn next(&mut self, store: &impl SliceStore) -> SliceEvent {
         loop {

@@ -5,7 +5,6 @@ use futures::{StreamExt, future};
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use tessera_offer::SliceRef;
 use tracing::warn;
@@ -69,10 +68,19 @@ impl SliceStore for KubeSlices {
     fn watch(&self) -> BoxStream<'static, SliceEvent> {
         let config = watcher::Config::default().fields(&self.selector);
         watcher(self.metadata.clone(), config)
-            .default_backoff()
+            .take_while(|event| future::ready(is_whole(event)))
             .filter_map(|event| future::ready(heard(event)))
             .boxed()
     }
+}
+
+/// Whether the watch goes on after this. One that broke off is begun anew, with a list.
+fn is_whole(event: &watcher::Result<Event<PartialObjectMeta<ResourceSlice>>>) -> bool {
+    let Err(error) = event else {
+        return true;
+    };
+    warn!(%error, "the watch of ResourceSlices broke off; it is opened again");
+    false
 }
 
 /// The list that a watch begins with is told as one event, when it is complete.
@@ -87,10 +95,7 @@ fn heard(event: watcher::Result<Event<PartialObjectMeta<ResourceSlice>>>) -> Opt
         Ok(Event::Delete(object)) => Some(SliceEvent::Deleted {
             name: object.metadata.name.unwrap_or_default(),
         }),
-        Err(error) => {
-            warn!(%error, "the watch of ResourceSlices broke off; it is opened again");
-            None
-        }
+        Err(_the_last) => None,
     }
 }
 
@@ -156,6 +161,7 @@ mod tests {
         ] {
             assert_eq!(heard(Ok(event)), expected);
         }
-        assert_eq!(heard(Err(watcher::Error::NoResourceVersion)), None);
+        assert!(!is_whole(&Err(watcher::Error::NoResourceVersion)));
+        assert!(is_whole(&Ok(Event::InitDone)));
     }
 }

@@ -29,8 +29,8 @@ pub trait SliceStore: Send + Sync {
     fn delete(&self, slice: &SliceRef) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// What happens to the slices, by whomever. A new stream begins with
-    /// [`SliceEvent::Relisted`]. It outlives errors, pausing between its own attempts; where it
-    /// ends, the publisher opens another.
+    /// [`SliceEvent::Relisted`] and ends with the first error; the publisher opens another then,
+    /// in its own time.
     fn watch(&self) -> BoxStream<'static, SliceEvent>;
 }
 

@@ -288,6 +288,25 @@ async fn a_watch_that_ends_is_opened_again_and_what_it_missed_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wipe_is_noticed_after_a_registration_though_the_former_watch_hangs_or_waits() {
+    for ends in [false, true] {
+        let mut running = Running::start(Server::default(), Some(offer(8)));
+        running.reaches(published(1, 8)).await;
+        for _ in 0..20 {
+            // Broken again and again, the next watch would have to wait for half a minute.
+            running.server.end_watches();
+            sleep(Duration::from_secs(if ends { 1 } else { 60 })).await;
+        }
+        running.server.forget_watches();
+        running.offers.send_replace(Some(offer(8)));
+        running.settle().await;
+        running.server.wipe();
+        running.settle().await;
+        running.assert_stored(&offer(8));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn watches_that_always_end_do_not_keep_the_api_server_busy() {
     let mut running = Running::start(Server::default(), Some(offer(8)));
     running.reaches(published(1, 8)).await;

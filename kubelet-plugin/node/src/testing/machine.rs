@@ -32,6 +32,8 @@ use crate::locks::GpuLocks;
 pub(crate) struct Api {
     pub(crate) claims: Mutex<BTreeMap<String, ResourceClaim>>,
     pub(crate) away: AtomicBool,
+    /// Takes every call and answers none, so each lasts until its deadline.
+    pub(crate) silent: AtomicBool,
     /// Reading this claim is a defect of the plugin.
     pub(crate) panics_at: Mutex<Option<String>>,
 }
@@ -57,10 +59,13 @@ impl Api {
 }
 
 impl ClaimReader for Arc<Api> {
-    async fn read(&self, claim: &ClaimRef, _: Deadline) -> Result<ResourceClaim, ReadError> {
+    async fn read(&self, claim: &ClaimRef, limit: Deadline) -> Result<ResourceClaim, ReadError> {
         let defect = self.panics_at.lock().unwrap().as_deref() == Some(claim.name.as_str());
         assert!(!defect, "injected");
-        if self.away.load(Ordering::Relaxed) {
+        if self.silent.load(Ordering::Relaxed) {
+            tokio::time::sleep(limit.remaining()).await;
+        }
+        if self.away.load(Ordering::Relaxed) || self.silent.load(Ordering::Relaxed) {
             return Err(ReadError::Unavailable {
                 claim: claim.clone(),
                 source: None,

@@ -48,6 +48,7 @@ struct Inner {
     faults: BTreeMap<usize, Fault>,
     down: bool,
     watches: Vec<mpsc::UnboundedSender<SliceEvent>>,
+    hanging: Vec<mpsc::UnboundedSender<SliceEvent>>,
     opened: usize,
     strip: Option<fn(&mut ResourceSlice)>,
     meddle: Option<fn(&mut ResourceSlice)>,
@@ -123,6 +124,13 @@ impl Server {
     /// A deletion whose event gets lost.
     pub(super) fn wipe_unseen(&self) {
         self.lock().slices.clear();
+    }
+
+    /// The watches stay open and tell nothing any more.
+    pub(super) fn forget_watches(&self) {
+        let mut inner = self.lock();
+        let watches = std::mem::take(&mut inner.watches);
+        inner.hanging.extend(watches);
     }
 
     pub(super) fn end_watches(&self) {
