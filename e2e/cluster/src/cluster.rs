@@ -16,6 +16,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 pub use cut::{Cut, CutOff};
 pub use error::ClusterError;
@@ -30,6 +33,9 @@ use crate::paths::StateDir;
 use crate::progress::Progress;
 use crate::{control_plane, interrupt, supervisor, teardown};
 use turn::Turn;
+
+/// How long a part that was ended may be away.
+const RESTART_LIMIT: Duration = Duration::from_secs(30);
 
 /// What kind of cluster is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,6 +219,25 @@ impl Cluster {
             return Err(ClusterError::NotUp);
         }
         Ok(Stopped::stop(pids))
+    }
+
+    /// Kills the API server and returns when another was started. It does not answer yet.
+    pub fn restart_api_server(&self) -> Result<(), ClusterError> {
+        const PART: &str = "kube-apiserver";
+        let failed = |reason: &str| ClusterError::Restart {
+            part: "the API server".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let first = firsts::pid(&self.dir, control_plane::OWNER).ok_or(ClusterError::NotUp)?;
+        let starts = || firsts::starts(&self.dir, control_plane::OWNER, PART);
+        let before = starts();
+        let pids = processes::beside(first, PART);
+        if pids.is_empty() {
+            return Err(failed("none runs"));
+        }
+        processes::send(&pids, Signal::KILL);
+        processes::until(Instant::now() + RESTART_LIMIT, || starts() > before)
+            .map_err(|_late| failed("it did not start again in time; see its log"))
     }
 
     fn lifelines(&self) -> MutexGuard<'_, BTreeMap<String, ChildStdin>> {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use serde_json::Value;
 use tessera_cluster::{Cluster, Node};
 
 use crate::failure::{Failure, nothing};
 use crate::gpus::{Offered, held, listed, offered};
 use crate::kubernetes::{Kubernetes, Object, Objects, Scope, runs};
 use crate::leftovers;
+use crate::scenario::Form;
 
 /// What a pod may take to run: several at once on a busy machine of two cores.
 pub(crate) const START_LIMIT: Duration = Duration::from_mins(1);
@@ -28,14 +30,16 @@ pub(crate) const LISTED: &str = "listed";
 pub(crate) struct Context<'a> {
     kubernetes: Kubernetes<'a>,
     namespace: String,
+    form: Form,
 }
 
 impl<'a> Context<'a> {
     /// Makes the namespace.
-    pub(crate) fn new(cluster: &'a Cluster, namespace: &str) -> Result<Self, Failure> {
+    pub(crate) fn new(cluster: &'a Cluster, namespace: &str, form: Form) -> Result<Self, Failure> {
         let context = Self {
             kubernetes: Kubernetes::of(cluster),
             namespace: namespace.to_owned(),
+            form,
         };
         context.kubernetes.apply(
             "default",
@@ -65,6 +69,14 @@ impl<'a> Context<'a> {
     /// The cluster's Kubernetes.
     pub(crate) fn kubernetes(&self) -> Kubernetes<'a> {
         self.kubernetes
+    }
+
+    /// What the form of this run asks for.
+    pub(crate) fn either<T>(&self, short: T, long: T) -> T {
+        match self.form {
+            Form::Short => short,
+            Form::Long => long,
+        }
     }
 
     /// The nodes.
@@ -98,14 +110,33 @@ impl<'a> Context<'a> {
         what: &str,
         look: impl FnMut(&Objects<Pod>) -> Option<T>,
     ) -> Result<T, Failure> {
+        self.pods_within(what, START_LIMIT, look)
+    }
+
+    /// Like [`pods`](Self::pods), with a limit of its own.
+    pub(crate) fn pods_within<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl FnMut(&Objects<Pod>) -> Option<T>,
+    ) -> Result<T, Failure> {
         let scope = Scope::Namespace(&self.namespace);
-        self.kubernetes.wait(scope, what, START_LIMIT, look)
+        self.kubernetes.wait(scope, what, limit, look)
     }
 
     /// Waits until all these pods run.
     pub(crate) fn running(&self, names: &[&str]) -> Result<Objects<Pod>, Failure> {
+        self.running_within(names, START_LIMIT)
+    }
+
+    /// Like [`running`](Self::running), with a limit of its own.
+    pub(crate) fn running_within(
+        &self,
+        names: &[&str],
+        limit: Duration,
+    ) -> Result<Objects<Pod>, Failure> {
         let what = format!("{} to run", names.join(", "));
-        self.pods(&what, |pods| {
+        self.pods_within(&what, limit, |pods| {
             let runs = |name: &&str| pods.get(*name).is_some_and(runs);
             names.iter().all(runs).then(|| pods.clone())
         })
@@ -157,6 +188,23 @@ impl<'a> Context<'a> {
             COLLECT_LIMIT,
             |claims: &Objects<ResourceClaim>| claims.is_empty().then_some(()),
         )
+    }
+
+    /// Deletes a claim and returns when it is gone.
+    pub(crate) fn delete_claim(&self, name: &str) -> Result<(), Failure> {
+        let arguments = ["resourceclaim", name];
+        self.kubernetes.delete(&self.namespace, &arguments)
+    }
+
+    /// Changes the status of an object, which users leave to Kubernetes.
+    pub(crate) fn patch_status(
+        &self,
+        kind: &str,
+        name: &str,
+        status: &Value,
+    ) -> Result<(), Failure> {
+        let scope = &self.namespace;
+        self.kubernetes.patch_status(scope, kind, name, status)
     }
 
     /// The namespace's claims.

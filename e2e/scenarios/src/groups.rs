@@ -2,11 +2,15 @@
 //!
 //! They are meant to be read: the manifests in them are what a user writes.
 
+pub(crate) mod api_away;
 pub(crate) mod cleanup;
 pub(crate) mod driver;
 pub(crate) mod hostile;
 pub(crate) mod isolation;
+pub(crate) mod kubelet;
+pub(crate) mod odd_claims;
 pub(crate) mod plugin;
+pub(crate) mod reboot;
 pub(crate) mod selection;
 pub(crate) mod sharing;
 pub(crate) mod survival;

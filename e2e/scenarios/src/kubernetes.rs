@@ -8,10 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::List;
+use serde_json::Value;
 use tessera_cluster::{Cluster, interrupt};
 
 pub use object::{Object, Objects, name, runs, states, uid};
-use watch::{Heard, QUERY, Watch};
+use watch::QUERY;
+pub(crate) use watch::{Heard, Watch as Follow};
 
 use crate::failure::Failure;
 use crate::lines::{Lines, Next};
@@ -61,6 +63,20 @@ impl<'a> Kubernetes<'a> {
         let limit = format!("--timeout={}s", DELETE_LIMIT.as_secs());
         command.args(["delete", "--ignore-not-found", &limit]);
         run(command.args(arguments), None).map(drop)
+    }
+
+    /// Merges this into an object by way of its status subresource.
+    pub(crate) fn patch_status(
+        self,
+        namespace: &str,
+        kind: &str,
+        name: &str,
+        status: &Value,
+    ) -> Result<(), Failure> {
+        let mut command = self.kubectl(namespace);
+        command.args(["patch", kind, name, "--subresource=status", "--type=merge"]);
+        command.arg(format!("--patch={status}"));
+        run(&mut command, None).map(drop)
     }
 
     /// Tells the API server to delete a namespace. It takes some seconds to be gone.
@@ -151,9 +167,7 @@ impl<'a> Kubernetes<'a> {
         limit: Duration,
         mut look: impl FnMut(&Objects<K>) -> Option<T>,
     ) -> Result<T, Failure> {
-        let mut command = self.unlimited("default");
-        command.args(["get", "--raw", &format!("{}?{QUERY}", path::<K>(scope))]);
-        let mut watch = Watch::new(start(&mut command)?);
+        let mut watch = self.follow(scope)?;
         let deadline = Instant::now() + limit;
         let what = what.to_owned();
         loop {
@@ -171,6 +185,13 @@ impl<'a> Kubernetes<'a> {
                 Heard::Interrupted => return Err(Failure::Interrupted),
             }
         }
+    }
+
+    /// Follows the objects of one kind for as long as the answer lives.
+    pub(crate) fn follow<K: Object>(self, scope: Scope<'_>) -> Result<Follow<K>, Failure> {
+        let mut command = self.unlimited("default");
+        command.args(["get", "--raw", &format!("{}?{QUERY}", path::<K>(scope))]);
+        Ok(Follow::new(start(&mut command)?))
     }
 
     fn kubectl(self, namespace: &str) -> Command {

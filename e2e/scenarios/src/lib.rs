@@ -4,19 +4,24 @@
 //! namespace of its own. The product is there as users install it ([`release`]), and everything is seen as users see it:
 //! by `kubectl` ([`kubernetes`]), in a pod's log, in the files of a node.
 
+mod calls;
 mod context;
 mod diagnosis;
 pub mod failure;
 pub mod gpus;
 mod groups;
+mod kubelet_log;
 pub mod kubernetes;
 mod leftovers;
 mod lines;
 mod list;
+mod pause;
+mod plugin_pod;
+mod presence;
 pub mod release;
 mod scenario;
 mod simulated;
 
 pub use failure::Failure;
 pub use list::SCENARIOS;
-pub use scenario::{Outcome, Scenario, Trouble};
+pub use scenario::{Form, Outcome, Scenario, Trouble};

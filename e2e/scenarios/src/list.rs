@@ -1,20 +1,24 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    cleanup, driver, hostile, isolation, plugin, selection, sharing, survival, uninstall,
-    whole_gpus,
+    api_away, cleanup, driver, hostile, isolation, kubelet, odd_claims, plugin, reboot, selection,
+    sharing, survival, uninstall, whole_gpus,
 };
 use crate::scenario::Scenario;
 
-/// Names a scenario after its function, so that neither can be without the other.
+/// Names a scenario after its function, so that neither can be without the other. What follows `; long` is what a long
+/// form does more.
 macro_rules! scenarios {
-    ($($group:ident :: $function:ident => $guarantee:literal,)*) => {
+    ($($group:ident :: $function:ident => $guarantee:literal $(; long $long:literal)?,)*) => {
         &[$(Scenario {
             name: stringify!($function),
             guarantee: $guarantee,
+            long: scenarios!(@long $($long)?),
             run: $group::$function,
         }),*]
     };
+    (@long) => { None };
+    (@long $long:literal) => { Some($long) };
 }
 
 /// All scenarios. The one that uninstalls the product is the last.
@@ -65,6 +69,27 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "While a call of the driver hangs pods are prepared, the plugin is not ready and not restarted, and it recovers when the call returns.",
     hostile::garbage_on_the_sockets_does_not_disturb_a_pod_that_starts
         => "Garbage and a crowd of connections on both sockets, which only root may open, do not disturb a pod that starts.",
+    kubelet::slices_are_back_within_half_a_second_at_each_of_twenty_kubelet_restarts
+        => "At each of 20 kubelet restarts the slices are missing for at most half a second; running containers are left alone.",
+    kubelet::slices_stay_when_the_plugin_is_killed_and_when_its_pod_is_replaced
+        => "Slices never vanish when the plugin is killed or its pod is replaced, not after the kubelet's 30 s either.",
+    kubelet::slices_are_back_when_kubelet_and_plugin_restart_within_a_second
+        => "When kubelet and plugin restart within a second, in either order, slices come back and pods run, every time."
+        ; long "10 times in each order instead of 5.",
+    api_away::a_pod_made_while_the_plugin_is_cut_off_runs_soon_after
+        => "A pod that is made while the plugin is cut off from the API for 20 s runs within 15 s of the end of the cut.",
+    api_away::connections_that_hang_for_good_hold_up_neither_pods_nor_slices
+        => "When all open connections of the plugin to the API hang for good, pods run and deleted slices come back within 15 s."
+        ; long "Slices that somebody deletes meanwhile, with no kubelet that says so, are back within 50 s.",
+    api_away::pods_run_and_slices_stay_when_the_api_server_is_killed
+        => "When the API server is killed, 3 times, slices stay as they are, and pods made as soon as it takes them run.",
+    api_away::nothing_is_lost_and_nothing_is_written_while_the_api_server_is_stopped
+        => "While the API server is stopped for 30 s and after it, no pod is disturbed, no claim or slice changes, nothing is written."
+        ; long "It is stopped for 5 minutes.",
+    odd_claims::claims_that_are_gone_replaced_or_shared_with_other_drivers_are_told_apart
+        => "Prepare refuses a claim that is deleted, replaced or of other drivers only, with the reason; of a joint one it prepares ours.",
+    reboot::pods_of_a_node_that_reboots_run_again_with_their_gpus
+        => "Pods of a node that reboots run again with the GPUs that they had, nothing else is left, and the slices are back.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };
@@ -109,10 +134,12 @@ mod tests {
         let rows = SCENARIOS
             .iter()
             .map(|s| format!("| `{}` | {} |", s.name, s.guarantee));
-        let wanted: Vec<_> = rows.collect();
+        let long = SCENARIOS.iter().filter_map(|s| Some((s.name, s.long?)));
+        let long_rows = long.map(|(name, long)| format!("| `{name}` | {long} |"));
+        let wanted: Vec<_> = rows.chain(long_rows).collect();
         assert!(
             documented == wanted,
-            "the table of docs/scenarios.md must be\n{}",
+            "the tables of docs/scenarios.md must be\n{}",
             wanted.join("\n")
         );
     }

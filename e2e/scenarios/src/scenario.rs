@@ -11,6 +11,15 @@ use crate::failure::Failure;
 /// The longest name of a namespace (RFC 1123 label).
 const LONGEST_NAMESPACE: usize = 63;
 
+/// How much time a scenario may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As it runs by default.
+    Short,
+    /// As it runs where somebody has the time.
+    Long,
+}
+
 /// Something that must hold on a real cluster.
 #[derive(Clone, Copy)]
 pub struct Scenario {
@@ -18,6 +27,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The statement as a sentence.
     pub guarantee: &'static str,
+    /// What its long form does more than the short one, if it has both.
+    pub long: Option<&'static str>,
     pub(crate) run: fn(&Context<'_>) -> Result<(), Failure>,
 }
 
@@ -43,17 +54,17 @@ impl Scenario {
     /// Runs it in a namespace of its own and cleans up behind it.
     ///
     /// What it leaves on a node is a failure as well.
-    pub fn run(&self, cluster: &Cluster) -> Outcome {
+    pub fn run(&self, cluster: &Cluster, form: Form) -> Outcome {
         let began = Instant::now();
         let namespace = self.namespace();
-        let trouble = self.attempt(cluster, &namespace).err();
+        let trouble = self.attempt(cluster, &namespace, form).err();
         Outcome {
             took: began.elapsed(),
             trouble,
         }
     }
 
-    fn attempt(&self, cluster: &Cluster, namespace: &str) -> Result<(), Trouble> {
+    fn attempt(&self, cluster: &Cluster, namespace: &str, form: Form) -> Result<(), Trouble> {
         let trouble = |failure| Trouble {
             around: match &failure {
                 // Whoever interrupts wants to get out, not to read.
@@ -62,7 +73,7 @@ impl Scenario {
             },
             failure,
         };
-        let context = Context::new(cluster, namespace).map_err(trouble)?;
+        let context = Context::new(cluster, namespace, form).map_err(trouble)?;
         let result = (self.run)(&context).map_err(trouble);
         if let Err(Trouble {
             failure: Failure::Interrupted,
@@ -73,6 +84,11 @@ impl Scenario {
         }
         let ended = context.end().map_err(trouble);
         result.and(ended)
+    }
+
+    /// The form in which it runs when `wanted` is asked for, if it has several.
+    pub fn form(&self, wanted: Form) -> Option<Form> {
+        self.long.map(|_| wanted)
     }
 
     fn namespace(&self) -> String {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use tessera_cluster::progress::{Progress as _, Screen};
 use tessera_cluster::{ClusterError, interrupt};
-use tessera_scenarios::Scenario;
+use tessera_scenarios::{Form, Scenario};
 
 use crate::alone::alone;
 use crate::profile::ImageProfile;
@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Leave the cluster of the scenarios running, to look at it.
     #[arg(long)]
     keep: bool,
+    /// Run the long forms of scenarios that have one; see docs/scenarios.md.
+    #[arg(long)]
+    long: bool,
     /// How the product in the scenarios is compiled: quick to build, or as shipped.
     #[arg(long, value_enum, default_value_t = ImageProfile::Release)]
     image_profile: ImageProfile,
@@ -54,6 +57,10 @@ enum Stage {
 }
 
 impl Arguments {
+    fn form(&self) -> Form {
+        if self.long { Form::Long } else { Form::Short }
+    }
+
     fn stages(&self) -> Vec<Stage> {
         if !self.scenario.is_empty() {
             return vec![Stage::Scenarios];
@@ -120,7 +127,8 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             &["test", "--package", MANIFESTS, "--no-fail-fast"],
         ),
         Stage::Scenarios => {
-            scenarios::run(scenarios, arguments.image_profile.into(), arguments.keep)
+            let profile = arguments.image_profile.into();
+            scenarios::run(scenarios, arguments.form(), profile, arguments.keep)
         }
     };
     result.or_else(|error| {
@@ -172,6 +180,7 @@ mod tests {
             scenario: scenario.iter().map(ToString::to_string).collect(),
             only: only.to_vec(),
             keep: false,
+            long: false,
             image_profile: ImageProfile::Dev,
         }
     }

@@ -137,11 +137,11 @@ pub enum ClusterError {
         /// Why.
         source: RunError,
     },
-    /// The kubelet did not come back.
-    #[error("restart the kubelet of {node}: {reason}")]
+    /// A program that was ended did not come back.
+    #[error("restart {part}: {reason}")]
     Restart {
-        /// The node.
-        node: String,
+        /// Which, and of which node.
+        part: String,
         /// What is known.
         reason: String,
     },

@@ -8,7 +8,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use super::{ClusterError, Node, Record};
 use crate::control_plane;
 use crate::paths::StateDir;
-use crate::supervisor::{Plan, START};
+use crate::supervisor::{Plan, START, Status};
 use crate::teardown::{First, find_firsts};
 
 /// A first process and its lifeline.
@@ -77,6 +77,12 @@ fn pid_among(firsts: &[First], dir: &StateDir, owner: &str) -> Option<u32> {
     let mut firsts = firsts.iter();
     let found = firsts.find(|first| first.is_of(dir) && first.owner() == owner);
     found.map(|first| first.pid)
+}
+
+/// How often a part of `owner` was started since its first process was.
+pub(super) fn starts(dir: &StateDir, owner: &str, part: &str) -> u32 {
+    let status = Status::read(&dir.status(owner)).unwrap_or_default();
+    status.parts.get(part).map_or(0, |part| part.starts)
 }
 
 /// The nodes of a recorded cluster, if its control plane and all of them run.

@@ -12,15 +12,13 @@ use rustix::process::Signal;
 
 use super::cut::{Cut, CutOff};
 use super::record::NodeRecord;
-use super::{ClusterError, processes};
+use super::{ClusterError, RESTART_LIMIT, firsts, processes};
 use crate::names::NodeIndex;
 use crate::node::RUNTIME_SOCKET;
 use crate::paths::StateDir;
-use crate::process::{LOOK_AGAIN, run};
-use crate::supervisor::Status;
+use crate::process::run;
 
 const IMPORT_LIMIT: Duration = Duration::from_mins(2);
-const RESTART_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node of a running cluster.
 #[derive(Debug, Clone)]
@@ -182,7 +180,7 @@ impl Node {
     /// Ends the kubelet and returns when another runs. It is not yet ready then.
     pub fn restart_kubelet(&self) -> Result<(), ClusterError> {
         let failed = |reason: &str| ClusterError::Restart {
-            node: self.name.clone(),
+            part: format!("the kubelet of {}", self.name),
             reason: reason.to_owned(),
         };
         let before = self.starts("kubelet");
@@ -192,19 +190,13 @@ impl Node {
         }
         self.end(&pids);
         let deadline = Instant::now() + RESTART_LIMIT;
-        while self.starts("kubelet") == before {
-            if Instant::now() >= deadline {
-                return Err(failed("it did not start again in time; see its log"));
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-        Ok(())
+        processes::until(deadline, || self.starts("kubelet") > before)
+            .map_err(|_late| failed("it did not start again in time; see its log"))
     }
 
     /// How often a part of the node was started since it booted.
     pub(super) fn starts(&self, part: &str) -> u32 {
-        let status = Status::read(&self.dir.status(&self.name)).unwrap_or_default();
-        status.parts.get(part).map_or(0, |part| part.starts)
+        firsts::starts(&self.dir, &self.name, part)
     }
 }
 

@@ -1,8 +1,13 @@
 //! Processes of a cluster, as the machine counts them: found by name, stopped and continued.
 
 use std::fs;
+use std::thread;
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::interrupt;
+use crate::process::LOOK_AGAIN;
 
 /// The processes that share a process namespace with the first one given and have this name.
 pub(super) fn beside(first: u32, name: &str) -> Vec<u32> {
@@ -46,6 +51,21 @@ pub(super) fn send(pids: &[u32], signal: Signal) {
     }
 }
 
+/// What was waited for did not come true in time, or an interrupt came first.
+#[derive(Debug)]
+pub(super) struct Late;
+
+/// Waits until this is so.
+pub(super) fn until(deadline: Instant, is_so: impl Fn() -> bool) -> Result<(), Late> {
+    while !is_so() {
+        if Instant::now() >= deadline || interrupt::requested() {
+            return Err(Late);
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
 /// Processes that are stopped as long as this value lives: their sockets take connections and data, and nobody answers.
 #[derive(Debug)]
 pub struct Stopped {
@@ -68,8 +88,7 @@ impl Drop for Stopped {
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
@@ -105,9 +124,13 @@ mod tests {
     #[test]
     fn a_process_is_found_beside_another_of_its_namespace() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let found = beside(std::process::id(), "sleep");
+        // The kernel lets the parent go on a moment before the child has its new name.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let found = until(deadline, || {
+            beside(std::process::id(), "sleep").contains(&child.id())
+        });
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(found.contains(&child.id()), "{found:?}");
+        found.unwrap();
     }
 }

@@ -7,18 +7,16 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::{Cluster, ClusterError, firsts, processes};
 use crate::cgroup::Hierarchies;
+use crate::control_plane;
 use crate::network;
 use crate::node::write_boot_id;
-use crate::process::LOOK_AGAIN;
 use crate::supervisor::{KEEP, Plan};
-use crate::{control_plane, interrupt};
 
 /// How long the kernel gets to end what is killed.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -40,7 +38,7 @@ impl Cluster {
             .map_err(|error| wrong("find its first process", &error))?;
         processes::send(&[first], Signal::KILL);
         let deadline = Instant::now() + END_LIMIT;
-        until(deadline, || firsts::pid(&self.dir, name).is_none())
+        processes::until(deadline, || firsts::pid(&self.dir, name).is_none())
             .map_err(|_late| failed("its processes live on after SIGKILL"))?;
 
         let hierarchies = Hierarchies::of_machine();
@@ -55,7 +53,7 @@ impl Cluster {
         }
         self.start_again(name, &init)?;
         let deadline = Instant::now() + START_LIMIT;
-        until(deadline, || node.starts("kubelet") > 0)
+        processes::until(deadline, || node.starts("kubelet") > 0)
             .map_err(|_late| failed("its kubelet did not start in time; see its logs"))
     }
 
@@ -84,16 +82,4 @@ impl Cluster {
         self.lifelines().insert(name.to_owned(), started.lifeline);
         Ok(())
     }
-}
-
-struct Late;
-
-fn until(deadline: Instant, done: impl Fn() -> bool) -> Result<(), Late> {
-    while !done() {
-        if Instant::now() >= deadline || interrupt::requested() {
-            return Err(Late);
-        }
-        thread::sleep(LOOK_AGAIN);
-    }
-    Ok(())
 }

@@ -5,12 +5,13 @@ use k8s_openapi::api::resource::v1::{DeviceAttribute, ResourceSlice};
 use tessera_cluster::Node;
 use tessera_hw::state::Presence;
 
-use super::plugin::{metric, plugin_of, plugin_on};
+use super::plugin::{metric, plugin_of};
 use super::{one_gpu, survival};
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
 use crate::kubernetes::{Objects, Scope, runs};
+use crate::plugin_pod::plugin_on;
 use crate::release::RELEASE;
 use crate::simulated::Driver;
 

@@ -11,6 +11,7 @@ use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
 use crate::kubernetes::{Objects, Scope, name, runs};
+use crate::plugin_pod::{Plugin, metric_of, plugin_on};
 use crate::release::RELEASE;
 
 pub(crate) fn the_plugin_is_ready_only_once_its_slices_are_published(
@@ -106,46 +107,22 @@ pub(crate) fn the_metrics_count_the_devices_that_are_prepared(
 fn prepared(context: &Context<'_>) -> Result<u64, Failure> {
     let mut sum = 0;
     for node in context.nodes() {
-        let metrics = metrics(context, &plugin_of(context, node)?)?;
-        sum += value(&metrics, "nvidia_dra_prepared_devices").unwrap_or(0);
+        let plugin = Plugin::on(context.kubernetes(), node);
+        let devices = plugin.metric("nvidia_dra_prepared_devices")?;
+        sum += devices.unwrap_or(0);
     }
     Ok(sum)
 }
 
-/// The metrics page of a plugin.
-fn metrics(context: &Context<'_>, plugin: &str) -> Result<String, Failure> {
-    let page = format!("/api/v1/namespaces/{RELEASE}/pods/{plugin}:8080/proxy/metrics");
-    context.kubernetes().raw(&page)
-}
-
-/// The value of one series on the metrics page of a plugin: its name, with its labels if it has some.
+/// The value of one series on the metrics page of a pod of the plugin; it must be there.
 pub(super) fn metric(context: &Context<'_>, plugin: &str, series: &str) -> Result<u64, Failure> {
-    let found = value(&metrics(context, plugin)?, series);
+    let found = metric_of(context.kubernetes(), plugin, series)?;
     found.ok_or_else(|| Failure::wrong(format!("the metrics of {plugin} have no {series}")))
-}
-
-/// The value of a metric that has one series.
-fn value(metrics: &str, metric: &str) -> Option<u64> {
-    let mut series = metrics.lines().filter_map(|line| line.strip_prefix(metric));
-    let line = series.find(|rest| rest.starts_with(['{', ' ']))?;
-    line.rsplit(' ').next()?.parse().ok()
 }
 
 /// The plugin's pod on this node.
 pub(super) fn plugin_of(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
-    let pods = context.kubernetes().list(Scope::Namespace(RELEASE))?;
-    let found = plugin_on(&pods, node);
-    found.ok_or_else(|| Failure::wrong(format!("no pod of the plugin is on {}", node.name())))
-}
-
-pub(super) fn plugin_on(pods: &Objects<Pod>, node: &Node) -> Option<String> {
-    let is_it = |pod: &&Pod| {
-        let owners = pod.metadata.owner_references.iter().flatten();
-        let of_set = owners.into_iter().any(|owner| owner.kind == "DaemonSet");
-        let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        of_set && on == Some(node.name())
-    };
-    pods.values().find(is_it).map(name)
+    Plugin::on(context.kubernetes(), node).pod()
 }
 
 fn failed_probe(event: &Event, pod: &str) -> bool {
@@ -193,22 +170,5 @@ impl Drop for HiddenLibrary {
     fn drop(&mut self) {
         // Shown already, or the node is gone with its library.
         let _ = fs::rename(&self.hidden, &self.shown);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_metric_is_found_by_its_whole_name() {
-        let page = "# TYPE devices gauge\ndevices_all{node=\"a b\"} 7\ndevices{node=\"a b\"} 2\n";
-        assert_eq!(value(page, "devices"), Some(2));
-        assert_eq!(value("devices 3\n", "devices"), Some(3));
-        assert_eq!(value(page, "device"), None);
-        assert_eq!(
-            value("gpus{state=\"lost\"} 1\n", "gpus{state=\"lost\"}"),
-            Some(1)
-        );
     }
 }

@@ -45,7 +45,7 @@ spec:
   terminationGracePeriodSeconds: 5
 ";
 
-fn all_gpus(name: &str, node: &Node) -> String {
+pub(super) fn all_gpus(name: &str, node: &Node) -> String {
     ALL_GPUS.replace("NAME", name).replace("NODE", node.name())
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail(
 }
 
 /// What the kubelet says about preparations that failed. Each costs a pod more than a minute.
-fn failed_preparations(context: &Context<'_>) -> Result<Vec<String>, Failure> {
+pub(super) fn failed_preparations(context: &Context<'_>) -> Result<Vec<String>, Failure> {
     let events: Objects<Event> = context.list()?;
     let failed = events
         .into_values()

@@ -18,14 +18,14 @@ pub(super) const QUERY: &str =
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// The objects as last heard of.
-pub(super) struct Watch<K> {
+pub(crate) struct Watch<K> {
     lines: Lines,
     objects: Objects<K>,
     whole: bool,
 }
 
 /// What came of a wait for a change.
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// Something changed, or the present state is complete.
     News,
     Late,
@@ -42,12 +42,12 @@ impl<K: Object> Watch<K> {
         }
     }
 
-    pub(super) fn objects(&self) -> &Objects<K> {
+    pub(crate) fn objects(&self) -> &Objects<K> {
         &self.objects
     }
 
     /// Waits for the next change. What there was at the start counts as one change.
-    pub(super) fn next(&mut self, deadline: Instant) -> Heard {
+    pub(crate) fn next(&mut self, deadline: Instant) -> Heard {
         loop {
             let line = match self.lines.next(deadline) {
                 Next::Line(line) => line,

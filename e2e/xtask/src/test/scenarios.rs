@@ -3,7 +3,7 @@
 use tessera_cluster::progress::{Progress as _, Screen, step};
 use tessera_cluster::{Cluster, ClusterError, Drivers, Options, Profile, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
-use tessera_scenarios::{Failure, Outcome, SCENARIOS, Scenario, release};
+use tessera_scenarios::{Failure, Form, Outcome, SCENARIOS, Scenario, release};
 
 use super::tally::Tally;
 use crate::failure::told;
@@ -31,7 +31,12 @@ pub(crate) fn named(parts: &[String]) -> anyhow::Result<Vec<&'static Scenario>> 
 }
 
 /// Brings a cluster up, runs the scenarios and takes it down again, unless it shall be kept.
-pub(crate) fn run(scenarios: &[&Scenario], profile: Profile, keep: bool) -> anyhow::Result<Tally> {
+pub(crate) fn run(
+    scenarios: &[&Scenario],
+    form: Form,
+    profile: Profile,
+    keep: bool,
+) -> anyhow::Result<Tally> {
     let image = image::build(profile, None, &Screen)?;
     let options = Options {
         nodes: 2,
@@ -48,10 +53,10 @@ pub(crate) fn run(scenarios: &[&Scenario], profile: Profile, keep: bool) -> anyh
 
     let mut outcomes = Vec::new();
     for scenario in scenarios {
-        let outcome = announced(scenario, &cluster)?;
+        let outcome = announced(scenario, &cluster, form)?;
         outcomes.push(outcome);
     }
-    println!("\n{}", shown(scenarios, &outcomes));
+    println!("\n{}", shown(scenarios, &outcomes, form));
     if keep {
         // The last scenario uninstalls it, and whoever keeps a cluster wants to use it.
         step(&Screen, "install the chart again", install).map_err(told)?;
@@ -64,12 +69,12 @@ pub(crate) fn run(scenarios: &[&Scenario], profile: Profile, keep: bool) -> anyh
 }
 
 /// Runs one scenario with its line on the screen, and the whole story if it failed.
-fn announced(scenario: &Scenario, cluster: &Cluster) -> anyhow::Result<Outcome> {
+fn announced(scenario: &Scenario, cluster: &Cluster, form: Form) -> anyhow::Result<Outcome> {
     if interrupt::requested() {
         return Err(ClusterError::Interrupted.into());
     }
     Screen.started(scenario.name);
-    let outcome = scenario.run(cluster);
+    let outcome = scenario.run(cluster, form);
     match &outcome.trouble {
         None => Screen.finished(scenario.name, outcome.took),
         Some(trouble) if matches!(trouble.failure, Failure::Interrupted) => {
@@ -93,7 +98,7 @@ fn counted(outcomes: &[Outcome]) -> Tally {
     }
 }
 
-fn shown(scenarios: &[&Scenario], outcomes: &[Outcome]) -> String {
+fn shown(scenarios: &[&Scenario], outcomes: &[Outcome], form: Form) -> String {
     let row = |(scenario, outcome): (&&Scenario, &Outcome)| {
         let result = if outcome.trouble.is_none() {
             "passed"
@@ -104,11 +109,24 @@ fn shown(scenarios: &[&Scenario], outcomes: &[Outcome]) -> String {
             scenario.name.to_owned(),
             format!("{:.1}", outcome.took.as_secs_f64()),
             result.to_owned(),
+            ran(scenario, form).to_owned(),
             scenario.guarantee.to_owned(),
         ]
     };
     let rows: Vec<_> = scenarios.iter().zip(outcomes).map(row).collect();
-    table(["SCENARIO", "SECONDS", "RESULT", "GUARANTEE"], &rows)
+    table(
+        ["SCENARIO", "SECONDS", "RESULT", "FORM", "GUARANTEE"],
+        &rows,
+    )
+}
+
+/// Which form of the scenario ran; most have but one.
+fn ran(scenario: &Scenario, wanted: Form) -> &'static str {
+    match scenario.form(wanted) {
+        None => "",
+        Some(Form::Short) => "short",
+        Some(Form::Long) => "long",
+    }
 }
 
 #[cfg(test)]
@@ -139,12 +157,22 @@ mod tests {
     }
 
     #[test]
+    fn the_table_says_which_form_of_a_scenario_ran_if_it_has_several() {
+        let (long, only): (Vec<_>, Vec<_>) = SCENARIOS.iter().partition(|s| s.long.is_some());
+        for form in [Form::Short, Form::Long] {
+            assert_eq!(ran(only[0], form), "");
+        }
+        assert_eq!(ran(long[0], Form::Short), "short");
+        assert_eq!(ran(long[0], Form::Long), "long");
+    }
+
+    #[test]
     fn a_failed_scenario_stands_out_in_the_table_and_is_counted() {
         let (scenarios, outcomes) = (
             [&SCENARIOS[0], &SCENARIOS[1]],
             [outcome(false), outcome(true)],
         );
-        let text = shown(&scenarios, &outcomes);
+        let text = shown(&scenarios, &outcomes, Form::Short);
         let lines: Vec<_> = text.lines().collect();
         assert!(
             lines[1].contains("1.5") && lines[1].contains("passed"),

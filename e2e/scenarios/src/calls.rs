@@ -1,0 +1,92 @@
+//! The kubelet's calls at the plugin's socket, made by a test: for what a kubelet does not ask at a moment of our choice.
+
+use std::time::Duration;
+
+use tessera_cluster::Node;
+use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
+use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
+use tessera_proto::{SocketPaths, client};
+use tokio::runtime::{Builder, Runtime};
+use tonic::transport::Channel;
+
+use crate::failure::Failure;
+use crate::gpus::DRIVER;
+
+/// What the kubelet gives a call.
+const CALL_LIMIT: Duration = Duration::from_secs(45);
+
+/// A connection to the plugin's socket on a node.
+pub(crate) struct Calls {
+    runtime: Runtime,
+    client: DraPluginClient<Channel>,
+}
+
+impl Calls {
+    /// Connects.
+    pub(crate) fn to(node: &Node) -> Result<Self, Failure> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::wrong(format!(
+                "{what} the plugin's socket on {}: {error}",
+                node.name()
+            ))
+        };
+        let kubelet = node.kubelet_dir();
+        let registrar = kubelet.join("plugins_registry");
+        let paths = SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, None)
+            .map_err(|error| failed("name", &error))?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| failed("start a runtime for", &error))?;
+        let channel = runtime
+            .block_on(client::connect(&paths.dra, CALL_LIMIT))
+            .map_err(|error| failed("connect to", &error))?;
+        let client = DraPluginClient::new(channel);
+        Ok(Self { runtime, client })
+    }
+
+    /// Has the claim prepared, and returns its devices, or why it was not.
+    pub(crate) fn prepare(
+        &mut self,
+        claim: &Claim,
+    ) -> Result<Result<Vec<String>, String>, Failure> {
+        let claims = vec![claim.clone()];
+        let call = self
+            .client
+            .node_prepare_resources(NodePrepareResourcesRequest { claims });
+        let answer = self.runtime.block_on(call).map_err(|s| broken(&s))?;
+        let answered = answer.into_inner().claims.remove(&claim.uid);
+        let answered = answered.ok_or_else(|| unanswered(claim))?;
+        Ok(if answered.error.is_empty() {
+            let devices = answered.devices.into_iter();
+            Ok(devices.map(|device| device.device_name).collect())
+        } else {
+            Err(answered.error)
+        })
+    }
+
+    /// Has the claim unprepared.
+    pub(crate) fn unprepare(&mut self, claim: &Claim) -> Result<(), Failure> {
+        let claims = vec![claim.clone()];
+        let call = self
+            .client
+            .node_unprepare_resources(NodeUnprepareResourcesRequest { claims });
+        let answer = self.runtime.block_on(call).map_err(|s| broken(&s))?;
+        let answered = answer.into_inner().claims.remove(&claim.uid);
+        match answered.ok_or_else(|| unanswered(claim))?.error {
+            none if none.is_empty() => Ok(()),
+            error => Err(Failure::wrong(format!("unprepare {}: {error}", claim.name))),
+        }
+    }
+}
+
+fn broken(status: &tonic::Status) -> Failure {
+    Failure::wrong(format!("a call of the plugin failed as a whole: {status}"))
+}
+
+fn unanswered(claim: &Claim) -> Failure {
+    Failure::wrong(format!(
+        "the plugin did not answer for claim {}",
+        claim.name
+    ))
+}
