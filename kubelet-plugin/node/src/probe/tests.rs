@@ -29,7 +29,9 @@ async fn serving() -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(Probe::new(paths, published).serve(listener, stop.clone()));
+    let (_, hardware) = HardwareWatch::test();
+    let probe = Probe::new(paths, hardware, published);
+    let server = tokio::spawn(probe.serve(listener, stop.clone()));
     Serving {
         address,
         stop,
