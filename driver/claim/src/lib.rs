@@ -5,6 +5,8 @@
 
 mod allocation;
 mod ids;
+mod users;
 
 pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation, still_allocates};
 pub use ids::{ClaimRef, ClaimUid, UidError};
+pub use users::{PodRef, users};

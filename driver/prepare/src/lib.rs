@@ -7,7 +7,9 @@ pub mod cdi;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;
+pub mod notice;
 pub mod plan;
+pub mod reason;
 pub mod record;
 pub mod refusal;
 pub mod step;

@@ -1,11 +1,11 @@
 //! Why a claim cannot be prepared.
 
-use std::fmt;
-
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid};
 use tessera_device::follow::Absence;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
+
+use crate::reason::Reason;
 
 /// A claim that cannot be prepared as things are.
 ///
@@ -90,60 +90,6 @@ pub enum Refusal {
     },
 }
 
-/// Declares the reasons, so that none can be missing in [`Reason::ALL`].
-macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// The machine-readable name of a refusal: event reason, condition reason, metric label.
-        ///
-        /// `docs/refusals.md` lists each with its meaning and remedy.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Reason {
-            $($(#[doc = $doc])+ $name,)+
-        }
-
-        impl Reason {
-            /// Every reason there is.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
-
-            /// The name, in the CamelCase of Kubernetes' reasons.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)+
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The claim's name belongs to another claim now.
-    ClaimReplaced,
-    /// The claim has no allocation.
-    ClaimNotAllocated,
-    /// The claim allocates no device of this driver.
-    ClaimWithoutDevice,
-    /// The claim names a device that cannot exist.
-    ImpossibleDevice,
-    /// The claim carries a configuration that is not supported.
-    UnsupportedConfiguration,
-    /// The node does not have the device.
-    UnknownDevice,
-    /// The GPU has fallen off the bus, is being reset or does not answer.
-    GpuLost,
-    /// Another claim holds the GPU.
-    GpuHeld,
-    /// Another claim is releasing the GPU and has not done so in time.
-    GpuBeingReleased,
-    /// It is not known who holds the GPU.
-    GpuUnaccounted,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl Refusal {
     /// The machine-readable reason.
     pub fn reason(&self) -> Reason {
@@ -161,21 +107,5 @@ impl Refusal {
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_docs_explain_every_reason_and_no_other() {
-        let docs = include_str!("../../../docs/refusals.md");
-        let explained: Vec<&str> = docs
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .collect();
-        let all: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        assert_eq!(explained, all);
     }
 }

@@ -305,6 +305,7 @@ fn each_role_grants_exactly_what_its_program_calls() {
                 "delete resourceslices.resource.k8s.io",
                 "get nodes.",
                 "create events.events.k8s.io",
+                "patch events.events.k8s.io",
             ],
         ),
         (

@@ -1,6 +1,14 @@
 //! Values that cannot be meant are refused with a message that names them.
 
-use tessera_manifests::chart::{Install, RenderError};
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tessera_manifests::chart::{Install, RenderError, chart};
 
 #[track_caller]
 fn refused(install: &Install, mentions: &[&str]) {
@@ -101,4 +109,37 @@ fn keys_of_features_that_are_not_here_yet_are_accepted() {
             .render()
             .unwrap_or_else(|error| panic!("{setting}: {error}"));
     }
+}
+
+/// The messages with which the chart's templates refuse values.
+fn messages() -> BTreeSet<String> {
+    let mut messages = BTreeSet::new();
+    for file in std::fs::read_dir(chart().join("templates")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for refusal in text.split("fail \"").skip(1) {
+            let (message, _) = refusal.split_once('"').unwrap();
+            messages.insert(message.to_owned());
+        }
+    }
+    messages
+}
+
+#[test]
+fn the_documentation_has_every_message_with_which_values_are_refused_and_no_other() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, section) = page.split_once("\n## Installation\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut explained = BTreeSet::new();
+    for entry in section.split("\n### `").skip(1) {
+        let (value, body) = entry.split_once("`\n").unwrap();
+        let quoted: Vec<&str> = body
+            .lines()
+            .filter_map(|line| line.strip_prefix("> "))
+            .collect();
+        let message = quoted.join(" ");
+        assert!(message.contains(value), "{value} is not in {message:?}");
+        explained.insert(message);
+    }
+    assert_eq!(explained, messages());
 }

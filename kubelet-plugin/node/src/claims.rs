@@ -10,6 +10,7 @@
 //! Both are idempotent by the claim's UID. Claims proceed side by side unless they touch the same
 //! GPU. A failure concerns one claim.
 
+mod error;
 mod release;
 mod upkeep;
 
@@ -20,68 +21,30 @@ use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
 use tessera_prepare::cdi::{self, CdiKind};
 use tessera_prepare::ledger::{GpuGuard, Ledger};
+use tessera_prepare::notice::WaitingFor;
 use tessera_prepare::plan::{
     self, ResolvedDevice, Standing, is_prepared_for, plan, resolve, standing,
 };
 use tessera_prepare::record::{BootId, Phase, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::step::{Step, undo_all};
-use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+pub use self::error::ClaimError;
 pub use self::upkeep::{Grace, Outcome, Seen};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{self, ExecuteError, Node, StepError, execute, take_back};
-use crate::hardware::{Hardware, HardwareWatch, NotReady};
+use crate::executor::{self, Node, StepError, execute, take_back};
+use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{Entry, JournalError, Records};
-use crate::locks::{GpuLocks, HeldGpus, LockError};
+use crate::locks::{GpuLocks, HeldGpus};
+use crate::metrics::Operation;
+use crate::wait::Waits;
 
 /// How long the API is asked about a claim that is prepared already, before the journal answers for it.
 /// It should be asked, for the claim can have been allocated anew; but its pod is waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why a claim was not prepared or unprepared.
-#[derive(Debug, Error)]
-pub enum ClaimError {
-    /// It cannot be, as things are.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The claim could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The GPUs are not known yet.
-    #[error(transparent)]
-    NotReady(#[from] NotReady),
-    /// A GPU's lock was not obtained.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The journal failed.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The node could not be looked at.
-    #[error(transparent)]
-    Look(#[from] StepError),
-    /// A plan could not be carried out.
-    #[error(transparent)]
-    Execute(#[from] ExecuteError),
-}
-
-impl ClaimError {
-    /// The metric label of the failure: the refusal's reason, or the part that failed.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Refused(refusal) => refusal.reason().as_str(),
-            Self::Read(ReadError::NotFound { .. }) => "ClaimNotFound",
-            Self::Read(_) => "ApiUnavailable",
-            Self::NotReady(_) => "DriverNotReady",
-            Self::Lock(_) => "GpuBusy",
-            Self::Journal(_) => "JournalFailed",
-            Self::Look(_) | Self::Execute(_) => "StepFailed",
-        }
-    }
-}
 
 /// What never changes while the process runs.
 #[derive(Clone, Debug)]
@@ -104,6 +67,7 @@ pub struct Claims<A, R, N> {
     node: N,
     locks: GpuLocks,
     hardware: HardwareWatch,
+    waits: Waits,
     /// Rings at every unprepare.
     released: watch::Sender<()>,
 }
@@ -117,6 +81,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         node: N,
         locks: GpuLocks,
         hardware: HardwareWatch,
+        waits: Waits,
     ) -> Self {
         Self {
             identity,
@@ -125,6 +90,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             node,
             locks,
             hardware,
+            waits,
             released: watch::Sender::new(()),
         }
     }
@@ -135,10 +101,19 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         claim: &ClaimRef,
         deadline: Deadline,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        let object = match self.api.read(claim, self.patience(claim, deadline)?).await {
-            Ok(object) => object,
-            Err(error @ ReadError::Unavailable { .. }) => return self.known(claim, error),
-            Err(error) => return Err(error.into()),
+        let operation = Operation::prepare;
+        let read = self.api.read(claim, self.patience(claim, deadline)?);
+        let read = self
+            .waits
+            .during(operation, claim, || WaitingFor::Api, read)
+            .await;
+        let object = match read {
+            Ok(Ok(object)) => object,
+            Ok(Err(error @ ReadError::Unavailable { .. })) => {
+                return self.known(claim, error.into());
+            }
+            Ok(Err(error)) => return Err(error.into()),
+            Err(interrupted) => return self.known(claim, interrupted.into()),
         };
         let allocation =
             allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
@@ -147,7 +122,11 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         {
             return Ok(devices);
         }
-        let hardware = self.hardware.ready(deadline).await?;
+        let ready = self.hardware.ready(deadline);
+        let hardware = self
+            .waits
+            .during(operation, claim, || self.missing_driver(), ready)
+            .await??;
         let resolved = resolve(&allocation, &self.identity.pool, &hardware.inventory);
         let devices = match resolved {
             Err(lost @ Refusal::GpuLost { .. }) => {
@@ -157,7 +136,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             resolved => resolved?,
         };
         loop {
-            let held = self.lock(claim, gpus_of(&devices), deadline).await?;
+            let held = self
+                .locked(operation, claim, gpus_of(&devices), deadline)
+                .await?;
             match self.prepare_locked(claim, devices.clone(), &hardware, &held) {
                 Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
                     drop(held);
@@ -170,7 +151,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
 
     /// Takes back whatever was prepared of a claim. A claim that was not is no error.
     pub async fn unprepare(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
-        let _held = self.lock(claim, BTreeSet::new(), deadline).await?;
+        let _held = self
+            .locked(Operation::unprepare, claim, BTreeSet::new(), deadline)
+            .await?;
         let steps = match self.records.read(&claim.uid)? {
             Some(Entry::Record(record)) => undo_all(&record.effects),
             // Without a record that says otherwise, what can be left is what every claim has.
@@ -192,7 +175,11 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     }
 
     /// Answers for a claim that the API cannot be asked about, if it is prepared already.
-    fn known(&self, claim: &ClaimRef, error: ReadError) -> Result<Vec<PreparedDevice>, ClaimError> {
+    fn known(
+        &self,
+        claim: &ClaimRef,
+        error: ClaimError,
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
         match self.records.read(&claim.uid)? {
             Some(Entry::Record(record))
                 if record.phase == Phase::Prepared
@@ -202,7 +189,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 warn!("the API server is away; answered from the journal");
                 Ok(record.devices)
             }
-            _ => Err(error.into()),
+            _ => Err(error),
         }
     }
 
@@ -214,12 +201,36 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         deadline: Deadline,
     ) -> Result<Option<Vec<PreparedDevice>>, ClaimError> {
         let claim = &allocation.claim;
-        let _held = self.lock(claim, BTreeSet::new(), deadline).await?;
+        let _held = self
+            .locked(Operation::prepare, claim, BTreeSet::new(), deadline)
+            .await?;
         let Some(Entry::Record(record)) = self.records.read(&claim.uid)? else {
             return Ok(None);
         };
         let is_prepared = is_prepared_for(&record, allocation, &self.identity.boot);
         Ok((is_prepared && self.intact(&record)?).then_some(record.devices))
+    }
+
+    fn missing_driver(&self) -> WaitingFor {
+        WaitingFor::Driver {
+            why: self.hardware.problem().unwrap_or_default(),
+        }
+    }
+
+    /// [`Self::lock`] for a call of the kubelet.
+    async fn locked(
+        &self,
+        operation: Operation,
+        claim: &ClaimRef,
+        gpus: BTreeSet<GpuUuid>,
+        deadline: Deadline,
+    ) -> Result<HeldGpus, ClaimError> {
+        let wanted: Vec<GpuUuid> = gpus.iter().cloned().collect();
+        let describe = || WaitingFor::GpuLock {
+            gpus: wanted.clone(),
+        };
+        let lock = self.lock(claim, gpus, deadline);
+        self.waits.during(operation, claim, describe, lock).await?
     }
 
     /// Locks these GPUs and those that the claim's record names.

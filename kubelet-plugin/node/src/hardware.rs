@@ -37,6 +37,14 @@ pub struct Hardware {
 #[error("the NVIDIA driver is not ready on this node: {0}")]
 pub struct NotReady(String);
 
+#[cfg(test)]
+impl NotReady {
+    /// A driver that is not up for this reason.
+    pub(crate) fn new(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
+
 /// What is known at present.
 #[derive(Clone, Debug, Default)]
 struct View {

@@ -10,6 +10,7 @@ pub mod claims;
 pub mod deadline;
 pub mod directories;
 pub mod driver_root;
+pub mod events;
 pub mod executor;
 pub mod hardware;
 pub mod health;
@@ -27,3 +28,4 @@ pub mod run;
 pub mod slice_metrics;
 #[cfg(test)]
 mod testing;
+pub mod wait;

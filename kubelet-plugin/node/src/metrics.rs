@@ -13,6 +13,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tessera_prepare::notice::Action;
+use tessera_prepare::reason::Reason;
 
 pub use self::prepared::PreparedDevices;
 
@@ -36,6 +38,16 @@ pub enum Operation {
     prepare,
     /// `NodeUnprepareResources`.
     unprepare,
+}
+
+impl Operation {
+    /// The same for those who are told about it.
+    pub fn action(self) -> Action {
+        match self {
+            Self::prepare => Action::Prepare,
+            Self::unprepare => Action::Unprepare,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -128,7 +140,7 @@ impl Metrics {
         );
         registry.register(
             "tessera_refusals",
-            "Claims refused or failed, by reason; docs/refusals.md explains each",
+            "Claims refused or failed, by reason; docs/errors.md explains each",
             refusals.clone(),
         );
         metrics
@@ -144,8 +156,8 @@ impl Metrics {
         Inflight(gauge)
     }
 
-    /// Notes how a claim went: `Err` holds the reason's name.
-    pub fn end(&self, operation: Operation, time: Duration, outcome: Result<(), &'static str>) {
+    /// Notes how a claim went.
+    pub fn end(&self, operation: Operation, time: Duration, outcome: Result<(), Reason>) {
         let labels = self.request(operation);
         let seconds = time.as_secs_f64();
         self.claim_duration.get_or_create(&labels).observe(seconds);
@@ -170,7 +182,7 @@ impl Metrics {
                     .get_or_create(&RefusalLabels {
                         driver,
                         operation,
-                        reason,
+                        reason: reason.as_str(),
                     })
                     .inc();
             }

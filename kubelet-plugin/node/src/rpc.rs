@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tessera_claim::{ClaimRef, UidError};
+use tessera_prepare::notice::Happening;
 use tessera_prepare::record::PreparedDevice;
 use tessera_proto::DraPlugin;
 use tessera_proto::dra::v1::{
     Claim, Device, NodePrepareResourceResponse, NodeUnprepareResourceResponse,
 };
-use tokio::task::JoinError;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::claim_reader::ClaimReader;
 use crate::claims::{ClaimError, Claims};
 use crate::deadline::Deadline;
+use crate::events::Notices;
 use crate::executor::Node;
 use crate::journal::Records;
 use crate::metrics::{Metrics, Operation};
@@ -33,6 +34,7 @@ const MARGIN: Duration = Duration::from_secs(3);
 pub struct Plugin<A, R, N> {
     claims: Arc<Claims<A, R, N>>,
     metrics: Metrics,
+    notices: Notices,
 }
 
 impl<A, R, N> Plugin<A, R, N>
@@ -41,9 +43,13 @@ where
     R: Records + Send + Sync + 'static,
     N: Node + Send + Sync + 'static,
 {
-    /// Answers with `claims`.
-    pub fn new(claims: Arc<Claims<A, R, N>>, metrics: Metrics) -> Self {
-        Self { claims, metrics }
+    /// Answers with `claims`; what fails is told to `notices`.
+    pub fn new(claims: Arc<Claims<A, R, N>>, metrics: Metrics, notices: Notices) -> Self {
+        Self {
+            claims,
+            metrics,
+            notices,
+        }
     }
 
     /// Works on one claim in a task of its own and returns the text of the error, if any.
@@ -53,55 +59,57 @@ where
         F: FnOnce(Arc<Claims<A, R, N>>, ClaimRef) -> W,
         W: Future<Output = Result<T, ClaimError>> + Send + 'static,
     {
-        let claim = claim_ref(claim)?;
-        let span = info_span!(
-            "claim",
-            claim = %format!("{}/{}", claim.namespace, claim.name),
-            claimUID = %claim.uid,
-        );
         let _inflight = self.metrics.begin(operation);
         let begun = Instant::now();
-        let task = tokio::spawn(work(self.claims.clone(), claim).instrument(span.clone()));
+        let named = match claim_ref(claim) {
+            Ok(claim) => claim,
+            Err(error) => return Err(self.failed(operation, begun, None, &error.into())),
+        };
+        let span = info_span!(
+            "claim",
+            claim = %format!("{}/{}", named.namespace, named.name),
+            claimUID = %named.uid,
+        );
+        let task = tokio::spawn(work(self.claims.clone(), named.clone()).instrument(span.clone()));
         let outcome = task.await;
-        let time = begun.elapsed();
-        span.in_scope(|| self.report(operation, time, outcome))
-    }
-
-    fn report<T>(
-        &self,
-        operation: Operation,
-        time: Duration,
-        outcome: Result<Result<T, ClaimError>, JoinError>,
-    ) -> Result<T, String> {
-        let seconds = time.as_secs_f64();
+        let _entered = span.entered();
+        let outcome = outcome.unwrap_or_else(|panic| {
+            tracing::error!(error = %panic, "a defect of the plugin");
+            Err(ClaimError::Defect)
+        });
         match outcome {
-            Ok(Ok(done)) => {
+            Ok(done) => {
+                let time = begun.elapsed();
                 self.metrics.end(operation, time, Ok(()));
-                info!(?operation, seconds, "done");
+                info!(?operation, seconds = time.as_secs_f64(), "done");
                 Ok(done)
             }
-            Ok(Err(error)) => {
-                let text = chain(&error).to_string();
-                self.metrics.end(operation, time, Err(error.label()));
-                warn!(
-                    ?operation,
-                    seconds,
-                    reason = error.label(),
-                    error = text,
-                    "not done"
-                );
-                Err(text)
-            }
-            Err(panic) => {
-                self.metrics.end(operation, time, Err("Defect"));
-                tracing::error!(?operation, seconds, error = %panic, "a defect of the plugin");
-                Err(
-                    "the plugin met a defect of its own while it worked on this claim; its log \
-                     has the details"
-                        .to_owned(),
-                )
-            }
+            Err(error) => Err(self.failed(operation, begun, Some(&named), &error)),
         }
+    }
+
+    /// Counts, logs and tells a failure; returns its text.
+    fn failed(
+        &self,
+        operation: Operation,
+        begun: Instant,
+        claim: Option<&ClaimRef>,
+        error: &ClaimError,
+    ) -> String {
+        let (time, reason) = (begun.elapsed(), error.reason());
+        let text = chain(error).to_string();
+        self.metrics.end(operation, time, Err(reason));
+        let seconds = time.as_secs_f64();
+        warn!(?operation, seconds, %reason, error = text, "not done");
+        if let Some(claim) = claim {
+            self.notices.tell(Happening::Failed {
+                claim,
+                action: operation.action(),
+                reason,
+                text: &text,
+            });
+        }
+        text
     }
 }
 
@@ -147,15 +155,11 @@ where
     }
 }
 
-fn claim_ref(claim: &Claim) -> Result<ClaimRef, String> {
-    let uid = claim
-        .uid
-        .parse()
-        .map_err(|error: UidError| error.to_string())?;
+fn claim_ref(claim: &Claim) -> Result<ClaimRef, UidError> {
     Ok(ClaimRef {
         namespace: claim.namespace.clone(),
         name: claim.name.clone(),
-        uid,
+        uid: claim.uid.parse()?,
     })
 }
 

@@ -8,7 +8,8 @@
 //!
 //! # Guarantees
 //! Each part is a task in one set; the first that ends, ends all. At SIGTERM the registration socket
-//! goes first and calls in flight end before the process does.
+//! goes first and calls in flight end before the process does: those that wait go on waiting for
+//! [`PATIENCE`], and are then answered with the reason.
 
 use std::fs;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use crate::claim_reader::ApiClaimReader;
 use crate::claims::{Claims, Grace, Identity};
 use crate::directories::{Directories, leave_nothing_unneeded};
 use crate::driver_root::DriverRoot;
+use crate::events::board::KubeBoard;
+use crate::events::{EventMetrics, Notices, Teller, Telling};
 use crate::executor::LocalNode;
 use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight, Pace, Places};
 use crate::health::GpuHealth;
@@ -47,6 +50,7 @@ use crate::publisher::{KubeSlices, PublishState, Publisher};
 use crate::reconcile::{self, RepairMetrics, Schedule};
 use crate::rpc::Plugin;
 use crate::slice_metrics::SliceMetrics;
+use crate::wait::Waits;
 
 /// Where Linux says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -54,6 +58,14 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How long calls in flight may take once we are told to stop. A pod has 30 s between SIGTERM and
 /// SIGKILL by default; what is not done then is resumed from the journal.
 const GRACE: Duration = Duration::from_secs(25);
+
+/// How long calls may go on waiting once we are told to stop: for an unprepare, say, which another
+/// plugin may do by then. To end them at once would cost each pod a minute, and to let them run
+/// into [`GRACE`] would end them without an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// What no longer waits still needs time to answer.
+const _: () = assert!(PATIENCE.as_secs() < GRACE.as_secs());
 
 /// Runs the plugin until `stop` is cancelled or a part of it fails.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
@@ -71,21 +83,23 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     );
     let journal = Journal::open(&directories.journal())?;
     let mut parts = Parts::new(stop);
-    start(&mut parts, &args, &directories, &journal).await?;
+    let telling = start(&mut parts, &args, &directories, &journal).await?;
     info!(driver, node = args.node_name, "serving");
 
     let ended = parts.run_to_the_end().await;
+    telling.finish().await;
     leave_nothing_unneeded(&directories, &journal);
     ended
 }
 
-/// Starts every part, the kubelet's sockets first of those that anybody waits for.
+/// Starts every part, the kubelet's sockets first of those that anybody waits for. What is returned
+/// goes on until nobody is left who has something to tell.
 async fn start(
     parts: &mut Parts,
     args: &Args,
     directories: &Directories,
     journal: &Journal,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Telling> {
     let driver = args.drivers.name();
     let mut registry = Registry::default();
     tessera_shell::metrics::register_process(&mut registry);
@@ -98,18 +112,24 @@ async fn start(
     };
     let client = client::connect(&source).await?;
 
-    let hardware = start_hardware(parts, places(args, directories)?);
+    let (notices, inbox) = Notices::open();
+    let hardware = start_hardware(parts, places(args, directories)?, notices.clone());
     HardwareMetrics::register(&mut registry, hardware.clone());
+    let hurry = CancellationToken::new();
     let claims = claims(
         args,
         directories,
         &client,
         journal.clone(),
         hardware.clone(),
+        Waits::new(&mut registry, driver, notices.clone(), hurry.clone()),
     )?;
     let claims = Arc::new(claims);
-    let plugin = Plugin::new(claims.clone(), metrics);
-    let (paths, registrations) = start_sockets(parts, args, plugin, &hardware)?;
+    let plugin = Plugin::new(claims.clone(), metrics, notices);
+    let (paths, registrations) = start_sockets(parts, args, plugin, &hardware, hurry)?;
+    let reader = ApiClaimReader::new(client.clone());
+    let board = KubeBoard::new(client.clone(), driver, &args.node_name);
+    let teller = Teller::new(inbox, reader, board, EventMetrics::new(&mut registry));
 
     let schedule = Schedule {
         interval: args.reconcile_interval,
@@ -140,11 +160,12 @@ async fn start(
     };
     parts.start("offer", |stop| offering.run(stop));
     start_pages(parts, args, registry, &hardware, &state).await?;
-    start_probe(parts, args, paths, hardware, state).await
+    start_probe(parts, args, paths, hardware, state).await?;
+    Ok(teller.start())
 }
 
-fn start_hardware(parts: &mut Parts, places: Places) -> HardwareWatch {
-    let (probe, hardware) = HardwareProbe::new(LocalSight(places), Pace::default());
+fn start_hardware(parts: &mut Parts, places: Places, notices: Notices) -> HardwareWatch {
+    let (probe, hardware) = HardwareProbe::new(LocalSight(places), Pace::default(), notices);
     parts.start("hardware", |stop| async move {
         probe.run(stop.clone()).await;
         stop.cancelled().await;
@@ -153,12 +174,14 @@ fn start_hardware(parts: &mut Parts, places: Places) -> HardwareWatch {
     hardware
 }
 
-/// Serves the kubelet. The receiver tells how often it has registered us.
+/// Serves the kubelet. The receiver tells how often it has registered us. `hurry` is cancelled when
+/// calls may not wait any longer.
 fn start_sockets<P: DraPlugin>(
     parts: &mut Parts,
     args: &Args,
     plugin: P,
     hardware: &HardwareWatch,
+    hurry: CancellationToken,
 ) -> anyhow::Result<(SocketPaths, watch::Receiver<u64>)> {
     let driver = args.drivers.name();
     let paths = SocketPaths::new(
@@ -176,9 +199,29 @@ fn start_sockets<P: DraPlugin>(
         observer: Arc::new(move |event| observe(&event, &registered)),
     };
     parts.start("kubelet sockets", |stop| async move {
-        Ok(sockets.serve(served, stop, GRACE).await?)
+        let serving = sockets.serve(served, stop.clone(), GRACE);
+        Ok(hurrying(serving, stop, PATIENCE, hurry).await?)
     });
     Ok((paths, registrations))
+}
+
+/// Awaits `serving`, and cancels `hurry` so much time after the stop.
+async fn hurrying<T>(
+    serving: impl Future<Output = T>,
+    stop: CancellationToken,
+    patience: Duration,
+    hurry: CancellationToken,
+) -> T {
+    let out_of_patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(patience).await;
+        hurry.cancel();
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = serving => ended,
+        never = out_of_patience => never,
+    }
 }
 
 fn places(args: &Args, directories: &Directories) -> anyhow::Result<Places> {
@@ -201,6 +244,7 @@ fn claims(
     client: &Client,
     journal: Journal,
     hardware: HardwareWatch,
+    waits: Waits,
 ) -> anyhow::Result<Claims<ApiClaimReader, Journal, LocalNode>> {
     let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
     let identity = Identity {
@@ -221,6 +265,7 @@ fn claims(
         LocalNode { cdi },
         locks,
         hardware,
+        waits,
     ))
 }
 
@@ -287,4 +332,26 @@ async fn start_probe(
         Ok(probe.serve(listener, stop).await?)
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_hurried_only_some_time_after_the_stop() {
+        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let serving = {
+            let (stop, hurry) = (stop.clone(), hurry.clone());
+            async move {
+                tokio::time::sleep(PATIENCE * 2).await;
+                assert!(!hurry.is_cancelled(), "nobody has said stop");
+                stop.cancel();
+                let stopped = tokio::time::Instant::now();
+                hurry.cancelled().await;
+                stopped.elapsed()
+            }
+        };
+        assert_eq!(hurrying(serving, stop, PATIENCE, hurry).await, PATIENCE);
+    }
 }

@@ -1,5 +1,6 @@
 //! Values and doubles for the tests of this crate.
 
+mod errors_page;
 pub(crate) mod machine;
 
 use serde_json::Map;

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use tessera_claim::{ClaimRef, still_allocates};
 use tessera_device::DeviceName;
+use tessera_prepare::notice::WaitingFor;
 use tessera_prepare::refusal::Refusal;
 use tracing::info;
 
-use super::{Claims, Identity};
+use super::{ClaimError, Claims, Identity};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
 use crate::executor::Node;
 use crate::journal::Records;
+use crate::metrics::Operation;
+use crate::wait::Interrupted;
 
 /// Time between two looks for a release by another process; one by this process is heard of.
 const RELEASE_POLL: Duration = Duration::from_millis(100);
@@ -26,7 +29,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         &self,
         held: Refusal,
         deadline: Deadline,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ClaimError> {
         let Refusal::GpuHeld {
             claim,
             device,
@@ -34,46 +37,75 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             by,
         } = held
         else {
-            return Err(held);
+            return Err(held.into());
         };
-        if self.is_still_allocated(&by, &device, deadline).await {
+        if self
+            .is_still_allocated(&claim, &by, &device, deadline)
+            .await?
+        {
             return Err(Refusal::GpuHeld {
                 claim,
                 device,
                 gpu,
                 by,
-            });
+            }
+            .into());
         }
         info!(holder = %by, %device, "waiting for the former claim to be unprepared");
-        let mut released = self.released.subscribe();
-        while deadline.allows(RELEASE_POLL) {
-            if matches!(self.records.read(&by.uid), Ok(None)) {
-                return Ok(());
-            }
-            // Another process may be the one that unprepares it, so that is not relied upon.
-            let _ = deadline.at_most(RELEASE_POLL).run(released.changed()).await;
+        let describe = || WaitingFor::Predecessor {
+            device: device.clone(),
+            gpu: gpu.clone(),
+            by: by.clone(),
+        };
+        let release = self.release_of(&by, deadline);
+        let released = self
+            .waits
+            .during(Operation::prepare, &claim, describe, release)
+            .await?;
+        if released {
+            return Ok(());
         }
         Err(Refusal::GpuBeingReleased {
             claim,
             device,
             gpu,
             by,
-        })
+        }
+        .into())
+    }
+
+    /// Waits until nothing is recorded of the claim; says whether that came in time.
+    async fn release_of(&self, holder: &ClaimRef, deadline: Deadline) -> bool {
+        let mut released = self.released.subscribe();
+        while deadline.allows(RELEASE_POLL) {
+            if matches!(self.records.read(&holder.uid), Ok(None)) {
+                return true;
+            }
+            // Another process may be the one that unprepares it, so that is not relied upon.
+            let _ = deadline.at_most(RELEASE_POLL).run(released.changed()).await;
+        }
+        false
     }
 
     /// Whether the API still allocates the device to a claim that holds it here. While the API is
     /// away this waits; what is not known when the time is up counts as allocated.
     async fn is_still_allocated(
         &self,
+        claim: &ClaimRef,
         holder: &ClaimRef,
         device: &DeviceName,
         deadline: Deadline,
-    ) -> bool {
+    ) -> Result<bool, Interrupted> {
         let Identity { driver, pool, .. } = &self.identity;
-        match self.api.read(holder, deadline).await {
+        let read = self.api.read(holder, deadline);
+        let read = self
+            .waits
+            .during(Operation::prepare, claim, || WaitingFor::Api, read)
+            .await?;
+        Ok(match read {
             Ok(object) => still_allocates(&object, holder, driver, pool, device),
             Err(ReadError::NotFound { .. }) => false,
             Err(_) => true,
-        }
+        })
     }
 }

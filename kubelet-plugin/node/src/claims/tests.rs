@@ -248,6 +248,7 @@ async fn what_the_kubelet_forgot_is_taken_back_after_the_grace_and_not_before() 
         []
     );
     assert!(!seen.is_waiting());
+    assert_eq!(machine.told(), ["ClaimTakenBack"]);
     assert_eq!(machine.files("claims"), ["kept-uid.record"]);
     machine.assert_specs_match_the_journal();
 }
@@ -287,6 +288,7 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
         done,
         BTreeSet::from(["Rebuilt".to_owned(), "Restored".to_owned()])
     );
+    assert_eq!(machine.told(), ["RecordRebuilt", "PreparationRestored"]);
     machine.assert_specs_match_the_journal();
     machine.api.allocate("c", &[1]);
     let error = claims.prepare(&claim("c"), soon()).await.unwrap_err();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tessera_claim::{ClaimUid, still_allocates};
 use tessera_prepare::cdi;
 use tessera_prepare::ledger::{Flaw, Unreadable};
+use tessera_prepare::notice::Happening;
 use tessera_prepare::record::Record;
 use tessera_prepare::step::{Effect, undo_all};
 use tessera_prepare::upkeep::{ApiView, Effects, Repair, UNKNOWN_NAME, rebuild, repair};
@@ -175,6 +176,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 return Ok(None);
             };
             self.records.write(&record)?;
+            let claim = &record.claim;
+            self.waits.notices().tell(Happening::Rebuilt { claim });
             Ok(Some(Outcome::Rebuilt))
         };
         let outcome = adopted
@@ -223,6 +226,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                     ),
                     Effects::Good | Effects::Damaged => {
                         warn!("an effect of the prepared claim was missing or altered; made anew");
+                        self.waits.notices().tell(Happening::Restored { claim });
                     }
                 }
                 Ok(Some(Outcome::Restored))
@@ -236,6 +240,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 )?;
                 self.released.send_replace(());
                 info!("the claim is gone and was never unprepared; taken back");
+                self.waits.notices().tell(Happening::TakenBack { claim });
                 Ok(Some(Outcome::TakenBack))
             }
         }

@@ -11,12 +11,14 @@ use std::thread;
 use std::time::Duration;
 
 use tessera_device::follow::Known;
+use tessera_prepare::notice::Happening;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Hardware, HardwareWatch, Seen, Sight, View};
+use crate::events::Notices;
 
 /// How often to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,7 @@ pub struct HardwareProbe<S> {
     sight: Arc<S>,
     pace: Pace,
     views: watch::Sender<View>,
+    notices: Notices,
 }
 
 /// What came of one look.
@@ -59,11 +62,17 @@ struct Glance<P> {
 }
 
 impl<S: Sight> HardwareProbe<S> {
-    /// Will look through `sight`.
-    pub fn new(sight: S, pace: Pace) -> (Self, HardwareWatch) {
+    /// Will look through `sight` and tell `notices` what is not as it was.
+    pub fn new(sight: S, pace: Pace, notices: Notices) -> (Self, HardwareWatch) {
         let (views, watch) = watch::channel(View::default());
         let sight = Arc::new(sight);
-        (Self { sight, pace, views }, HardwareWatch(watch))
+        let probe = Self {
+            sight,
+            pace,
+            views,
+            notices,
+        };
+        (probe, HardwareWatch(watch))
     }
 
     /// Looks until `stop` is cancelled.
@@ -140,8 +149,11 @@ impl<S: Sight> HardwareProbe<S> {
             install,
             lacks,
         } = seen;
-        let (known, changes) = self.views.borrow().known.next(look);
+        let former = self.views.borrow().known.clone();
+        let first_look = former == Known::Unseen;
+        let (known, changes) = former.next(look);
         for change in &changes {
+            self.notices.tell(Happening::Changed { change, first_look });
             if change.is_loss() {
                 warn!("{change}");
             } else {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use tempfile::TempDir;
 use tessera_claim::{ClaimRef, ClaimUid};
@@ -16,16 +17,19 @@ use tessera_device::{
 use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
 use tessera_prepare::record::{BootId, Phase, Record};
 use tessera_prepare::step::{Effect, Step};
+use tokio_util::sync::CancellationToken;
 
 use super::gpu_uuid;
 use crate::cdi_dir::CdiDir;
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::claims::{Claims, Identity};
 use crate::deadline::Deadline;
+use crate::events::{Inbox, Notices};
 use crate::executor::{LocalNode, Node, StepError};
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{Contents, Entry, Journal, JournalError, Records};
 use crate::locks::GpuLocks;
+use crate::wait::Waits;
 
 /// An API server that holds claims, and can be away.
 #[derive(Default)]
@@ -34,6 +38,8 @@ pub(crate) struct Api {
     pub(crate) away: AtomicBool,
     /// Takes every call and answers none, so each lasts until its deadline.
     pub(crate) silent: AtomicBool,
+    /// How often a claim was read.
+    pub(crate) reads: AtomicUsize,
     /// Reading this claim is a defect of the plugin.
     pub(crate) panics_at: Mutex<Option<String>>,
 }
@@ -60,6 +66,7 @@ impl Api {
 
 impl ClaimReader for Arc<Api> {
     async fn read(&self, claim: &ClaimRef, limit: Deadline) -> Result<ResourceClaim, ReadError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let defect = self.panics_at.lock().unwrap().as_deref() == Some(claim.name.as_str());
         assert!(!defect, "injected");
         if self.silent.load(Ordering::Relaxed) {
@@ -145,13 +152,21 @@ pub(crate) type TestClaims = Claims<Arc<Api>, FusedRecords, FusedNode>;
 pub(crate) struct Machine {
     root: TempDir,
     pub(crate) api: Arc<Api>,
+    pub(crate) notices: Notices,
+    inbox: Mutex<Inbox>,
+    /// Ends all waits.
+    pub(crate) hurry: CancellationToken,
 }
 
 impl Machine {
     pub(crate) fn new() -> Self {
+        let (notices, inbox) = Notices::open();
         Self {
             root: tempfile::tempdir().unwrap(),
             api: Arc::default(),
+            notices,
+            inbox: Mutex::new(inbox),
+            hurry: CancellationToken::new(),
         }
     }
 
@@ -184,7 +199,26 @@ impl Machine {
             FusedNode(LocalNode { cdi }, fuse),
             GpuLocks::open(&self.path("locks")).unwrap(),
             hardware,
+            self.waits(),
         )
+    }
+
+    fn waits(&self) -> Waits {
+        let registry = &mut Registry::default();
+        Waits::new(
+            registry,
+            "gpu.nvidia.com",
+            self.notices.clone(),
+            self.hurry.clone(),
+        )
+    }
+
+    /// The reasons of what has been told so far.
+    pub(crate) fn told(&self) -> Vec<&'static str> {
+        let mut inbox = self.inbox.lock().unwrap();
+        std::iter::from_fn(|| inbox.waiting())
+            .map(|notice| notice.reason)
+            .collect()
     }
 
     pub(crate) fn files(&self, directory: &str) -> Vec<String> {

@@ -82,7 +82,11 @@ const PACE: Pace = Pace {
 };
 
 fn follow(stage: &Arc<Stage>) -> (HardwareWatch, CancellationToken) {
-    let (probe, watch) = HardwareProbe::new(OnStage(stage.clone()), PACE);
+    follow_and_tell(stage, Notices::open().0)
+}
+
+fn follow_and_tell(stage: &Arc<Stage>, notices: Notices) -> (HardwareWatch, CancellationToken) {
+    let (probe, watch) = HardwareProbe::new(OnStage(stage.clone()), PACE, notices);
     let stop = CancellationToken::new();
     tokio::spawn(probe.run(stop.clone()));
     (watch, stop)
@@ -101,7 +105,8 @@ async fn until(watch: &HardwareWatch, wanted: impl Fn(&HardwareWatch) -> bool) {
 #[tokio::test]
 async fn a_driver_that_comes_late_goes_away_and_comes_back_is_followed() {
     let stage = Arc::new(Stage::default());
-    let (watch, _stop) = follow(&stage);
+    let (notices, mut inbox) = Notices::open();
+    let (watch, _stop) = follow_and_tell(&stage, notices);
     watch.settled().await;
     let problem = watch.problem().unwrap();
     assert_eq!(problem, "there is none");
@@ -110,6 +115,11 @@ async fn a_driver_that_comes_late_goes_away_and_comes_back_is_followed() {
         until(&watch, |watch| watch.now().is_some() == there).await;
         assert_eq!(watch.problem().is_none(), there);
     }
+    let told = std::iter::from_fn(|| inbox.waiting()).map(|notice| notice.reason);
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        ["NoDriver", "DriverFound", "DriverGone", "DriverFound"]
+    );
 }
 
 #[tokio::test]

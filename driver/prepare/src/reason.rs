@@ -1,0 +1,133 @@
+//! The names under which users meet what the node does with their claims.
+//!
+//! A name is the reason of an event, a value of a metric's label and a heading of `docs/errors.md`, so it
+//! is spelt once, here, and tests hold the page against it.
+
+use std::fmt;
+
+/// Declares names, so that none can be missing in `ALL`.
+macro_rules! names {
+    ($(#[doc = $about:literal])+ $kind:ident { $($(#[doc = $doc:literal])+ $name:ident,)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $kind {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl $kind {
+            /// Every one there is.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The name, in the CamelCase of Kubernetes' reasons.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+names! {
+    /// Why a claim was not prepared or unprepared.
+    Reason {
+        /// The kubelet's request does not name a claim.
+        InvalidClaim,
+        /// The claim does not exist any more.
+        ClaimNotFound,
+        /// The claim's name belongs to another claim now.
+        ClaimReplaced,
+        /// The claim has no allocation.
+        ClaimNotAllocated,
+        /// The claim allocates no device of this driver.
+        ClaimWithoutDevice,
+        /// The claim names a device that cannot exist.
+        ImpossibleDevice,
+        /// The claim carries a configuration that is not supported.
+        UnsupportedConfiguration,
+        /// The node does not have the device.
+        UnknownDevice,
+        /// The GPU has fallen off the bus, is being reset or does not answer.
+        GpuLost,
+        /// Another claim holds the GPU.
+        GpuHeld,
+        /// Another claim is releasing the GPU and has not done so in time.
+        GpuBeingReleased,
+        /// It is not known who holds the GPU.
+        GpuUnaccounted,
+        /// The GPU is being worked on for another claim.
+        GpuBusy,
+        /// The NVIDIA driver did not come up in time.
+        DriverNotReady,
+        /// The API server did not answer in time.
+        ApiUnavailable,
+        /// The API server does not let the plugin read claims.
+        ApiAccessDenied,
+        /// The plugin was told to stop while it waited.
+        PluginStopping,
+        /// A lock file could not be used.
+        LockFailed,
+        /// The journal could not be read or written.
+        JournalFailed,
+        /// The node could not be changed or looked at.
+        StepFailed,
+        /// The plugin met a mistake of its own.
+        Defect,
+    }
+}
+
+names! {
+    /// What else users are told.
+    News {
+        /// A claim waits for another to be unprepared.
+        WaitingForClaim,
+        /// A claim waits for a GPU that is being worked on.
+        WaitingForGpu,
+        /// A claim waits for the NVIDIA driver.
+        WaitingForDriver,
+        /// A claim waits for the API server.
+        WaitingForApi,
+        /// A lost or damaged record was rebuilt.
+        RecordRebuilt,
+        /// A missing or altered effect of a prepared claim was made anew.
+        PreparationRestored,
+        /// A claim that is gone was taken back without the kubelet.
+        ClaimTakenBack,
+        /// There is an NVIDIA driver where there was none.
+        DriverFound,
+        /// There is no NVIDIA driver.
+        NoDriver,
+        /// The NVIDIA driver that there was is gone.
+        DriverGone,
+        /// The NVIDIA driver is of another version.
+        DriverReplaced,
+        /// A GPU that was offered does not serve any more.
+        GpuMissing,
+        /// A GPU that has not been seen before does not answer.
+        GpuUnusable,
+        /// A GPU serves that did not.
+        GpuArrived,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_means_two_things() {
+        let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
+        let news = News::ALL.iter().map(|news| news.as_str());
+        let mut all: Vec<&str> = reasons.chain(news).collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}

@@ -1,0 +1,76 @@
+//! Why a claim was not prepared or unprepared: one type, one text, one name for each cause.
+
+use tessera_claim::UidError;
+use tessera_prepare::reason::Reason;
+use tessera_prepare::refusal::Refusal;
+use thiserror::Error;
+
+use crate::claim_reader::ReadError;
+use crate::executor::{ExecuteError, StepError};
+use crate::hardware::NotReady;
+use crate::journal::JournalError;
+use crate::locks::LockError;
+use crate::wait::Interrupted;
+
+/// Why a claim was not prepared or unprepared.
+#[derive(Debug, Error)]
+pub enum ClaimError {
+    /// The kubelet's request names no claim.
+    #[error(transparent)]
+    Named(#[from] UidError),
+    /// It cannot be, as things are.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The claim could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The GPUs are not known yet.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// A GPU's lock was not obtained.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The plugin is ending.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The node could not be looked at.
+    #[error(transparent)]
+    Look(#[from] StepError),
+    /// A plan could not be carried out.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    /// The work on the claim panicked.
+    #[error(
+        "the plugin met a defect of its own while it worked on this claim; its log has the \
+         details: please report it"
+    )]
+    Defect,
+}
+
+impl ClaimError {
+    /// The name of the cause: reason of the event, label of the metric, heading in `docs/errors.md`.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Named(_) => Reason::InvalidClaim,
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Read(ReadError::NotFound { .. }) => Reason::ClaimNotFound,
+            Self::Read(ReadError::Refused { .. }) => Reason::ApiAccessDenied,
+            Self::Read(ReadError::Unavailable { .. }) => Reason::ApiUnavailable,
+            Self::NotReady(_) => Reason::DriverNotReady,
+            Self::Lock(LockError::Busy { .. }) => Reason::GpuBusy,
+            Self::Lock(LockError::File { .. }) => Reason::LockFailed,
+            Self::Interrupted(_) => Reason::PluginStopping,
+            Self::Journal(_) | Self::Execute(ExecuteError::Journal(_)) => Reason::JournalFailed,
+            Self::Look(_) | Self::Execute(ExecuteError::Step(_)) => Reason::StepFailed,
+            Self::Defect => Reason::Defect,
+        }
+    }
+
+    /// The reason as the label of a metric.
+    pub fn label(&self) -> &'static str {
+        self.reason().as_str()
+    }
+}

@@ -1,0 +1,334 @@
+//! Holds `docs/errors.md` against the types whose texts and names it explains, both ways.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid};
+use tessera_device::follow::{Absence, Change};
+use tessera_device::{DeviceName, DriverVersion};
+use tessera_prepare::notice::{Action, Happening, WaitingFor, notice};
+use tessera_prepare::reason::{News, Reason};
+use tessera_prepare::refusal::Refusal;
+use tessera_proto::RegistrationEvent;
+use tessera_proto::uds::Peer;
+
+use crate::cdi_dir::CdiDir;
+use crate::claim_reader::ReadError;
+use crate::claims::ClaimError;
+use crate::executor::{LocalNode, Node};
+use crate::hardware::NotReady;
+use crate::journal::Journal;
+use crate::locks::LockError;
+use crate::publisher::StoreError;
+use crate::wait::Interrupted;
+
+use super::{claim, gpu_uuid};
+
+/// The entries below a heading of the second level: their names and their messages.
+fn page(section: &str) -> Vec<(String, String)> {
+    let page = include_str!("../../../../docs/errors.md");
+    let start = format!("\n## {section}\n");
+    let (_, rest) = page.split_once(&start).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let entries = section.split("\n### `").skip(1);
+    entries
+        .map(|entry| {
+            let (name, body) = entry.split_once("`\n").unwrap();
+            let message = body.lines().filter_map(|line| line.strip_prefix("> "));
+            for part in ["\n- Cause: ", "\n- Remedy: ", "\n- Passes by itself: "] {
+                assert!(body.contains(part), "{name} has no {part:?}");
+            }
+            (name.to_owned(), message.collect::<Vec<_>>().join(" "))
+        })
+        .collect()
+}
+
+/// Holds if the section has exactly these names in this order, and each message is as said.
+#[track_caller]
+fn check(section: &str, all: &[(&str, String)]) {
+    let page = page(section);
+    let explained: Vec<&str> = page.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    assert_eq!(explained, names, "the headings of {section:?}");
+    for ((name, pattern), (_, said)) in page.iter().zip(all) {
+        assert!(
+            is_like(said, pattern),
+            "{name} says\n{said}\nand not\n{pattern}"
+        );
+    }
+}
+
+/// Whether the text is the pattern, in which each `…` stands for something.
+fn is_like(text: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut whole = true;
+    for part in parts {
+        whole = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    whole || rest.is_empty()
+}
+
+#[test]
+fn a_pattern_is_like_its_texts_only() {
+    assert!(is_like("claim a is gone", "claim … is …"));
+    assert!(is_like("claim a", "claim a"));
+    assert!(!is_like("claim a is gone", "claim …is"));
+    assert!(!is_like("the claim", "claim"));
+    assert!(!is_like("claim b", "claim a"));
+}
+
+fn next() -> ClaimRef {
+    claim("next")
+}
+
+fn driver() -> String {
+    "gpu.nvidia.com".to_owned()
+}
+
+fn about_the_claim() -> Vec<ClaimRefusal> {
+    let (wanted, claim, driver) = (next(), next(), driver());
+    let source = "../gpu".parse::<DeviceName>().unwrap_err();
+    let (request, found, kind) = ("gpu".to_owned(), "another".to_owned(), "v1/K".to_owned());
+    vec![
+        ClaimRefusal::Replaced { wanted, found },
+        ClaimRefusal::NotAllocated { claim: next() },
+        ClaimRefusal::NoDevice {
+            claim: next(),
+            driver: driver.clone(),
+        },
+        ClaimRefusal::BadDevice {
+            claim: next(),
+            request,
+            source,
+        },
+        ClaimRefusal::UnsupportedConfiguration {
+            claim,
+            driver,
+            kind,
+        },
+    ]
+}
+
+fn about_the_gpu() -> Vec<Refusal> {
+    let (claim, gpu, device) = (next, || gpu_uuid(3), || DeviceName::whole_gpu(3));
+    let by = || super::claim("former");
+    vec![
+        Refusal::UnknownDevice {
+            claim: claim(),
+            pool: "node0".to_owned(),
+            device: device(),
+        },
+        Refusal::GpuLost {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            absence: Absence::Lost,
+        },
+        Refusal::GpuHeld {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            by: by(),
+        },
+        Refusal::GpuBeingReleased {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            by: by(),
+        },
+        Refusal::Unaccounted {
+            claim: claim(),
+            gpu: gpu(),
+            record: "lost-uid".parse().unwrap(),
+            problem: "damage".to_owned(),
+        },
+    ]
+}
+
+/// Failures of what the plugin depends on. Those of files are real ones.
+fn about_the_node() -> Vec<ClaimError> {
+    let gpu = gpu_uuid(3);
+    let nowhere = Path::new("/proc/tessera");
+    let journal = Journal::open(nowhere).unwrap_err();
+    let gone = tempfile::tempdir().unwrap();
+    let cdi = CdiDir::open(gone.path()).unwrap();
+    drop(gone);
+    let look = LocalNode { cdi }.spec_files().unwrap_err();
+    let refused = kube::Error::Service("403".into());
+    vec![
+        LockError::Busy { gpu: gpu.clone() }.into(),
+        NotReady::new("no library").into(),
+        ReadError::Unavailable {
+            claim: next(),
+            source: None,
+        }
+        .into(),
+        ReadError::Refused {
+            claim: next(),
+            source: Box::new(refused),
+        }
+        .into(),
+        Interrupted::at(&next(), &WaitingFor::Api).into(),
+        LockError::File {
+            gpu,
+            path: nowhere.to_owned(),
+            source: std::io::Error::other("full"),
+        }
+        .into(),
+        journal.into(),
+        look.into(),
+        ClaimError::Defect,
+    ]
+}
+
+#[test]
+fn every_failure_of_a_claim_is_explained_with_its_message() {
+    let unnamed: Result<ClaimUid, _> = "../etc".parse();
+    let mut failures = vec![
+        ClaimError::from(unnamed.unwrap_err()),
+        ReadError::NotFound { claim: next() }.into(),
+    ];
+    let refused = about_the_claim().into_iter().map(Refusal::from);
+    failures.extend(refused.chain(about_the_gpu()).map(ClaimError::from));
+    failures.extend(about_the_node());
+    let said: Vec<(&str, String)> = failures
+        .iter()
+        .map(|failure| (failure.label(), failure.to_string()))
+        .collect();
+    let named: Vec<&str> = said.iter().map(|(name, _)| *name).collect();
+    let all: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(named, all, "this test has an example of each");
+    check("Claims", &said);
+}
+
+/// One of each change of the driver and the GPUs.
+fn changes() -> [Change; 7] {
+    let version = || DriverVersion::new("580.95.05");
+    let why = || "no library".to_owned();
+    let (device, gpu) = (|| DeviceName::whole_gpu(3), || gpu_uuid(3));
+    [
+        Change::DriverFound {
+            version: version(),
+            gpus: 8,
+        },
+        Change::NoDriver { why: why() },
+        Change::DriverGone { why: why() },
+        Change::DriverReplaced {
+            from: version(),
+            to: version(),
+        },
+        Change::GpuMissing {
+            device: device(),
+            gpu: gpu(),
+            absence: Absence::Lost,
+        },
+        Change::GpuUnusable {
+            absence: Absence::NoAnswer { why: why() },
+        },
+        Change::GpuArrived {
+            device: device(),
+            gpu: gpu(),
+        },
+    ]
+}
+
+#[test]
+fn every_wait_repair_and_change_is_explained_with_its_message() {
+    let claim = &next();
+    let waits = [
+        WaitingFor::Predecessor {
+            device: DeviceName::whole_gpu(3),
+            gpu: gpu_uuid(3),
+            by: super::claim("former"),
+        },
+        WaitingFor::GpuLock {
+            gpus: vec![gpu_uuid(3)],
+        },
+        WaitingFor::Driver {
+            why: "no library".to_owned(),
+        },
+        WaitingFor::Api,
+    ];
+    let action = Action::Prepare;
+    let mut happenings: Vec<Happening<'_>> = waits
+        .iter()
+        .map(|on| Happening::Waiting { claim, action, on })
+        .collect();
+    happenings.extend([
+        Happening::Rebuilt { claim },
+        Happening::Restored { claim },
+        Happening::TakenBack { claim },
+    ]);
+    let first_look = false;
+    let changes = changes();
+    let changed = changes.iter();
+    happenings.extend(changed.map(|change| Happening::Changed { change, first_look }));
+    let told = happenings.into_iter().map(|it| notice(it).unwrap());
+    let told: Vec<(&str, String)> = told.map(|notice| (notice.reason, notice.note)).collect();
+    let named: Vec<&str> = told.iter().map(|(name, _)| *name).collect();
+    let all: Vec<&str> = News::ALL.iter().map(|news| news.as_str()).collect();
+    assert_eq!(named, all, "this test has an example of each");
+    check("Waits, repairs and changes", &told);
+}
+
+#[test]
+fn every_failure_to_publish_is_explained_with_its_message() {
+    let text = || "text".to_owned();
+    let after = Duration::from_secs(5);
+    let failures = [
+        StoreError::Conflict(text()),
+        StoreError::Missing(text()),
+        StoreError::Forbidden(text()),
+        StoreError::Invalid(text()),
+        StoreError::Unavailable(text()),
+        StoreError::TimedOut { after },
+    ];
+    let said = failures.map(|failure| {
+        // Whoever adds a variant is led here, and adds an example above.
+        match failure {
+            StoreError::Conflict(_)
+            | StoreError::Missing(_)
+            | StoreError::Forbidden(_)
+            | StoreError::Invalid(_)
+            | StoreError::Unavailable(_)
+            | StoreError::TimedOut { .. } => {}
+        }
+        (failure.reason(), failure.to_string())
+    });
+    check("Slices", &said);
+}
+
+#[test]
+fn every_failure_to_register_is_explained_with_its_message() {
+    let reason = "taken".to_owned();
+    let peer = Peer {
+        uid: 0,
+        pid: Some(1),
+    };
+    let events = [
+        RegistrationEvent::Refused { reason },
+        RegistrationEvent::Unheard { peer },
+        RegistrationEvent::InfoRead,
+        RegistrationEvent::Registered,
+    ];
+    let said: Vec<(&str, String)> = events
+        .iter()
+        .filter_map(|event| {
+            let name = match event {
+                RegistrationEvent::Refused { .. } => "Refused",
+                RegistrationEvent::Unheard { .. } => "Unheard",
+                RegistrationEvent::InfoRead | RegistrationEvent::Registered => return None,
+            };
+            Some((name, event.to_string()))
+        })
+        .collect();
+    check("Registration", &said);
+}
