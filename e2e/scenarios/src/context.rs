@@ -124,6 +124,22 @@ impl<'a> Context<'a> {
         self.kubernetes.wait(scope, what, limit, look)
     }
 
+    /// Waits until `look` finds what it wants among the namespace's objects of one kind.
+    pub(crate) fn wait<K: Object, T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl FnMut(&Objects<K>) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let scope = Scope::Namespace(&self.namespace);
+        self.kubernetes.wait(scope, what, limit, look)
+    }
+
+    /// What `kubectl describe` says about an object.
+    pub(crate) fn describe(&self, object: &str) -> Result<String, Failure> {
+        self.kubernetes.describe(&self.namespace, object)
+    }
+
     /// Waits until all these pods run.
     pub(crate) fn running(&self, names: &[&str]) -> Result<Objects<Pod>, Failure> {
         self.running_within(names, START_LIMIT)

@@ -5,6 +5,7 @@
 pub(crate) mod api_away;
 pub(crate) mod cleanup;
 pub(crate) mod driver;
+pub(crate) mod events;
 pub(crate) mod hostile;
 pub(crate) mod isolation;
 pub(crate) mod kubelet;

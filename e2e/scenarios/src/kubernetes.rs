@@ -141,6 +141,12 @@ impl<'a> Kubernetes<'a> {
         Ok(seen)
     }
 
+    /// What people are shown about an object, `pod/a`, say.
+    pub fn describe(self, namespace: &str, object: &str) -> Result<String, Failure> {
+        let mut command = self.kubectl(namespace);
+        run(command.args(["describe", object]), None)
+    }
+
     /// The answer of the API server at this path.
     pub fn raw(self, path: &str) -> Result<String, Failure> {
         let mut command = self.kubectl("default");

@@ -1,8 +1,8 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    api_away, cleanup, driver, hostile, isolation, kubelet, odd_claims, plugin, reboot, selection,
-    sharing, survival, uninstall, whole_gpus,
+    api_away, cleanup, driver, events, hostile, isolation, kubelet, odd_claims, plugin, reboot,
+    selection, sharing, survival, uninstall, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -90,6 +90,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "Prepare refuses a claim that is deleted, replaced or of other drivers only, with the reason; of a joint one it prepares ours.",
     reboot::pods_of_a_node_that_reboots_run_again_with_their_gpus
         => "Pods of a node that reboots run again with the GPUs that they had, nothing else is left, and the slices are back.",
+    events::a_refused_claim_says_why_on_the_pod_and_on_the_claim
+        => "A pod whose claim is refused shows the reason in kubectl describe, and so does its claim.",
+    events::a_long_wait_is_told_and_a_normal_start_is_not
+        => "A pod that waits for a force-deleted pod has an event that names that pod's claim; a pod that starts at once has none.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::cut::{Cut, CutOff};
+use super::processes::Stopped;
 use super::record::NodeRecord;
 use super::{ClusterError, RESTART_LIMIT, firsts, processes};
 use crate::names::NodeIndex;
@@ -161,6 +162,11 @@ impl Node {
     /// Tells these processes to end: SIGTERM.
     pub fn end(&self, pids: &[u32]) {
         processes::send(pids, Signal::TERM);
+    }
+
+    /// Stops these processes as long as the value lives: SIGSTOP, then SIGCONT.
+    pub fn stop(&self, pids: Vec<u32>) -> Stopped {
+        Stopped::stop(pids)
     }
 
     /// Cuts the way between a pod of the node and the API server. `process` is one in the pod, `address` the pod's.

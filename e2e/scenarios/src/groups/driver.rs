@@ -1,6 +1,6 @@
 //! What the plugin makes of a driver that comes late, is replaced, goes away or does not answer.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::api::resource::v1::{DeviceAttribute, ResourceSlice};
 use tessera_cluster::Node;
 use tessera_hw::state::Presence;
@@ -110,6 +110,7 @@ pub(crate) fn the_gpus_of_a_driver_that_is_removed_are_withdrawn_with_the_reason
     if !log.contains("the driver is gone, its GPUs are withdrawn: ") {
         return Err(Failure::wrong(format!("the log names no reason:\n{log}")));
     }
+    told_on(context, node, "DriverGone")?;
     // To take back what a pod had needs no driver.
     context.delete_pods(&["ended"])?;
 
@@ -124,6 +125,21 @@ pub(crate) fn the_gpus_of_a_driver_that_is_removed_are_withdrawn_with_the_reason
         &started,
     )?;
     not_restarted(context, node, &plugin)
+}
+
+/// Waits until the node has an event with this reason. Events of nodes are in the namespace `default`.
+fn told_on(context: &Context<'_>, node: &Node, reason: &str) -> Result<(), Failure> {
+    let what = format!("an event {reason} of node {}", node.name());
+    let namespace = Scope::Namespace("default");
+    let is_it = |event: &Event| {
+        event.reason.as_deref() == Some(reason)
+            && event.involved_object.name.as_deref() == Some(node.name())
+    };
+    context
+        .kubernetes()
+        .wait(namespace, &what, START_LIMIT, |events: &Objects<Event>| {
+            events.values().any(is_it).then_some(())
+        })
 }
 
 pub(crate) fn a_lost_gpu_is_withdrawn_until_it_is_reset_and_the_others_go_on(

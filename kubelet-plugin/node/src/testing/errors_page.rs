@@ -269,8 +269,11 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
     ]);
     let first_look = false;
     let changes = changes();
-    let changed = changes.iter();
-    happenings.extend(changed.map(|change| Happening::Changed { change, first_look }));
+    happenings.extend(
+        changes
+            .iter()
+            .map(|change| Happening::Changed { change, first_look }),
+    );
     let told = happenings.into_iter().map(|it| notice(it).unwrap());
     let told: Vec<(&str, String)> = told.map(|notice| (notice.reason, notice.note)).collect();
     let named: Vec<&str> = told.iter().map(|(name, _)| *name).collect();
