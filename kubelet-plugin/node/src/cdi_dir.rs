@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::Builder;
+use crate::replace::{replace, sweep};
 
 /// Mode of a spec: the runtime reads it as root, and so may anybody who debugs it.
 const SPEC_MODE: u32 = 0o644;
@@ -20,23 +19,16 @@ impl CdiDir {
     /// Uses `directory`, making it if need be.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
+        sweep(directory);
         Ok(Self {
             directory: directory.to_owned(),
         })
     }
 
     /// Writes a spec in one step: the runtime scans the directory at any time.
-    ///
-    /// The temporary file's ending is neither `.json` nor `.yaml`, so a scan passes it over.
     pub fn write(&self, file: &str, contents: &[u8]) -> io::Result<()> {
-        let mut temporary = Builder::new()
-            .prefix(".tessera-")
-            .suffix(".tmp")
-            .permissions(fs::Permissions::from_mode(SPEC_MODE))
-            .tempfile_in(&self.directory)?;
-        temporary.write_all(contents)?;
-        temporary.persist(self.directory.join(file))?;
-        Ok(())
+        let path = self.directory.join(file);
+        replace(&path, SPEC_MODE, |file| file.write_all(contents))
     }
 
     /// The bytes of a spec, if it is there.

@@ -5,11 +5,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::Builder;
 use thiserror::Error;
+
+use crate::replace::{replace, sweep};
 
 /// File name in the plugin's directory.
 const NAME: &str = "tessera-cdi-hook";
@@ -35,16 +35,9 @@ pub fn install(bundled: &Path, plugin_directory: &Path) -> Result<PathBuf, HookF
     let to = plugin_directory.join(NAME);
     let copy = || -> io::Result<()> {
         fs::create_dir_all(plugin_directory)?;
-        let mut file = Builder::new()
-            .prefix(".tessera-")
-            .permissions(fs::Permissions::from_mode(MODE))
-            .tempfile_in(plugin_directory)?;
-        io::copy(&mut fs::File::open(bundled)?, &mut file)?;
-        // The mode given at creation is cut by the umask.
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(MODE))?;
-        file.into_temp_path().persist(&to)?;
-        Ok(())
+        sweep(plugin_directory);
+        let mut bundled = fs::File::open(bundled)?;
+        replace(&to, MODE, |file| io::copy(&mut bundled, file).map(drop))
     };
     copy().map_err(|source| HookFileError {
         from: bundled.to_owned(),
@@ -64,6 +57,8 @@ pub fn remove(plugin_directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

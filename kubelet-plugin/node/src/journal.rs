@@ -11,14 +11,18 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
 use tessera_claim::ClaimUid;
 use tessera_prepare::ledger::{Flaw, Unreadable};
 use tessera_prepare::record::{Record, RecordError};
 use thiserror::Error;
 
+use crate::replace::{replace, sweep};
+
 /// Ending of a record's file name. A file with another name is no record.
 const EXTENSION: &str = "record";
+
+/// Mode of a record: only the driver reads it.
+const RECORD_MODE: u32 = 0o600;
 
 /// A record that could not be read, written or removed.
 #[derive(Debug, Error)]
@@ -83,6 +87,7 @@ impl Journal {
     /// Opens the journal, making its directory if need be.
     pub fn open(directory: &Path) -> Result<Self, JournalError> {
         fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        sweep(directory);
         Ok(Self {
             directory: directory.to_owned(),
         })
@@ -127,13 +132,8 @@ impl Records for Journal {
 
     fn write(&self, record: &Record) -> Result<(), JournalError> {
         let path = self.path(&record.claim.uid);
-        let write = || -> io::Result<()> {
-            let mut file = NamedTempFile::new_in(&self.directory)?;
-            file.write_all(&record.encode())?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(failed("write", &path))
+        let write = |file: &mut fs::File| file.write_all(&record.encode());
+        replace(&path, RECORD_MODE, write).map_err(failed("write", &path))
     }
 
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {

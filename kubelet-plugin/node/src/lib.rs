@@ -23,6 +23,7 @@ pub mod parts;
 pub mod probe;
 pub mod publisher;
 pub mod reconcile;
+pub mod replace;
 pub mod rpc;
 pub mod run;
 pub mod slice_metrics;

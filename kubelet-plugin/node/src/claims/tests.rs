@@ -12,6 +12,7 @@ use super::*;
 use crate::testing::claim;
 use crate::testing::machine::{Fuse, Machine, hardware};
 
+mod crashes;
 mod driver;
 
 fn soon() -> Deadline {
@@ -299,76 +300,6 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
             .await,
         []
     );
-}
-
-/// Kills the process at every call to a port in turn, before or after the call's effect, starts it
-/// again, and compares the end with that of a life without a crash.
-#[tokio::test]
-async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_does() {
-    let mut deaths = 0;
-    for effect_first in [false, true] {
-        for burns_at in 0.. {
-            let machine = Machine::new();
-            machine.api.allocate("a", &[0, 3]);
-            let fuse = Fuse {
-                burns_at: Some(burns_at),
-                effect_first,
-                ..Fuse::default()
-            };
-            let doomed = machine.start_with(fuse, "boot");
-            let prepared = doomed.prepare(&claim("a"), soon()).await;
-            let unprepared = doomed.unprepare(&claim("a"), soon()).await;
-            if prepared.is_ok() && unprepared.is_ok() {
-                break;
-            }
-            deaths += 1;
-            drop(doomed);
-
-            let next = machine.start();
-            let devices = next.prepare(&claim("a"), soon()).await.unwrap();
-            assert_eq!(
-                names(&devices),
-                [&DeviceName::whole_gpu(0), &DeviceName::whole_gpu(3)]
-            );
-            machine.assert_specs_match_the_journal();
-            next.unprepare(&claim("a"), soon()).await.unwrap();
-            assert!(machine.files("cdi").is_empty(), "killed at call {burns_at}");
-            assert!(
-                machine.files("claims").is_empty(),
-                "killed at call {burns_at}"
-            );
-        }
-    }
-    assert!(
-        deaths >= 10,
-        "the calls to the ports were not all reached: {deaths}"
-    );
-}
-
-#[tokio::test]
-async fn wherever_the_process_dies_an_unprepare_alone_cleans_up() {
-    for effect_first in [false, true] {
-        for burns_at in 0.. {
-            let machine = Machine::new();
-            machine.api.allocate("a", &[0]);
-            let fuse = Fuse {
-                burns_at: Some(burns_at),
-                effect_first,
-                ..Fuse::default()
-            };
-            let doomed = machine.start_with(fuse, "boot");
-            if doomed.prepare(&claim("a"), soon()).await.is_ok() {
-                break;
-            }
-            drop(doomed);
-            machine
-                .start()
-                .unprepare(&claim("a"), soon())
-                .await
-                .unwrap();
-            assert!(machine.files("cdi").is_empty() && machine.files("claims").is_empty());
-        }
-    }
 }
 
 #[tokio::test]

@@ -366,6 +366,65 @@ async fn after_any_fault_at_any_call_the_slices_are_those_of_the_offer_and_stay_
     }
 }
 
+/// A life of the publisher in which it creates, replaces and deletes: another process has left more
+/// slices, and one of them is altered. It dies at this call, if there is one, and another follows.
+async fn live(death: Option<(usize, Fault)>) -> (Server, bool) {
+    let server = Server::default();
+    for (at, mut slice) in offer(257).slices(4).into_iter().enumerate() {
+        if at == 0 {
+            slice.spec.devices = None;
+        } else {
+            slice.metadata.name = Some(format!("leftover-{at}"));
+        }
+        server.put(slice);
+    }
+    if let Some((call, fault)) = death {
+        server.at_call(call, fault);
+    }
+    let doomed = Running::start(server.clone(), Some(offer(129)));
+    doomed.settle().await;
+    doomed.task.abort();
+    let died = death.is_some_and(|(call, _)| server.calls().len() > call);
+    if died {
+        let next = Running::start(server.clone(), Some(offer(129)));
+        next.settle().await;
+        assert!(matches!(next.state(), PublishState::Published { .. }));
+        next.assert_stored(&offer(129));
+        next.task.abort();
+    }
+    (server, died)
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_the_publisher_dies_the_next_one_ends_up_where_an_unharmed_one_does() {
+    // A pool that was left half written is written anew as a later generation.
+    let specs = |server: &Server| -> Vec<_> {
+        let mut slices = server.slices();
+        for slice in &mut slices {
+            slice.spec.pool.generation = 0;
+        }
+        let names_and_specs = slices.into_iter();
+        names_and_specs
+            .map(|slice| (slice.metadata.name, slice.spec))
+            .collect()
+    };
+    let (unharmed, _) = live(None).await;
+    let mut points = 0;
+    for fault in [Fault::Hang, Fault::HangAfter] {
+        for call in 0.. {
+            let (server, died) = live(Some((call, fault))).await;
+            if !died {
+                break;
+            }
+            points += 1;
+            let same = specs(&server) == specs(&unharmed);
+            assert!(same, "{fault:?} at call {call}");
+        }
+    }
+    println!("{points} points");
+    assert!(points >= 8, "the calls were not reached: {points}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_is_down_is_asked_ever_less_often_and_found_again() {
     let server = Server::default();

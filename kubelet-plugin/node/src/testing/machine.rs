@@ -110,7 +110,7 @@ impl Fuse {
     }
 }
 
-pub(crate) struct FusedRecords(Journal, Arc<Fuse>);
+pub(crate) struct FusedRecords(Journal, pub(crate) Arc<Fuse>);
 
 impl Records for FusedRecords {
     fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {

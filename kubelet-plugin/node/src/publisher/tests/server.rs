@@ -31,6 +31,8 @@ pub(super) enum Fault {
     LoseAnswer,
     /// No answer ever comes.
     Hang,
+    /// The server does what was asked, and no answer ever comes.
+    HangAfter,
     /// The kubelet wipes the node's slices right before the call.
     WipeBefore,
     /// The kubelet wipes the node's slices right after the call.
@@ -177,6 +179,19 @@ impl Server {
         if matches!(fault, Some(Fault::Hang)) {
             return std::future::pending().await;
         }
+        let answer = self.act(call, fault, act);
+        if matches!(fault, Some(Fault::HangAfter)) {
+            return std::future::pending().await;
+        }
+        answer
+    }
+
+    fn act<T>(
+        &self,
+        call: Call,
+        fault: Option<Fault>,
+        act: impl FnOnce(&mut Inner) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut inner = self.lock();
         match fault {
             Some(Fault::Refuse) => return Err(StoreError::Unavailable("503".to_owned())),

@@ -1,0 +1,230 @@
+//! The process dies at every call to a port that changes something, before and after the call's effect. The next process
+//! finds the same folders, the kubelet repeats its calls, and the end must be that of a life without a crash.
+//!
+//! A death at a call that only looks leaves what the change before it has left, so such calls are not counted.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::testing::machine::TestClaims;
+
+/// What is done while the process dies.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// Three claims on different GPUs at once, then one whose GPU is held.
+    Prepare,
+    /// A claim whose GPU is held by one that is let go and unprepared meanwhile.
+    Wait,
+    /// A claim that was allocated anew, on other GPUs.
+    Move,
+    /// Three claims at once, while a fourth stays.
+    Unprepare,
+    /// A lost spec, an altered one, a lost record, a damaged one, and a claim that is gone.
+    LookAfter,
+}
+
+const LIVES: [Life; 5] = [
+    Life::Prepare,
+    Life::Wait,
+    Life::Move,
+    Life::Unprepare,
+    Life::LookAfter,
+];
+
+/// Each claim of a life with its GPUs.
+const CLAIMS: [(&str, &[u32]); 5] = [
+    ("a", &[0, 1]),
+    ("b", &[2]),
+    ("c", &[3]),
+    ("d", &[4]),
+    ("e", &[5]),
+];
+
+type Answers = BTreeMap<&'static str, Vec<PreparedDevice>>;
+
+/// What is left on the node, and what the kubelet was told.
+#[derive(Debug, PartialEq)]
+struct End {
+    files: BTreeMap<String, Vec<u8>>,
+    answers: Answers,
+}
+
+impl Life {
+    /// A node on which everything has happened that is no part of it.
+    async fn set_up(self) -> Machine {
+        let machine = Machine::new();
+        for (name, gpus) in CLAIMS {
+            machine.api.allocate(name, gpus);
+        }
+        let claims = machine.start();
+        let prepared: &[&str] = match self {
+            Self::Prepare => &[],
+            Self::Wait | Self::Move => &["a"],
+            Self::Unprepare => &["a", "b", "c", "d"],
+            Self::LookAfter => &["a", "b", "c", "d", "e"],
+        };
+        for name in prepared {
+            claims.prepare(&claim(name), soon()).await.unwrap();
+        }
+        match self {
+            Self::Prepare => machine.api.allocate("held", &[1, 6]),
+            Self::Wait => {
+                machine.api.claims.lock().unwrap().remove("a");
+                machine.api.allocate("next", &[1]);
+            }
+            Self::Move => machine.api.allocate("a", &[1, 6]),
+            Self::Unprepare => {}
+            Self::LookAfter => damage(&machine),
+        }
+        machine
+    }
+
+    /// Does it once, as the kubelet and the clock would. A dead process answers nothing.
+    async fn act(self, claims: &TestClaims) -> Answers {
+        let outcomes = match self {
+            Self::Prepare => {
+                let refs = ["a", "b", "c", "held"].map(claim);
+                let prepare = |n: usize| claims.prepare(&refs[n], soon());
+                let (a, b, c) = tokio::join!(prepare(0), prepare(1), prepare(2));
+                vec![("a", a), ("b", b), ("c", c), ("held", prepare(3).await)]
+            }
+            Self::Wait => {
+                let (next, former) = (claim("next"), claim("a"));
+                let unprepare = async {
+                    // The next one is waiting by then.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    claims.unprepare(&former, soon()).await
+                };
+                let (next, _) = tokio::join!(claims.prepare(&next, soon()), unprepare);
+                vec![("next", next)]
+            }
+            Self::Move => vec![("a", claims.prepare(&claim("a"), soon()).await)],
+            Self::Unprepare => {
+                let refs = ["a", "b", "c"].map(claim);
+                let unprepare = |n: usize| claims.unprepare(&refs[n], soon());
+                let _ = tokio::join!(unprepare(0), unprepare(1), unprepare(2));
+                vec![]
+            }
+            Self::LookAfter => {
+                let mut seen = Seen::default();
+                claims.look_after(&mut seen, NOW, &hardware()).await;
+                vec![]
+            }
+        };
+        let answered = |(name, outcome): (_, Result<_, _>)| Some((name, outcome.ok()?));
+        outcomes.into_iter().filter_map(answered).collect()
+    }
+}
+
+fn damage(machine: &Machine) {
+    let spec = |name: &str| {
+        let file = cdi::file_name(&CdiKind::claim(), &claim(name).uid);
+        machine.path("cdi").join(file)
+    };
+    let record = |name: &str| machine.path("claims").join(format!("{name}-uid.record"));
+    std::fs::remove_file(spec("a")).unwrap();
+    std::fs::write(spec("b"), "{}").unwrap();
+    std::fs::remove_file(record("c")).unwrap();
+    std::fs::write(record("d"), "damage").unwrap();
+    machine.api.claims.lock().unwrap().remove("e");
+}
+
+/// All files of the node but its locks.
+fn files(machine: &Machine) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for directory in ["claims", "claims/copies", "cdi"] {
+        for name in machine.files(directory) {
+            let path = machine.path(directory).join(&name);
+            if path.is_file() {
+                let bytes = std::fs::read(path).unwrap();
+                files.insert(format!("{directory}/{name}"), bytes);
+            }
+        }
+    }
+    files
+}
+
+/// No GPU is in two specs, whatever the journal says.
+fn assert_no_gpu_is_given_twice(machine: &Machine) {
+    let mut given = BTreeSet::new();
+    for file in machine.files("cdi") {
+        let spec = std::fs::read_to_string(machine.path("cdi").join(&file)).unwrap();
+        for minor in 0..8 {
+            if spec.contains(&format!("\"/dev/nvidia{minor}\"")) {
+                assert!(given.insert(minor), "GPU {minor} is in {file} and another");
+            }
+        }
+    }
+}
+
+/// A node on which the process died at this call; nothing if there is no such call.
+async fn dead(life: Life, burns_at: usize, effect_first: bool) -> Option<Machine> {
+    let machine = life.set_up().await;
+    let fuse = Fuse {
+        burns_at: Some(burns_at),
+        effect_first,
+        ..Fuse::default()
+    };
+    let doomed = machine.start_with(fuse, "boot");
+    life.act(&doomed).await;
+    if doomed.records.1.calls.load(Ordering::Relaxed) <= burns_at {
+        return None;
+    }
+    assert_no_gpu_is_given_twice(&machine);
+    Some(machine)
+}
+
+/// An unprepare alone cleans up, whatever was before.
+async fn assert_unprepare_leaves_nothing(machine: &Machine) {
+    let claims = machine.start();
+    for name in ["a", "b", "c", "d", "e", "next", "held"] {
+        claims.unprepare(&claim(name), soon()).await.unwrap();
+    }
+    assert!(machine.files("cdi").is_empty());
+    assert!(machine.files("claims").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_does() {
+    for life in LIVES {
+        let machine = life.set_up().await;
+        let answers = life.act(&machine.start()).await;
+        let files_without = files(&machine);
+        let unharmed = End {
+            files: files_without,
+            answers,
+        };
+        let mut points = 0;
+        for effect_first in [false, true] {
+            for burns_at in 0.. {
+                let Some(machine) = dead(life, burns_at, effect_first).await else {
+                    break;
+                };
+                points += 1;
+                let answers = life.act(&machine.start()).await;
+                let files = files(&machine);
+                let at = format!("{life:?} at call {burns_at}, after its effect: {effect_first}");
+                assert_eq!(End { files, answers }, unharmed, "{at}");
+                machine.assert_specs_match_the_journal();
+                assert_no_gpu_is_given_twice(&machine);
+                assert_unprepare_leaves_nothing(&machine).await;
+            }
+        }
+        println!("{life:?}: {points} points");
+        assert!(points >= 6, "{life:?}: the calls were not reached");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_the_process_dies_an_unprepare_alone_cleans_up() {
+    for life in LIVES {
+        for effect_first in [false, true] {
+            for burns_at in 0.. {
+                let Some(machine) = dead(life, burns_at, effect_first).await else {
+                    break;
+                };
+                assert_unprepare_leaves_nothing(&machine).await;
+            }
+        }
+    }
+}
