@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tessera_hw::Artifacts;
+
 use crate::cargo::{self, Built, CargoError, Linking, Profile};
 
 /// What every simulated installation is made of.
@@ -29,6 +31,11 @@ pub enum DriverError {
     },
 }
 
+/// Builds what a simulated driver is made of, for an installation outside of a cluster.
+pub fn simulated_driver() -> Result<Artifacts, CargoError> {
+    Ok(Parts::build()?.artifacts())
+}
+
 impl Parts {
     /// Builds the simulated library and `nvidia-smi`.
     pub(crate) fn build() -> Result<Self, CargoError> {
@@ -38,6 +45,13 @@ impl Parts {
             nvml: built.file("nvidia_ml")?.to_owned(),
             nvidia_smi: built.file("nvidia-smi")?.to_owned(),
         })
+    }
+
+    fn artifacts(&self) -> Artifacts {
+        Artifacts {
+            nvml: self.nvml.clone(),
+            nvidia_smi: self.nvidia_smi.clone(),
+        }
     }
 
     /// A program as dynamically linked as what runs in workloads.
@@ -52,10 +66,7 @@ impl Parts {
         profile: &str,
         node: &str,
     ) -> Result<(), DriverError> {
-        let artifacts = tessera_hw::Artifacts {
-            nvml: self.nvml.clone(),
-            nvidia_smi: self.nvidia_smi.clone(),
-        };
+        let artifacts = self.artifacts();
         let failed = |source| DriverError::Install {
             profile: profile.to_owned(),
             node: node.to_owned(),

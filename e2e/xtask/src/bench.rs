@@ -13,7 +13,6 @@ mod plugin_log;
 mod pods;
 mod report;
 mod serving;
-mod shipped;
 mod slice;
 mod socket;
 mod summary;
@@ -35,6 +34,7 @@ use tessera_scenarios::release;
 use crate::failure::told;
 use crate::image;
 use crate::profile::ImageProfile;
+use crate::shipped;
 
 /// How many claims are prepared at once, each with a GPU of its own.
 const WIDTH: usize = 8;

@@ -7,6 +7,7 @@ mod demo;
 mod failure;
 mod image;
 mod profile;
+mod shipped;
 mod table;
 mod test;
 
@@ -35,7 +36,7 @@ enum Command {
     Image(image::Arguments),
     /// See it work: a cluster, the product, and a pod that sees its GPU. Minutes, and nothing is left.
     Demo(demo::Arguments),
-    /// Test everything: format, lints, unit tests, manifests, scenarios on a cluster.
+    /// Test everything: format, lints, unit tests, manifests, crashes, scenarios on a cluster.
     Test(test::Arguments),
     /// Measure what the driver costs, on a real cluster with simulated GPUs.
     Bench(bench::Arguments),

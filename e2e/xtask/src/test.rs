@@ -2,6 +2,7 @@
 //!
 //! Stages do not depend on each other: one that fails leaves the next ones to run, and the whole has failed.
 
+mod crashes;
 mod helm;
 mod logged;
 mod scenarios;
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
     /// Run the long forms of scenarios that have one; see docs/scenarios.md.
     #[arg(long)]
     long: bool,
-    /// How the product in the scenarios is compiled: quick to build, or as shipped.
+    /// How the product in crashes and scenarios is compiled: quick to build, or as shipped.
     #[arg(long, value_enum, default_value_t = ImageProfile::Release)]
     image_profile: ImageProfile,
 }
@@ -52,6 +53,8 @@ enum Stage {
     Unit,
     /// The chart, rendered by Helm.
     Manifests,
+    /// The plugin as it is shipped, killed at every point of its work.
+    Crashes,
     /// The product on a real cluster.
     Scenarios,
 }
@@ -126,6 +129,7 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             "manifests",
             &["test", "--package", MANIFESTS, "--no-fail-fast"],
         ),
+        Stage::Crashes => crashes::run(arguments.image_profile.into()),
         Stage::Scenarios => {
             let profile = arguments.image_profile.into();
             scenarios::run(scenarios, arguments.form(), profile, arguments.keep)

@@ -19,7 +19,7 @@ use tessera_scenarios::Failure;
 use tessera_scenarios::gpus::DRIVER;
 use tokio::runtime::{Builder, Runtime};
 
-use super::shipped::{HOOK, PLUGIN};
+use crate::shipped::{HOOK, PLUGIN};
 
 /// What a start may take.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -8,27 +8,27 @@ use anyhow::Context as _;
 use tar::{Archive, Entry};
 
 /// The kubelet plugin.
-pub(super) const PLUGIN: &str = "tessera-kubelet-plugin";
+pub(crate) const PLUGIN: &str = "tessera-kubelet-plugin";
 /// The controller.
-pub(super) const CONTROLLER: &str = "tessera-controller";
+pub(crate) const CONTROLLER: &str = "tessera-controller";
 /// The CDI hook.
-pub(super) const HOOK: &str = "tessera-cdi-hook";
+pub(crate) const HOOK: &str = "tessera-cdi-hook";
 
 /// Where an OCI archive keeps its contents, layers among them.
 const BLOBS: &str = "blobs/sha256/";
 
 /// Sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sizes {
-    pub(super) plugin: u64,
-    pub(super) controller: u64,
-    pub(super) hook: u64,
+pub(crate) struct Sizes {
+    pub(crate) plugin: u64,
+    pub(crate) controller: u64,
+    pub(crate) hook: u64,
     /// The whole archive; its layer is not compressed.
-    pub(super) image: u64,
+    pub(crate) image: u64,
 }
 
 /// Puts the programs of the image into a directory and says how large everything is.
-pub(super) fn unpack(archive: &Path, into: &Path) -> anyhow::Result<Sizes> {
+pub(crate) fn unpack(archive: &Path, into: &Path) -> anyhow::Result<Sizes> {
     let reading = || format!("read the image {}", archive.display());
     let file = File::open(archive).with_context(reading)?;
     let image = file.metadata().with_context(reading)?.len();

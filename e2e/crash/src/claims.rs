@@ -1,0 +1,47 @@
+//! Claims as a scheduler leaves them: allocated, each with whole GPUs of the node.
+
+use serde_json::{Value, json};
+use tessera_proto::dra::v1::Claim;
+
+/// The driver whose plugin is killed.
+pub const DRIVER: &str = "gpu.nvidia.com";
+
+/// The node, and the pool that it publishes.
+pub const NODE: &str = "node-1";
+
+/// Where claims are.
+pub const CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+
+/// Where slices are.
+pub const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
+
+/// A claim of this name as the kubelet names it.
+pub fn reference(name: &str) -> Claim {
+    Claim {
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        uid: uid(name),
+    }
+}
+
+/// The UID of the claim of this name.
+pub fn uid(name: &str) -> String {
+    format!("{name}-uid")
+}
+
+/// The claim of this name as the API server has it, with these GPUs.
+pub fn object(name: &str, gpus: &[u32]) -> Value {
+    let results: Vec<_> = gpus
+        .iter()
+        .map(|gpu| {
+            json!({"request": "gpus", "driver": DRIVER, "pool": NODE, "device": format!("gpu-{gpu}")})
+        })
+        .collect();
+    json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"namespace": "default", "name": name, "uid": uid(name)},
+        "spec": {"devices": {"requests": [{"name": "gpus", "exactly": {
+            "deviceClassName": DRIVER, "allocationMode": "ExactCount", "count": gpus.len()}}]}},
+        "status": {"allocation": {"devices": {"results": results}}},
+    })
+}

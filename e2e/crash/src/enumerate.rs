@@ -1,0 +1,169 @@
+//! Goes through all points of an operation.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use crate::failure::Failure;
+use crate::fuse::{Fuse, Kind, Point, When};
+use crate::node::{Node, Place};
+use crate::operation::{End, Operation};
+
+/// How many points of an operation there are. Every one was died at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Points {
+    /// Changes to files, each before and after its effect.
+    pub changes: usize,
+    /// Requests to the API server, each before and after its effect.
+    pub requests: usize,
+    /// NVML calls.
+    pub nvml: usize,
+}
+
+impl AddAssign for Points {
+    fn add_assign(&mut self, other: Self) {
+        self.changes += other.changes;
+        self.requests += other.requests;
+        self.nvml += other.nvml;
+    }
+}
+
+impl Points {
+    /// All together.
+    pub fn sum(self) -> usize {
+        self.changes + self.requests + self.nvml
+    }
+}
+
+/// Kills the plugin at every point of an operation, one run each, and compares each end with that of an unharmed life.
+///
+/// Between two runs it asks whether it is `interrupted`.
+pub fn enumerate(
+    place: &mut Place,
+    operation: Operation,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Points, Failure> {
+    let unharmed = attempt(place, operation, None)?.end;
+    let mut runs = Runs {
+        place,
+        operation,
+        unharmed,
+        interrupted,
+    };
+    Ok(Points {
+        changes: runs.each(Kind::Change)?,
+        requests: runs.each(Kind::Request)?,
+        nvml: if operation.asks_nvml() {
+            runs.all(Point::Nvml)?
+        } else {
+            0
+        },
+    })
+}
+
+/// The runs of one operation.
+struct Runs<'a> {
+    place: &'a mut Place,
+    operation: Operation,
+    unharmed: End,
+    interrupted: &'a dyn Fn() -> bool,
+}
+
+impl Runs<'_> {
+    fn each(&mut self, kind: Kind) -> Result<usize, Failure> {
+        let before = self.all(|n| Point::Nth(kind, When::Before, n))?;
+        let after = self.all(|n| Point::Nth(kind, When::After, n))?;
+        Ok(before + after)
+    }
+
+    /// Dies at the first, the second and so on, until there is no such point.
+    fn all(&mut self, point: impl Fn(usize) -> Point) -> Result<usize, Failure> {
+        let mut n = 1;
+        while self.die(point(n))? {
+            n += 1;
+        }
+        Ok(n - 1)
+    }
+
+    /// Whether there is such a point. If there is, the plugin died there and all is as it must be.
+    fn die(&mut self, point: Point) -> Result<bool, Failure> {
+        if (self.interrupted)() {
+            return Err(Failure::Interrupted);
+        }
+        let Attempt { end, killed } = attempt(self.place, self.operation, Some(point))?;
+        compare(&self.unharmed, &end).map_err(at(self.operation, killed.as_deref()))?;
+        Ok(killed.is_some())
+    }
+}
+
+/// One run and where it died, if it did.
+struct Attempt {
+    end: End,
+    killed: Option<String>,
+}
+
+fn attempt(
+    place: &mut Place,
+    operation: Operation,
+    point: Option<Point>,
+) -> Result<Attempt, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::io("start", "the runtime"))?;
+    let mut node = Node::new(place, Fuse::new(point))?;
+    let outcome = runtime.block_on(operation.run(&mut node));
+    let killed = node.was_killed()?;
+    drop(node);
+    place.driver.state.update(tessera_hw::Node::reset)?;
+    let end = outcome.map_err(at(operation, killed.as_deref()))?;
+    Ok(Attempt { end, killed })
+}
+
+fn at(operation: Operation, killed: Option<&str>) -> impl FnOnce(Failure) -> Failure {
+    let at = killed.unwrap_or("no point").to_owned();
+    move |source| Failure::At {
+        operation: operation.name(),
+        at,
+        source: Box::new(source),
+    }
+}
+
+fn compare(without: &End, now: &End) -> Result<(), Failure> {
+    let same = |what: &str, without: &dyn fmt::Debug, now: &dyn fmt::Debug| {
+        let (without, now) = (format!("{without:#?}"), format!("{now:#?}"));
+        match first_difference(&without, &now) {
+            None => Ok(()),
+            Some((without, now)) => Err(Failure::Differs {
+                what: what.to_owned(),
+                without,
+                now,
+            }),
+        }
+    };
+    for file in without.files.keys().chain(now.files.keys()) {
+        let lines = |end: &End| {
+            end.files
+                .get(file)
+                .map(|text| text.lines().map(ToOwned::to_owned).collect::<Vec<_>>())
+        };
+        same(file, &lines(without), &lines(now))?;
+    }
+    same("an answer to the kubelet", &without.answers, &now.answers)?;
+    same("the slices", &without.slices, &now.slices)
+}
+
+/// The first lines that differ; an end is an empty line.
+fn first_difference(one: &str, other: &str) -> Option<(String, String)> {
+    let lines = one.lines().count().max(other.lines().count());
+    let padded = |text: &str| {
+        text.lines()
+            .map(ToOwned::to_owned)
+            .chain(std::iter::repeat(String::new()))
+            .take(lines)
+            .collect::<Vec<_>>()
+    };
+    padded(one)
+        .into_iter()
+        .zip(padded(other))
+        .find(|(one, other)| one != other)
+}
