@@ -107,7 +107,7 @@ impl Life {
             }
             Self::LookAfter => {
                 let mut seen = Seen::default();
-                claims.look_after(&mut seen, NOW, &hardware()).await;
+                claims.look_after(&mut seen, NOW, Some(&hardware())).await;
                 vec![]
             }
         };
