@@ -7,7 +7,8 @@
 //! # Flow
 //! [`SocketPaths`] names both sockets by the kubelet's rules, [`Sockets::bind`] binds the DRA
 //! socket and then the registration socket, [`Sockets::serve`] serves both until it is told to
-//! stop, and takes them away in the reverse order.
+//! stop, and takes them away in the reverse order. One process can bind and another one serve:
+//! [`Sockets::descriptors`], [`Sockets::inherited`].
 //!
 //! # Guarantees
 //! - Every claim of a request has an entry in the reply, also when its handler panics.
@@ -19,6 +20,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod dead;
 mod generated;
 pub mod limits;
 mod names;
@@ -28,6 +30,7 @@ mod resource_health;
 mod sockets;
 pub mod uds;
 
+pub use dead::remove_dead_instances;
 pub use generated::{dra, health, pluginregistration};
 pub use names::{NameError, RegistrationSocketName, RegistrationSocketPath, SocketPaths};
 pub use plugin::{CALL_LIMIT, DraPlugin, DraService};
@@ -36,4 +39,4 @@ pub use registration::{
     plugin_info,
 };
 pub use resource_health::{DraResourceHealth, HealthService};
-pub use sockets::{DraSocket, RegistrationSocket, ServeError, Served, Sockets};
+pub use sockets::{DraSocket, Ending, RegistrationSocket, ServeError, Served, Sockets};

@@ -21,6 +21,13 @@ use crate::uds::{SocketPath, SocketPathError};
 /// What follows the `@` in the names that we give.
 const HOST: &str = "reg.sock";
 
+/// The same for the socket that the kubelet calls.
+const DRA_HOST: &str = "v1.sock";
+
+/// How much of a pod's UID is in a name where all of it would make the path too long for a socket.
+/// It has to tell apart the few pods of one driver that are on one node at one time.
+const SHORT_UID: usize = 8;
+
 /// A socket name that the kubelet could not register, or a part of one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NameError {
@@ -127,25 +134,65 @@ impl SocketPaths {
     /// `/var/lib/kubelet/plugins_registry` and `/var/lib/kubelet/plugins`).
     ///
     /// Give the pod UID where two instances may run at once, in a rolling update with surge
-    /// (kubelet 1.33 and later); without it the names are fixed.
+    /// (kubelet 1.33 and later); without it the names are fixed. A path that the whole UID makes too
+    /// long for a socket has the first characters of it.
     pub fn new(
         registrar: &Path,
         plugins: &Path,
         driver: &str,
         pod_uid: Option<&str>,
     ) -> Result<Self, NameError> {
-        let name = RegistrationSocketName::new(driver, pod_uid)?;
-        let dra = match pod_uid {
-            // The `@` is for kubelets before 1.34, whose dial sends the path of this socket as the
-            // authority too.
-            None => "dra@v1.sock".to_owned(),
-            Some(uid) => format!("dra-{uid}@v1.sock"),
+        let registration = |uid: Option<&str>| {
+            let name = RegistrationSocketName::new(driver, uid)?;
+            RegistrationSocketPath::new(registrar, &name)
+        };
+        let dra = |uid: Option<&str>| {
+            let path = plugins.join(driver).join(dra_name(uid));
+            Ok(SocketPath::new(&path)?)
         };
         Ok(Self {
-            dra: SocketPath::new(&plugins.join(driver).join(dra))?,
-            registration: RegistrationSocketPath::new(registrar, &name)?,
+            registration: fitting(pod_uid, registration)?,
+            dra: fitting(pod_uid, dra)?,
         })
     }
+}
+
+// The `@` is for kubelets before 1.34, whose dial sends the path of this socket as the authority too.
+fn dra_name(pod_uid: Option<&str>) -> String {
+    match pod_uid {
+        None => format!("dra@{DRA_HOST}"),
+        Some(uid) => format!("dra-{uid}@{DRA_HOST}"),
+    }
+}
+
+/// The path with the whole UID, or with its beginning where that would be too long.
+fn fitting<T>(
+    pod_uid: Option<&str>,
+    path: impl Fn(Option<&str>) -> Result<T, NameError>,
+) -> Result<T, NameError> {
+    match (path(pod_uid), pod_uid.and_then(|uid| uid.get(..SHORT_UID))) {
+        (Err(NameError::Path(SocketPathError::TooLong { .. })), Some(short)) => path(Some(short)),
+        (outcome, _) => outcome,
+    }
+}
+
+/// Whether a file of this name can be the registration socket of an instance of the driver.
+pub(crate) fn is_registration_socket(driver: &str, name: &str) -> bool {
+    is_instance(name, driver, HOST)
+}
+
+/// Whether a file of this name can be the DRA socket of an instance of a driver.
+pub(crate) fn is_dra_socket(name: &str) -> bool {
+    is_instance(name, "dra", DRA_HOST)
+}
+
+fn is_instance(name: &str, before: &str, host: &str) -> bool {
+    let rest = name.strip_prefix(before);
+    let middle = rest.and_then(|rest| rest.strip_suffix(host)?.strip_suffix('@'));
+    middle.is_some_and(|middle| match middle.strip_prefix('-') {
+        Some(uid) => check_pod_uid(uid).is_ok(),
+        None => middle.is_empty(),
+    })
 }
 
 fn check_driver(driver: &str) -> Result<(), NameError> {

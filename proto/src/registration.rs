@@ -29,7 +29,7 @@ pub const SUPPORTED_VERSIONS: [&str; 4] = [
 /// The kubelet sends the request with its first packet and waits one second for the answer.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What happened on the registration socket.
+/// What the kubelet did about the registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistrationEvent {
     /// A peer connected and no request of it reached us within [`SILENCE_LIMIT`]. If it is the
@@ -43,6 +43,11 @@ pub enum RegistrationEvent {
     InfoRead,
     /// The kubelet accepted the driver and will call it.
     Registered,
+    /// Somebody other than this process connected to the DRA socket. The kubelet does so for a
+    /// driver that it has registered, and again at once when its connection breaks
+    /// (`pkg/kubelet/cm/dra/plugin`): a process that took the very sockets of a dead one over hears
+    /// of its registration by nothing else. On a socket that is new at its path it means nothing.
+    Connected,
     /// The kubelet refused the driver; it will try again.
     Refused {
         /// The kubelet's words.
@@ -66,6 +71,7 @@ impl fmt::Display for RegistrationEvent {
             }
             Self::InfoRead => f.write_str("the kubelet asked for the driver's registration"),
             Self::Registered => f.write_str("the kubelet registered the driver"),
+            Self::Connected => f.write_str("a connection to the DRA socket was opened"),
             Self::Refused { reason } => {
                 write!(f, "the kubelet refused to register the driver: {reason}")
             }

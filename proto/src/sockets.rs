@@ -2,8 +2,13 @@
 //!
 //! # Flow
 //! The DRA socket listens before the registration socket exists, because the kubelet calls it
-//! within milliseconds of finding the other. On the way out the registration socket is unlinked
-//! first, which deregisters the driver, then calls end, then the DRA socket goes.
+//! within milliseconds of finding the other.
+//!
+//! On the way out calls in flight end first, then the registration socket is unlinked, then the
+//! kubelet hangs up, then the DRA socket goes. The kubelet looks at its registration directory once
+//! a second and closes its connection to a driver whose socket is gone, which cancels every call on
+//! it (`pkg/kubelet/cm/dra/plugin/dra_plugin_manager.go`, `remove`): so no call may be in flight
+//! when the socket goes, and until then one that arrives is still answered.
 //!
 //! # Guarantees
 //! A [`RegistrationSocket`] comes only out of a bound [`DraSocket`], and [`Sockets`] takes both
@@ -13,17 +18,20 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http::Extensions;
 use tessera_connections::grpc::{self, WholeRequests};
 use tessera_connections::{Guest, Places};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tower::layer::util::{Identity, Stack};
 
 use crate::dra;
@@ -32,7 +40,7 @@ use crate::limits::{self, CONNECTIONS};
 use crate::names::{RegistrationSocketPath, SocketPaths};
 use crate::plugin::{DraPlugin, DraService};
 use crate::pluginregistration::registration_server::RegistrationServer;
-use crate::registration::{Observer, RegistrationService, plugin_info};
+use crate::registration::{Observer, RegistrationEvent, RegistrationService, plugin_info};
 use crate::resource_health::{DraResourceHealth, HealthService};
 use crate::uds::{
     self, BindError, BoundSocket, Connection, ConnectionInfo, Peers, SocketFile, SocketPath,
@@ -92,6 +100,19 @@ impl<P, H> fmt::Debug for Served<P, H> {
     }
 }
 
+/// How serving ends.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Cancelled when the driver is to leave. A stop without it is a failure of some part of the
+    /// driver: registration sockets of another process then stay, for the process that is started
+    /// next.
+    pub told: CancellationToken,
+    /// How long calls may take to end. The driver stays registered meanwhile.
+    pub calls: Duration,
+    /// How long the kubelet may take to hang up once the registration socket is gone.
+    pub hang_up: Duration,
+}
+
 /// Serving ended, and not well.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -128,34 +149,73 @@ impl Sockets {
         Ok(Self { registration, dra })
     }
 
-    /// Serves both until `stop` is cancelled, then gives open calls the time of `grace` to end.
+    /// What another process needs to serve the sockets in place of this one.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        let [dra_file, dra] = self.dra.0.descriptors();
+        let [file, listener] = self.registration.bound.descriptors();
+        [dra_file, dra, file, listener]
+    }
+
+    /// Whether both can be reached at their paths, which others may have taken away.
+    pub fn are_in_place(&self) -> bool {
+        self.dra.0.is_in_place() && self.registration.bound.is_in_place()
+    }
+
+    /// The sockets that another process bound at `paths`, by the [descriptors](Self::descriptors)
+    /// that it gave. They are still that process's to take away.
+    pub fn inherited(paths: &SocketPaths, descriptors: [OwnedFd; 4]) -> Self {
+        let [dra_file, dra, file, listener] = descriptors;
+        let path = paths.registration.as_socket_path();
+        Self {
+            registration: RegistrationSocket {
+                bound: BoundSocket::inherited(path, [file, listener]),
+                endpoint: paths.dra.clone(),
+            },
+            dra: DraSocket(BoundSocket::inherited(&paths.dra, [dra_file, dra])),
+        }
+    }
+
+    /// Serves both until `stop` is cancelled, and then as long as [`Ending`] says.
     ///
-    /// The registration socket is unlinked at once when `stop` comes, the DRA socket when this
-    /// returns. If one server breaks, the other one ends as if told to stop.
+    /// If one server breaks, the other one ends as if told to stop.
     pub async fn serve<P: DraPlugin, H: DraResourceHealth>(
         self,
         served: Served<P, H>,
         stop: CancellationToken,
-        grace: Duration,
+        ending: Ending,
     ) -> Result<(), ServeError> {
         let Self { registration, dra } = self;
         let [registering, calling] = [0; 2].map(|_| Places::new(CONNECTIONS));
         let (dra_file, dra_connections) = listen(dra.0, calling.clone())?;
         let (file, connections) = listen(registration.bound, registering.clone())?;
         let info = plugin_info(&served.driver, &registration.endpoint);
+        let open = TaskTracker::new();
+        let dra_connections = observed(dra_connections, open.clone(), served.observer.clone());
         let registration_service = RegistrationService::new(info, served.observer);
         // A child: the end of our servers is no reason to stop what else hangs on the token.
         let stop = stop.child_token();
-        let deregistered = CancellationToken::new();
+        let (left, deregistered) = (CancellationToken::new(), CancellationToken::new());
         let plugin_service = DraService::new(served.plugin);
         let calls = plugin_service.calls().clone();
         let health_service = HealthService::new(served.health, deregistered.clone());
 
+        // A farewell on either socket.
+        let grace = ending.calls + ending.hang_up + 2 * limits::FAREWELL;
         let both = Box::pin(async {
             let (registering, calling) = tokio::join!(
                 async {
                     let _over = deregistered.clone().drop_guard();
-                    serve_registration(file, connections, registration_service, &stop).await
+                    let path = file.path().clone();
+                    let until = async {
+                        let _left = left.clone().drop_guard();
+                        leave(file, &stop, &calls, &ending.told).await;
+                    };
+                    let registering =
+                        serve_registration(path, connections, registration_service, until).await;
+                    if ending.told.is_cancelled() {
+                        hung_up(&open, ending.hang_up).await;
+                    }
+                    registering
                 },
                 async {
                     let _over = stop.clone().drop_guard();
@@ -164,19 +224,17 @@ impl Sockets {
                     serve_dra(path, dra_connections, plugin_service, health_service, until).await
                 }
             );
-            calls.close();
-            calls.wait().await;
+            ended(&calls).await;
             registering.and(calling)
         });
         let over = async {
             deregistered.cancelled().await;
-            calls.close();
-            calls.wait().await;
+            ended(&calls).await;
         };
         let servers = async {
             tokio::select! {
                 ended = both => ended,
-                never = dismiss_after(stop.cancelled(), registering) => match never {},
+                never = dismiss_after(left.cancelled(), registering) => match never {},
                 never = dismiss_after(over, calling) => match never {},
             }
         };
@@ -193,20 +251,60 @@ fn guest(extensions: &Extensions) -> Option<&Guest> {
     connection.map(ConnectionInfo::guest)
 }
 
-async fn serve_registration(
+/// Tells of connections by others than this process, whose probe connects as well.
+fn observed(
+    connections: impl Stream<Item = Result<Connection, Infallible>> + Send,
+    open: TaskTracker,
+    observer: Observer,
+) -> impl Stream<Item = Result<Connection, Infallible>> + Send {
+    let own = i32::try_from(std::process::id()).ok();
+    connections.map(move |accepted| {
+        let Ok(connection) = accepted;
+        if connection.connect_info().peer().pid != own {
+            observer(RegistrationEvent::Connected);
+        }
+        Ok(connection.counted(&open))
+    })
+}
+
+/// Waits for the first moment in which no call is in flight.
+async fn ended(calls: &TaskTracker) {
+    calls.close();
+    calls.wait().await;
+}
+
+/// Waits until nobody is connected any more, but not for ever.
+async fn hung_up(open: &TaskTracker, limit: Duration) {
+    open.close();
+    if tokio::time::timeout(limit, open.wait()).await.is_err() {
+        tracing::debug!(connections = open.len(), "not everybody has hung up");
+    }
+}
+
+/// Waits for the stop and the end of the calls in flight, then takes the registration socket away.
+async fn leave(
     file: SocketFile,
+    stop: &CancellationToken,
+    calls: &TaskTracker,
+    told: &CancellationToken,
+) {
+    stop.cancelled().await;
+    ended(calls).await;
+    if told.is_cancelled() {
+        file.unlink();
+    }
+}
+
+async fn serve_registration(
+    path: SocketPath,
     connections: impl Stream<Item = Result<Connection, Infallible>> + Send,
     service: RegistrationService,
-    stop: &CancellationToken,
+    until: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let path = file.path().clone();
     let connections = service.watch_silence(connections);
     server()
         .add_service(RegistrationServer::new(service))
-        .serve_with_incoming_shutdown(connections, async move {
-            stop.cancelled().await;
-            drop(file);
-        })
+        .serve_with_incoming_shutdown(connections, until)
         .await
         .map_err(|source| ServeError::Serve { path, source })
 }

@@ -135,7 +135,7 @@ fn whatever_a_peer_says_nothing_panics_and_the_next_one_is_served() {
     let server = {
         let _runtime = runtime.enter();
         let sockets = Sockets::bind(&paths).unwrap();
-        let serving = sockets.serve(driver::served(), stop.clone(), LIMIT);
+        let serving = sockets.serve(driver::served(), stop.clone(), driver::ending(&stop, LIMIT));
         runtime.spawn(serving)
     };
     let rounds = Arc::new(AtomicUsize::new(0));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use tessera_proto::client::connect;
 use tessera_proto::dra::v1::{
     Claim, NodePrepareResourceResponse, NodePrepareResourcesRequest, NodePrepareResourcesResponse,
@@ -20,7 +21,8 @@ use tessera_proto::health::v1::{DeviceHealth, NodeWatchResourcesRequest};
 use tessera_proto::pluginregistration::registration_client::RegistrationClient;
 use tessera_proto::pluginregistration::{InfoRequest, RegistrationStatus};
 use tessera_proto::{
-    DraPlugin, DraResourceHealth, RegistrationEvent, ServeError, Served, SocketPaths, Sockets,
+    DraPlugin, DraResourceHealth, Ending, RegistrationEvent, ServeError, Served, SocketPaths,
+    Sockets, remove_dead_instances,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -32,6 +34,8 @@ use tonic::transport::Channel;
 /// Far more than a test needs; what never comes fails the test and does not hang it.
 const LIMIT: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
+/// The clients of these tests often stay connected, so nobody is waited for.
+const HANG_UP: Duration = Duration::from_millis(20);
 
 /// A driver whose behaviour hangs on the name of the claim.
 #[derive(Default)]
@@ -103,6 +107,10 @@ fn paths(root: &Path) -> SocketPaths {
 }
 
 fn run(grace: Duration) -> Running {
+    run_with(grace, HANG_UP)
+}
+
+fn run_with(grace: Duration, hang_up: Duration) -> Running {
     let root = tempfile::tempdir().unwrap();
     let paths = paths(root.path());
     let driver = Arc::new(Driver::default());
@@ -115,7 +123,12 @@ fn run(grace: Duration) -> Running {
     };
     let stop = CancellationToken::new();
     let sockets = Sockets::bind(&paths).unwrap();
-    let server = tokio::spawn(sockets.serve(driving, stop.clone(), grace));
+    let ending = Ending {
+        told: stop.clone(),
+        calls: grace,
+        hang_up,
+    };
+    let server = tokio::spawn(sockets.serve(driving, stop.clone(), ending));
     Running {
         root,
         paths,
@@ -282,13 +295,12 @@ async fn a_call_whose_caller_hung_up_runs_to_its_end_before_the_driver_stops() {
         .await
         .unwrap();
 
-    let (paths, driver) = (running.paths.clone(), Arc::clone(&running.driver));
+    let driver = Arc::clone(&running.driver);
     let stopped = tokio::spawn(running.stop());
-    within(async { while UnixStream::connect(paths.dra.as_path()).await.is_ok() {} }).await;
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
-    assert!(paths.dra.as_path().exists(), "a call still runs");
+    assert!(!stopped.is_finished(), "a call still runs");
     driver.release.notify_one();
     within(stopped).await.unwrap().unwrap();
     assert_eq!(
@@ -317,13 +329,35 @@ async fn stopping_ends_health_streams_and_unlinks_both_sockets() {
 }
 
 #[tokio::test]
-async fn while_calls_run_on_after_a_stop_only_the_dra_socket_is_left() {
+async fn while_calls_run_on_after_a_stop_the_driver_stays_registered_and_answers() {
     let running = run(GRACE);
     let mut kubelet = v1::dra_plugin_client::DraPluginClient::new(running.dra().await);
-    let call =
-        tokio::spawn(async move { kubelet.node_prepare_resources(prepare(&["slow"])).await });
+    let mut caller = kubelet.clone();
+    let call = tokio::spawn(async move { caller.node_prepare_resources(prepare(&["slow"])).await });
     within(running.driver.entered.notified()).await;
     let (paths, driver) = (running.paths.clone(), Arc::clone(&running.driver));
+    let stopped = tokio::spawn(running.stop());
+    let registration = paths.registration.as_socket_path().as_path();
+    tokio::task::yield_now().await;
+    let reply = kubelet.node_prepare_resources(prepare(&["a"])).await;
+    assert_eq!(errors(reply.unwrap()).len(), 1);
+    assert!(registration.exists());
+    driver.release.notify_one();
+    assert_eq!(errors(within(call).await.unwrap().unwrap()).len(), 1);
+    within(stopped).await.unwrap().unwrap();
+    assert!(!paths.dra.as_path().exists());
+    assert!(!registration.exists());
+}
+
+#[tokio::test]
+async fn the_dra_socket_is_served_until_the_kubelet_has_hung_up() {
+    let running = run_with(GRACE, LIMIT);
+    let mut kubelet = v1::dra_plugin_client::DraPluginClient::new(running.dra().await);
+    kubelet
+        .node_prepare_resources(prepare(&["a"]))
+        .await
+        .unwrap();
+    let paths = running.paths.clone();
     let stopped = tokio::spawn(running.stop());
     let registration = paths.registration.as_socket_path().as_path();
     within(async {
@@ -332,11 +366,94 @@ async fn while_calls_run_on_after_a_stop_only_the_dra_socket_is_left() {
         }
     })
     .await;
-    assert!(paths.dra.as_path().exists());
-    driver.release.notify_one();
-    assert_eq!(errors(within(call).await.unwrap().unwrap()).len(), 1);
+    kubelet
+        .node_prepare_resources(prepare(&["b"]))
+        .await
+        .unwrap();
+    assert!(!stopped.is_finished());
+    drop(kubelet);
     within(stopped).await.unwrap().unwrap();
     assert!(!paths.dra.as_path().exists());
+}
+
+/// Serves the sockets of `owner` in its place, as a process does that it started.
+fn serve_in_place_of(
+    owner: &Sockets,
+    paths: &SocketPaths,
+    told: CancellationToken,
+    stop: CancellationToken,
+) -> JoinHandle<Result<(), ServeError>> {
+    let copies = owner.descriptors().map(|d| d.try_clone_to_owned().unwrap());
+    let driver = Arc::new(Driver::default());
+    let driving = Served {
+        driver: "gpu.nvidia.com".to_owned(),
+        plugin: Arc::clone(&driver),
+        health: driver,
+        observer: Arc::new(|_| {}),
+    };
+    let ending = Ending {
+        told,
+        calls: GRACE,
+        hang_up: HANG_UP,
+    };
+    tokio::spawn(Sockets::inherited(paths, copies).serve(driving, stop, ending))
+}
+
+#[tokio::test]
+async fn inherited_sockets_outlive_a_process_that_fails_and_not_one_that_is_told_to_leave() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = paths(root.path());
+    let owner = Sockets::bind(&paths).unwrap();
+    let registration = paths.registration.as_socket_path().as_path();
+    let told = CancellationToken::new();
+
+    let failed = CancellationToken::new();
+    let first = serve_in_place_of(&owner, &paths, told.clone(), failed.clone());
+    failed.cancel();
+    within(first).await.unwrap().unwrap();
+    assert!(registration.exists() && paths.dra.as_path().exists());
+    // Nobody serves now; the call waits for the next process.
+    let waiting = tokio::spawn({
+        let path = paths.dra.clone();
+        async move {
+            let channel = connect(&path, LIMIT).await.unwrap();
+            let mut kubelet = v1::dra_plugin_client::DraPluginClient::new(channel);
+            kubelet.node_prepare_resources(prepare(&["a"])).await
+        }
+    });
+    tokio::task::yield_now().await;
+    let second = serve_in_place_of(&owner, &paths, told.clone(), told.clone());
+    within(waiting).await.unwrap().unwrap();
+    told.cancel();
+    within(second).await.unwrap().unwrap();
+    assert!(!registration.exists());
+    assert!(
+        paths.dra.as_path().exists(),
+        "it is the owner's to take away"
+    );
+    drop(owner);
+    assert!(!paths.dra.as_path().exists());
+}
+
+#[tokio::test]
+async fn a_new_instance_leaves_the_sockets_of_a_living_one_alone() {
+    let running = run(GRACE);
+    let root = running.root.path();
+    let registration = running.paths.registration.as_socket_path().as_path();
+    let long_ago = Timespec {
+        tv_sec: 1_000_000_000,
+        tv_nsec: 0,
+    };
+    let old = Timestamps {
+        last_access: long_ago,
+        last_modification: long_ago,
+    };
+    for path in [registration, running.paths.dra.as_path()] {
+        rustix::fs::utimensat(CWD, path, &old, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    remove_dead_instances(&root.join("reg"), &root.join("p"), "gpu.nvidia.com");
+    assert!(running.paths.dra.as_path().exists() && registration.exists());
+    running.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -68,6 +68,22 @@ v1beta1
 {{- end -}}
 {{- end -}}
 
+{{/*
+Whether an update of the plugin runs a node's new pod beside its old one: "true" or nothing. A
+maxUnavailable wins over maxSurge, of which Kubernetes takes only one: values for the reference chart
+have it, and our own default has the other.
+*/}}
+{{- define "tessera.surges" -}}
+{{- $strategy := default dict .Values.kubeletPlugin.updateStrategy -}}
+{{- $rolling := default dict $strategy.rollingUpdate -}}
+{{- $none := list "0" "0%" -}}
+{{- $stops := not (has (toString (default 0 $rolling.maxUnavailable)) $none) -}}
+{{- $adds := not (has (toString (default 0 $rolling.maxSurge)) $none) -}}
+{{- if and (eq (default "RollingUpdate" $strategy.type) "RollingUpdate") $adds (not $stops) -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* The port of a listening address such as :8080 or [::]:8080. */}}
 {{- define "tessera.port" -}}
 {{- regexFind "[0-9]+$" . -}}

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use clap::Parser;
+use k8s_openapi::api::apps::v1::RollingUpdateDaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tessera_manifests::chart::{Install, RELEASE};
 use tessera_manifests::strict::Object;
 
@@ -32,6 +34,7 @@ fn installations() -> Vec<Install> {
         "kubeletPlugin.podSecurityContext.fsGroup=1,controller.podSecurityContext.fsGroup=1",
         "kubeletPlugin.tolerations=null,controller.tolerations=null,kubeletPlugin.affinity=null,controller.affinity=null",
         "kubeletPlugin.priorityClassName=,controller.priorityClassName=,kubeletPlugin.updateStrategy=null",
+        "kubeletPlugin.updateStrategy.rollingUpdate.maxUnavailable=100%",
         "imagePullSecrets[0].name=secret,nvidiaCDIHookPath=/usr/bin/nvidia-cdi-hook,logFormat=text,logVerbosity=6",
         "controller.metrics.httpEndpoint=[::]:9090,kubeletPlugin.metrics.gpuHttpEndpoint=127.0.0.1:9091,controller.replicas=2",
         "fullnameOverride=other,namespaceOverride=elsewhere,nameOverride=third",
@@ -142,12 +145,70 @@ fn the_plugin_understands_every_variable_of_its_container() {
         let Some(pod) = plugin(objects) else {
             continue;
         };
-        // The pod's identity, for the socket names of rolling updates.
-        understood::<tessera_kubelet_plugin::args::Args>(
-            &pod.containers[0],
-            &["POD_UID", "NAMESPACE"],
-        );
+        understood::<tessera_kubelet_plugin::args::Args>(&pod.containers[0], &["NAMESPACE"]);
     }
+}
+
+/// How an update of the plugin goes, and whether each pod's sockets have names of their own.
+fn update(settings: &str) -> (Option<RollingUpdateDaemonSet>, bool) {
+    let objects = objects(&Install::default().set(settings));
+    let set = objects.iter().find_map(|object| match object {
+        Object::DaemonSet(set) => Some(set),
+        _ => None,
+    });
+    let set = set.unwrap();
+    let strategy = set.spec.clone().update_strategy;
+    let container = &plugin(&objects).unwrap().containers[0];
+    let mut variables = container.env.iter().flatten();
+    let own_names = variables.any(|variable| variable.name == "POD_UID");
+    (
+        strategy.and_then(|strategy| strategy.rolling_update),
+        own_names,
+    )
+}
+
+#[test]
+fn sockets_have_names_of_their_own_exactly_where_two_pods_can_be_on_a_node() {
+    let int = |number| Some(IntOrString::Int(number));
+    let text = |text: &str| Some(IntOrString::String(text.to_owned()));
+    let rolling = |max_surge, max_unavailable| {
+        Some(RollingUpdateDaemonSet {
+            max_surge,
+            max_unavailable,
+        })
+    };
+    let at = "kubeletPlugin.updateStrategy";
+    for (settings, wanted) in [
+        ("image.tag=1.0".to_owned(), (rolling(int(1), int(0)), true)),
+        (
+            format!("{at}.rollingUpdate.maxSurge=10%"),
+            (rolling(text("10%"), int(0)), true),
+        ),
+        // What a values file for the reference chart has.
+        (
+            format!("{at}.rollingUpdate.maxUnavailable=100%"),
+            (rolling(None, text("100%")), false),
+        ),
+        (
+            format!("{at}.rollingUpdate.maxUnavailable=1,{at}.rollingUpdate.maxSurge=0"),
+            (rolling(None, int(1)), false),
+        ),
+        (
+            format!("{at}.type=OnDelete,{at}.rollingUpdate=null"),
+            (None, false),
+        ),
+        (format!("{at}=null"), (None, false)),
+    ] {
+        assert_eq!(update(&settings), wanted, "{settings}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_told_to_stop_has_time_for_a_longest_call_of_the_kubelet() {
+    let objects = objects(&Install::default());
+    let grace = plugin(&objects).unwrap().termination_grace_period_seconds;
+    let longest = i64::try_from(tessera_proto::CALL_LIMIT.as_secs()).unwrap();
+    assert!(grace.unwrap() >= longest + 10);
 }
 
 #[test]

@@ -87,3 +87,11 @@ fn without_gpus_the_notes_do_not_promise_any() {
         "{notes}"
     );
 }
+
+#[test]
+fn the_notes_say_when_an_update_leaves_a_gap() {
+    let gap = "stops the old pod";
+    assert!(!notes("").contains(gap), "{}", notes(""));
+    let notes = notes("kubeletPlugin.updateStrategy.rollingUpdate.maxUnavailable=1");
+    assert!(notes.contains(gap), "{notes}");
+}

@@ -60,6 +60,14 @@ fn keys_that_the_reference_dropped_are_refused_with_their_successor() {
 }
 
 #[test]
+fn an_update_that_could_not_begin_is_refused_with_both_ways_out() {
+    refused(
+        &Install::default().set("kubeletPlugin.updateStrategy.rollingUpdate.maxSurge=0"),
+        &["maxSurge", "maxUnavailable"],
+    );
+}
+
+#[test]
 fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
     for (setting, mention) in [
         ("nvidiaDriverroot=/x", "nvidiaDriverroot"),
@@ -72,6 +80,11 @@ fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
         ("logFormat=xml", "logFormat"),
         ("resources.gpus.enabled=perhaps", "enabled"),
         ("kubeletPlugin.containers.gpu.env=null", "gpu"),
+        (
+            "kubeletPlugin.updateStrategy.rollingUpdate.maxSurge=some",
+            "maxSurge",
+        ),
+        ("kubeletPlugin.updateStrategy.type=Sometimes", "type"),
         (
             "kubeletPlugin.containers.gpus.healthcheckPort=99999",
             "healthcheckPort",

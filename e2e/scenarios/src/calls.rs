@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use tessera_cluster::Node;
+use tessera_proto::client;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
-use tessera_proto::{SocketPaths, client};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
-use crate::gpus::DRIVER;
+use crate::kubernetes::Kubernetes;
+use crate::plugin_pod::Plugin;
 
 /// What the kubelet gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(45);
@@ -23,17 +24,14 @@ pub(crate) struct Calls {
 
 impl Calls {
     /// Connects.
-    pub(crate) fn to(node: &Node) -> Result<Self, Failure> {
+    pub(crate) fn to(kubernetes: Kubernetes<'_>, node: &Node) -> Result<Self, Failure> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Failure::wrong(format!(
                 "{what} the plugin's socket on {}: {error}",
                 node.name()
             ))
         };
-        let kubelet = node.kubelet_dir();
-        let registrar = kubelet.join("plugins_registry");
-        let paths = SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, None)
-            .map_err(|error| failed("name", &error))?;
+        let paths = Plugin::on(kubernetes, node).sockets()?;
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()

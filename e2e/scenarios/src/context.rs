@@ -104,6 +104,16 @@ impl<'a> Context<'a> {
         self.kubernetes.delete(&self.namespace, &arguments)
     }
 
+    /// Tells the API server to delete pods, and does not wait until they are gone.
+    pub(crate) fn let_go(&self, names: &[&str]) -> Result<(), Failure> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut arguments = vec!["pods", "--wait=false"];
+        arguments.extend(names);
+        self.kubernetes.delete(&self.namespace, &arguments)
+    }
+
     /// Waits until `look` finds what it wants in the namespace's pods.
     pub(crate) fn pods<T>(
         &self,

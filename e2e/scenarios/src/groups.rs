@@ -16,6 +16,7 @@ pub(crate) mod selection;
 pub(crate) mod sharing;
 pub(crate) mod survival;
 pub(crate) mod uninstall;
+pub(crate) mod upgrade;
 pub(crate) mod whole_gpus;
 
 /// A template for claims of one GPU, and a pod `NAME` that has such a claim. What it sees is in its log.

@@ -79,6 +79,13 @@ impl<'a> Kubernetes<'a> {
         run(&mut command, None).map(drop)
     }
 
+    /// Has new pods made for what `workload` names (`daemonset/a`), as its update strategy says, and
+    /// returns at once.
+    pub fn restart(self, namespace: &str, workload: &str) -> Result<(), Failure> {
+        let mut command = self.kubectl(namespace);
+        run(command.args(["rollout", "restart", workload]), None).map(drop)
+    }
+
     /// Tells the API server to delete a namespace. It takes some seconds to be gone.
     pub fn give_up_namespace(self, namespace: &str) -> Result<(), Failure> {
         let mut command = self.kubectl(namespace);

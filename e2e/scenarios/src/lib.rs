@@ -5,6 +5,7 @@
 //! by `kubectl` ([`kubernetes`]), in a pod's log, in the files of a node.
 
 mod calls;
+mod churn;
 mod context;
 mod diagnosis;
 pub mod failure;

@@ -2,7 +2,7 @@
 
 use crate::groups::{
     api_away, cleanup, driver, events, hostile, isolation, kubelet, odd_claims, plugin, reboot,
-    selection, sharing, survival, uninstall, whole_gpus,
+    selection, sharing, survival, uninstall, upgrade, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -94,6 +94,12 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A pod whose claim is refused shows the reason in kubectl describe, and so does its claim.",
     events::a_long_wait_is_told_and_a_normal_start_is_not
         => "A pod that waits for a force-deleted pod has an event that names that pod's claim; a pod that starts at once has none.",
+    upgrade::no_preparation_fails_while_the_plugin_is_updated
+        => "While 50 pods come and go, rolling updates replace the plugin again and again: every pod runs, no preparation fails, the slices stay.",
+    upgrade::pods_start_while_the_plugin_is_killed_every_two_seconds
+        => "While 50 pods come and go, the plugin's process is killed every two seconds: at least 40 pods run, the slices stay, and in the end nothing is left and all GPUs can be had.",
+    upgrade::the_death_of_the_plugins_first_process_disturbs_nobody
+        => "When the first process of the plugin's container is killed, running pods and slices stay as they are, and new pods run.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

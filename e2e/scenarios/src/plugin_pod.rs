@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tessera_cluster::Node;
+use tessera_proto::SocketPaths;
 
 use crate::failure::Failure;
-use crate::kubernetes::{Kubernetes, Objects, Scope, name, runs};
+use crate::gpus::DRIVER;
+use crate::kubernetes::{Kubernetes, Objects, Scope, name, runs, uid};
 use crate::release::RELEASE;
 
-/// The file name of the plugin's program.
+/// The file name of the plugin's program, and the name of its process that does the work.
 pub(crate) const PROGRAM: &str = "tessera-kubelet-plugin";
+
+/// The name of the process that keeps the sockets, the first of the plugin's container.
+const KEEPER: &str = "tessera-keeper";
 
 /// The plugin's pod on this node.
 pub(crate) fn plugin_on(pods: &Objects<Pod>, node: &Node) -> Option<String> {
@@ -57,7 +62,26 @@ impl<'a> Plugin<'a> {
         })
     }
 
-    /// The processes of the plugin, as the machine counts them.
+    /// The first process of the plugin's container, as the machine counts processes.
+    pub(crate) fn keeper(self) -> Result<u32, Failure> {
+        let keepers = self.node.contained(KEEPER);
+        keepers
+            .first()
+            .copied()
+            .ok_or_else(|| Failure::wrong(format!("no {KEEPER} is on {}", self.node.name())))
+    }
+
+    /// Where the kubelet finds it on its node.
+    pub(crate) fn sockets(self) -> Result<SocketPaths, Failure> {
+        let pods: Objects<Pod> = self.kubernetes.list(Scope::Namespace(RELEASE))?;
+        let uid = pods.get(&self.pod()?).map(uid).unwrap_or_default();
+        let kubelet = self.node.kubelet_dir();
+        let (registrar, plugins) = (kubelet.join("plugins_registry"), kubelet.join("plugins"));
+        SocketPaths::new(&registrar, &plugins, DRIVER, Some(&uid))
+            .map_err(|error| Failure::wrong(format!("name the plugin's sockets: {error}")))
+    }
+
+    /// The processes of the plugin that do the work, as the machine counts them.
     pub(crate) fn processes(self) -> Vec<u32> {
         self.node.contained(PROGRAM)
     }
@@ -113,6 +137,23 @@ impl<'a> Plugin<'a> {
     }
 }
 
+/// The counters of failed claims of a pod of the plugin that are not zero, as the page writes them.
+pub(crate) fn errors_of(kubernetes: Kubernetes<'_>, pod: &str) -> Result<Vec<String>, Failure> {
+    let page = format!("/api/v1/namespaces/{RELEASE}/pods/{pod}:8080/proxy/metrics");
+    Ok(errors(&kubernetes.raw(&page)?))
+}
+
+fn errors(metrics: &str) -> Vec<String> {
+    let counters = [
+        "nvidia_dra_node_prepare_errors_total",
+        "nvidia_dra_node_unprepare_errors_total",
+    ];
+    let failed = |line: &&str| {
+        counters.iter().any(|counter| line.starts_with(counter)) && !line.ends_with(" 0")
+    };
+    metrics.lines().filter(failed).map(str::to_owned).collect()
+}
+
 /// The value of a metric that has one series.
 fn value(metrics: &str, metric: &str) -> Option<u64> {
     let mut series = metrics.lines().filter_map(|line| line.strip_prefix(metric));
@@ -123,6 +164,14 @@ fn value(metrics: &str, metric: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_counters_of_failures_that_are_not_zero_are_errors() {
+        let failed = "nvidia_dra_node_prepare_errors_total{error_type=\"a\"} 2";
+        let none = "nvidia_dra_node_prepare_errors_total{error_type=\"b\"} 0";
+        let page = format!("{failed}\n{none}\nother_errors_total 3\n");
+        assert_eq!(errors(&page), [failed]);
+    }
 
     #[test]
     fn a_metric_is_found_by_its_whole_name() {

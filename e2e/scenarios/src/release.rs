@@ -88,7 +88,8 @@ fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     })
 }
 
-fn all_ready(sets: &Objects<DaemonSet>, nodes: i32) -> bool {
+/// Whether every node has a pod of each set's newest state, and it is ready.
+pub(crate) fn all_ready(sets: &Objects<DaemonSet>, nodes: i32) -> bool {
     let current = |set: &DaemonSet| {
         let status = set.status.clone().unwrap_or_default();
         status.observed_generation == set.metadata.generation

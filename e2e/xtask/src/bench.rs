@@ -28,7 +28,7 @@ use tessera_cluster::paths::checkout;
 use tessera_cluster::progress::{Screen, step};
 use tessera_cluster::{Cluster, Options, Profile};
 use tessera_scenarios::gpus::{Place, offered};
-use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope};
+use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
 use tessera_scenarios::release;
 
 use crate::failure::told;
@@ -139,7 +139,7 @@ fn measure(
         idle::wait(Duration::from_secs(10))?;
         idle::writes(kubernetes, idle_time)
     })?;
-    let idle = memory::of(plugin::process(kubernetes)?)?;
+    let idle = memory::of(plugin::worker(kubernetes)?)?;
     let socket = measure_socket(kubernetes, rounds)?;
     namespace(kubernetes, PODS)?;
     let one_pod = step(&Screen, "run pods one after the other", || {
@@ -180,11 +180,12 @@ fn measure_socket(kubernetes: Kubernetes<'_>, rounds: usize) -> anyhow::Result<O
     let claims = step(&Screen, "make claims", || {
         claims::make(kubernetes, CLAIMS, &gpus, rounds * WIDTH)
     })?;
-    let socket = socket::Socket::open(plugin::node(kubernetes)?)?;
+    let (_, pod) = plugin::pod(kubernetes)?;
+    let socket = socket::Socket::open(plugin::node(kubernetes)?, &uid(&pod))?;
     let (first, second) = claims.split_at(claims.len() / 2);
     let (mut one, loaded) = step(&Screen, "prepare claims one after the other", || {
         let one = socket.time(first, 1)?;
-        anyhow::Ok((one, memory::of(plugin::process(kubernetes)?)?))
+        anyhow::Ok((one, memory::of(plugin::worker(kubernetes)?)?))
     })?;
     step(
         &Screen,

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use jiff::SignedDuration;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
+
+/// How a worker is told from the keeper that starts it.
+pub const KEPT: &str = "--kept";
 
 /// A driver that this binary can run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,6 +44,21 @@ pub struct Args {
     /// Name of this node: that of its Node object. It is also the name of the pool.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
+
+    /// UID of the pod that this process runs in. Given, the names of its sockets carry it, so that
+    /// the old and the new pod of an upgrade can serve the kubelet side by side; that needs a kubelet
+    /// of 1.33 or later. Without it there can be one instance at a time.
+    #[arg(long, env = "POD_UID")]
+    pub pod_uid: Option<String>,
+
+    /// Whether to run as two processes: one that keeps the sockets, and one that does the work and
+    /// is replaced at once when it dies. Without it there is one, which is easier to debug.
+    #[arg(long, env = "KEEPER", default_value_t = true, action = ArgAction::Set)]
+    pub keeper: bool,
+
+    /// Set by the keeper for the process that it starts.
+    #[arg(long, hide = true)]
+    pub kept: bool,
 
     /// A kubeconfig file. Without one, the service account of the pod is used.
     #[arg(long, env = "KUBECONFIG")]
@@ -192,6 +210,14 @@ mod tests {
             );
         }
         command.debug_assert();
+    }
+
+    #[test]
+    fn the_keeper_marks_its_worker_with_a_flag_that_exists() {
+        let parsed = |line: &[&str]| Args::try_parse_from(line).unwrap();
+        assert!(parsed(&["plugin", "--node-name=n", KEPT]).kept);
+        let plain = parsed(&["plugin", "--node-name=n", "--keeper=false"]);
+        assert!(!plain.kept && !plain.keeper);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tracing::warn;
 
 use crate::hook_file;
 use crate::journal::{Journal, Records};
+use crate::presence::Presence;
 use tessera_shell::logging::chain;
 
 /// Directories of one driver.
@@ -32,6 +33,16 @@ impl Directories {
         self.state.join("claims")
     }
 
+    /// The file by which processes of the driver know of each other.
+    pub fn presence(&self) -> PathBuf {
+        self.state.join("plugins.lock")
+    }
+
+    /// The file that is locked by the process that publishes.
+    pub fn publisher(&self) -> PathBuf {
+        self.state.join("publisher.lock")
+    }
+
     /// One lock file per GPU.
     pub fn locks(&self) -> PathBuf {
         self.state.join("locks")
@@ -40,8 +51,11 @@ impl Directories {
 
 /// Where no claim is prepared, nothing of ours is needed until the next start: an uninstalled
 /// driver leaves no file behind. Where one is, its record and the hook that its containers run at
-/// a restart must stay.
-pub fn leave_nothing_unneeded(directories: &Directories, journal: &Journal) {
+/// a restart must stay; and where another process of the driver is at work, everything.
+pub fn leave_nothing_unneeded(directories: &Directories, journal: &Journal, presence: Presence) {
+    let Some(_alone) = presence.leave() else {
+        return;
+    };
     match journal.read_all() {
         Ok(contents) if contents.records.is_empty() && contents.unreadable.is_empty() => {}
         Ok(_) => return,
@@ -63,5 +77,25 @@ pub fn leave_nothing_unneeded(directories: &Directories, journal: &Journal) {
 fn remove(path: &Path, outcome: std::io::Result<()>) {
     if let Err(error) = outcome {
         warn!(path = %path.display(), %error, "files are left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_process_removes_what_nobody_needs_and_an_earlier_one_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (plugins, state) = (root.path().join("plugins"), root.path().join("state"));
+        let directories = Directories::of("gpu.nvidia.com", &plugins, &state);
+        let journal = Journal::open(&directories.journal()).unwrap();
+        fs::create_dir_all(&directories.plugin).unwrap();
+        let old = Presence::enter(&directories.presence()).await.unwrap();
+        let new = Presence::enter(&directories.presence()).await.unwrap();
+        leave_nothing_unneeded(&directories, &journal, old);
+        assert!(directories.journal().exists() && directories.plugin.exists());
+        leave_nothing_unneeded(&directories, &journal, new);
+        assert!(!state.exists() && !directories.plugin.exists());
     }
 }

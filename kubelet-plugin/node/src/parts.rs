@@ -6,17 +6,24 @@ use tokio_util::sync::CancellationToken;
 /// The tasks of the plugin. The first that ends, ends all.
 #[derive(Debug)]
 pub struct Parts {
+    told: CancellationToken,
     stop: CancellationToken,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
 }
 
 impl Parts {
-    /// No task yet; all will end when `stop` is cancelled.
-    pub fn new(stop: CancellationToken) -> Self {
+    /// No task yet; all will end when `told` is cancelled.
+    pub fn new(told: CancellationToken) -> Self {
         Self {
-            stop,
+            stop: told.child_token(),
+            told,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Cancelled when the process was told to stop, and not when a part of it failed.
+    pub fn told(&self) -> &CancellationToken {
+        &self.told
     }
 
     /// Starts a part under a name for the log. It gets the token that tells it to stop.

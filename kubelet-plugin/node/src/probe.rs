@@ -150,8 +150,7 @@ impl Probe {
     }
 
     fn is_ready(&self) -> bool {
-        self.hardware.problem().is_none()
-            && matches!(*self.published.borrow(), PublishState::Published { .. })
+        self.hardware.problem().is_none() && self.published.borrow().is_published()
     }
 }
 

@@ -8,12 +8,16 @@
 //! plugin again, and says so to nobody (`pkg/kubelet/cm/dra/plugin/dra_plugin_manager.go`). The
 //! deletion event is the only sign of it, so it is acted upon without delay and without regard to
 //! any memory of what was written: every decision is made on a fresh list.
+//!
+//! # Guarantees
+//! Of the processes of a driver on a node one writes at a time: no write is made without a [`Turn`].
 
 mod feed;
 mod kube_slices;
 mod pace;
 mod report;
 mod store;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,6 +34,7 @@ pub use kube_slices::KubeSlices;
 use pace::Pace;
 pub use report::{Observer, PublishError, PublishState};
 pub use store::{SliceEvent, SliceStore, StoreError};
+pub use turn::{Turn, Turns};
 
 /// Longest wait for one call to the API server.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -47,6 +52,8 @@ pub struct Publisher<S, O> {
     observer: O,
     offers: watch::Receiver<Option<Offer>>,
     state: watch::Sender<PublishState>,
+    turns: Turns,
+    turn: Option<Turn>,
     offer: Option<Offer>,
     /// The offer has not been stored yet since it arrived.
     fresh: bool,
@@ -77,6 +84,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         store: S,
         observer: O,
         offers: watch::Receiver<Option<Offer>>,
+        turns: Turns,
     ) -> (Self, watch::Receiver<PublishState>) {
         let (state, states) = watch::channel(PublishState::NotYet);
         let now = Instant::now();
@@ -85,6 +93,8 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
             observer,
             offers,
             state,
+            turn: turns.now(),
+            turns,
             offer: None,
             fresh: false,
             known: BTreeMap::new(),
@@ -98,7 +108,8 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
 
     /// Runs until `stop` is cancelled or the sender of offers is gone.
     ///
-    /// The slices stay: the node's pods still hold their devices, and a successor takes over.
+    /// The slices stay: the node's pods still hold their devices, and a successor takes over, for
+    /// whom the turn is given up.
     pub async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(self.serve()).await;
     }
@@ -121,7 +132,10 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
                     Err(_sender_gone) => return,
                 },
                 event = feed.next(&self.store) => self.notice(event),
-                () = sleep_until(self.due), if self.offer.is_some() => self.attempt().await,
+                turn = self.turns.next(), if self.turn.is_none() => self.take_turn(turn),
+                () = sleep_until(self.due), if self.offer.is_some() && self.turn.is_some() => {
+                    self.attempt().await;
+                }
             }
         }
     }
@@ -132,9 +146,17 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         self.pace.clear();
         self.not_before = Instant::now();
         self.due = self.not_before;
-        if self.offer.is_none() {
-            self.enter(PublishState::NotYet);
+        match (&self.offer, &self.turn) {
+            (None, _) => self.enter(PublishState::NotYet),
+            (Some(_), None) => self.enter(PublishState::Standby),
+            (Some(_), Some(_)) => {}
         }
+    }
+
+    fn take_turn(&mut self, turn: Turn) {
+        info!("this process publishes the devices from now on");
+        self.turn = Some(turn);
+        self.due = Instant::now();
     }
 
     fn notice(&mut self, event: SliceEvent) {
@@ -149,10 +171,11 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
     }
 
     async fn attempt(&mut self) {
-        let Some(offer) = self.offer.clone() else {
+        let Some((offer, turn)) = self.offer.clone().zip(self.turn.take()) else {
             return;
         };
-        let result = self.converge(&offer).await;
+        let result = self.converge(&offer, &turn).await;
+        self.turn = Some(turn);
         let now = Instant::now();
         match result {
             Ok(stored) => {
@@ -174,10 +197,10 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
     }
 
     /// Makes the store equal to the offer. A conflict is answered with a fresh list.
-    async fn converge(&mut self, offer: &Offer) -> Result<Stored, PublishError> {
+    async fn converge(&mut self, offer: &Offer, turn: &Turn) -> Result<Stored, PublishError> {
         let mut passes = 1;
         loop {
-            match self.pass(offer).await {
+            match self.pass(offer, turn).await {
                 Err(error) if error.is_stale() && passes < PASSES => {
                     passes += 1;
                     self.observer.write_failed(error.reason());
@@ -187,7 +210,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         }
     }
 
-    async fn pass(&mut self, offer: &Offer) -> Result<Stored, PublishError> {
+    async fn pass(&mut self, offer: &Offer, turn: &Turn) -> Result<Stored, PublishError> {
         let listed = in_time(self.store.list()).await;
         let existing = listed.map_err(|source| PublishError::List {
             node: offer.node().name.clone(),
@@ -197,7 +220,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         self.known = existing.iter().filter_map(version).collect();
         let writes = reconcile(&offer.without(&self.unsupported), &existing);
         for write in &writes {
-            self.write(write).await?;
+            self.write(write, turn).await?;
         }
         let written = writes.iter().find_map(|write| match write {
             Write::Create(slice) | Write::Replace(slice) => Some(&**slice),
@@ -211,18 +234,18 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         })
     }
 
-    async fn write(&mut self, write: &Write) -> Result<(), PublishError> {
+    async fn write(&mut self, write: &Write, turn: &Turn) -> Result<(), PublishError> {
         let (sent, stored) = match write {
             Write::Create(slice) => {
-                let stored = in_time(self.store.create(slice)).await;
+                let stored = in_time(self.store.create(slice, turn)).await;
                 (slice, stored.map_err(PublishError::create(slice))?)
             }
             Write::Replace(slice) => {
-                let stored = in_time(self.store.replace(slice)).await;
+                let stored = in_time(self.store.replace(slice, turn)).await;
                 (slice, stored.map_err(PublishError::replace(slice))?)
             }
             Write::Delete(slice) => {
-                let deleted = in_time(self.store.delete(slice)).await;
+                let deleted = in_time(self.store.delete(slice, turn)).await;
                 deleted.map_err(PublishError::delete(slice))?;
                 self.known.remove(&slice.name);
                 return Ok(());

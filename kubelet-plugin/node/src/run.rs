@@ -7,9 +7,9 @@
 //! again whenever the hardware changes.
 //!
 //! # Guarantees
-//! Each part is a task in one set; the first that ends, ends all. At SIGTERM the registration socket
-//! goes first and calls in flight end before the process does: those that wait go on waiting for
-//! [`PATIENCE`], and are then answered with the reason.
+//! Each part is a task in one set; the first that ends, ends all. At SIGTERM calls in flight end
+//! before the kubelet is told, and the slices are another process's to publish at once. Calls that
+//! wait go on waiting for [`PATIENCE`], and are then answered with the reason.
 
 use std::fs;
 use std::sync::Arc;
@@ -17,10 +17,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kube::Client;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::record::BootId;
-use tessera_proto::{DraPlugin, RegistrationEvent, Served, SocketPaths, Sockets};
+use tessera_proto::{
+    CALL_LIMIT, DraPlugin, Ending, RegistrationEvent, Served, SocketPaths, Sockets,
+};
 use tessera_shell::client::{self, ApiSource};
 use tessera_shell::http::{self, Health, ListenAddress, Pages};
 use tokio::net::TcpListener;
@@ -45,30 +48,33 @@ use crate::locks::GpuLocks;
 use crate::metrics::{Metrics, PreparedDevices};
 use crate::offering::Offering;
 use crate::parts::Parts;
+use crate::presence::Presence;
 use crate::probe::Probe;
-use crate::publisher::{KubeSlices, PublishState, Publisher};
+use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
 use crate::reconcile::{self, RepairMetrics, Schedule};
 use crate::rpc::Plugin;
 use crate::slice_metrics::SliceMetrics;
+use crate::sockets::Instance;
 use crate::wait::Waits;
 
 /// Where Linux says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// How long calls in flight may take once we are told to stop. A pod has 30 s between SIGTERM and
-/// SIGKILL by default; what is not done then is resumed from the journal.
-const GRACE: Duration = Duration::from_secs(25);
+/// How long the kubelet may take to hang up once the registration socket is gone: it looks every
+/// second. The chart gives the pod 60 s between SIGTERM and SIGKILL, for this and a longest call; what
+/// is not done then is resumed from the journal.
+const HANG_UP: Duration = Duration::from_secs(3);
 
 /// How long calls may go on waiting once we are told to stop: for an unprepare, say, which another
 /// plugin may do by then. To end them at once would cost each pod a minute, and to let them run
-/// into [`GRACE`] would end them without an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// into [`CALL_LIMIT`] would end them without an answer.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 // What no longer waits still needs time to answer.
-const _: () = assert!(PATIENCE.as_secs() < GRACE.as_secs());
+const _: () = assert!(PATIENCE.as_secs() < CALL_LIMIT.as_secs());
 
 /// Runs the plugin until `stop` is cancelled or a part of it fails.
-pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(args: Args, instance: Instance, stop: CancellationToken) -> anyhow::Result<()> {
     let driver = args.drivers.name();
     info!(
         version = tessera_shell::VERSION,
@@ -81,14 +87,16 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         &args.kubelet_plugins_directory_path,
         &args.state_directory_path,
     );
+    // First of all: from here on no other process tidies up under this one.
+    let presence = Presence::enter(&directories.presence()).await?;
     let journal = Journal::open(&directories.journal())?;
     let mut parts = Parts::new(stop);
-    let telling = start(&mut parts, &args, &directories, &journal).await?;
+    let telling = start(&mut parts, &args, &directories, &journal, instance).await?;
     info!(driver, node = args.node_name, "serving");
 
     let ended = parts.run_to_the_end().await;
     telling.finish().await;
-    leave_nothing_unneeded(&directories, &journal);
+    leave_nothing_unneeded(&directories, &journal, presence);
     ended
 }
 
@@ -99,10 +107,12 @@ async fn start(
     args: &Args,
     directories: &Directories,
     journal: &Journal,
+    instance: Instance,
 ) -> anyhow::Result<Telling> {
     let driver = args.drivers.name();
     let mut registry = Registry::default();
     tessera_shell::metrics::register_process(&mut registry);
+    register_restarts(&mut registry, instance.post.restarts);
     let metrics = Metrics::new(&mut registry, driver);
     PreparedDevices::register(&mut registry, journal.clone(), driver, &args.node_name);
     let kubeconfig = args.kubeconfig.clone();
@@ -126,7 +136,20 @@ async fn start(
     )?;
     let claims = Arc::new(claims);
     let plugin = Plugin::new(claims.clone(), metrics, notices);
-    let (paths, registrations) = start_sockets(parts, args, plugin, &hardware, hurry)?;
+    let Instance {
+        paths,
+        sockets,
+        post,
+        serving,
+    } = instance;
+    let (registered, registrations) = watch::channel(0);
+    let served = Served {
+        driver: driver.to_owned(),
+        plugin: Arc::new(plugin),
+        health: Arc::new(GpuHealth::new(args.node_name.clone(), hardware.clone())),
+        observer: Arc::new(move |event| observe(&event, post.taken_over, &registered)),
+    };
+    start_sockets(parts, sockets, served, hurry);
     let reader = ApiClaimReader::new(client.clone());
     let board = KubeBoard::new(client.clone(), driver, &args.node_name);
     let teller = Teller::new(inbox, reader, board, EventMetrics::new(&mut registry));
@@ -144,7 +167,8 @@ async fn start(
 
     let (offers, offer) = watch::channel(None);
     let slices = KubeSlices::new(client.clone(), &args.node_name, driver);
-    let (publisher, state) = Publisher::new(slices, SliceMetrics::new(&mut registry), offer);
+    let turns = Turns::at(&directories.publisher());
+    let (publisher, state) = Publisher::new(slices, SliceMetrics::new(&mut registry), offer, turns);
     parts.start("publisher", |stop| async move {
         publisher.run(stop).await;
         Ok(())
@@ -161,7 +185,21 @@ async fn start(
     parts.start("offer", |stop| offering.run(stop));
     start_pages(parts, args, registry, &hardware, &state).await?;
     start_probe(parts, args, paths, hardware, state).await?;
+    if let Some(serving) = serving {
+        serving.tell();
+    }
     Ok(teller.start())
+}
+
+/// A worker's own counters begin anew with it; this one is the keeper's.
+fn register_restarts(registry: &mut Registry, restarts: u32) {
+    let counter = Counter::<u64>::default();
+    counter.inc_by(restarts.into());
+    registry.register(
+        "tessera_worker_restarts",
+        "Processes of the plugin in this container that ended unasked and were replaced",
+        counter,
+    );
 }
 
 fn start_hardware(parts: &mut Parts, places: Places, notices: Notices) -> HardwareWatch {
@@ -174,35 +212,22 @@ fn start_hardware(parts: &mut Parts, places: Places, notices: Notices) -> Hardwa
     hardware
 }
 
-/// Serves the kubelet. The receiver tells how often it has registered us. `hurry` is cancelled when
-/// calls may not wait any longer.
+/// Serves the kubelet. `hurry` is cancelled when calls may not wait any longer.
 fn start_sockets<P: DraPlugin>(
     parts: &mut Parts,
-    args: &Args,
-    plugin: P,
-    hardware: &HardwareWatch,
+    sockets: Sockets,
+    served: Served<P, GpuHealth>,
     hurry: CancellationToken,
-) -> anyhow::Result<(SocketPaths, watch::Receiver<u64>)> {
-    let driver = args.drivers.name();
-    let paths = SocketPaths::new(
-        &args.kubelet_registrar_directory_path,
-        &args.kubelet_plugins_directory_path,
-        driver,
-        None,
-    )?;
-    let sockets = Sockets::bind(&paths)?;
-    let (registered, registrations) = watch::channel(0);
-    let served = Served {
-        driver: driver.to_owned(),
-        plugin: Arc::new(plugin),
-        health: Arc::new(GpuHealth::new(args.node_name.clone(), hardware.clone())),
-        observer: Arc::new(move |event| observe(&event, &registered)),
+) {
+    let ending = Ending {
+        told: parts.told().clone(),
+        calls: CALL_LIMIT,
+        hang_up: HANG_UP,
     };
     parts.start("kubelet sockets", |stop| async move {
-        let serving = sockets.serve(served, stop.clone(), GRACE);
+        let serving = sockets.serve(served, stop.clone(), ending);
         Ok(hurrying(serving, stop, PATIENCE, hurry).await?)
     });
-    Ok((paths, registrations))
 }
 
 /// Awaits `serving`, and cancels `hurry` so much time after the stop.
@@ -269,13 +294,25 @@ fn claims(
     ))
 }
 
-fn observe(event: &RegistrationEvent, registered: &watch::Sender<u64>) {
+/// Counts how often the kubelet has registered us.
+fn observe(event: &RegistrationEvent, taken_over: bool, registered: &watch::Sender<u64>) {
     match event {
         RegistrationEvent::Unheard { .. } | RegistrationEvent::Refused { .. } => warn!("{event}"),
         RegistrationEvent::InfoRead => tracing::debug!("{event}"),
         RegistrationEvent::Registered => {
             info!("{event}");
             registered.send_modify(|times| *times += 1);
+        }
+        // The kubelet registers a socket's file once, so to a process that took it over it says
+        // nothing else. A connection to a new file can be left over from one of the same path, and the kubelet
+        // is about to take that out of its list.
+        RegistrationEvent::Connected if !taken_over => {}
+        RegistrationEvent::Connected => {
+            registered.send_if_modified(|times| {
+                let first = *times == 0;
+                *times += u64::from(first);
+                first
+            });
         }
     }
 }
@@ -294,7 +331,7 @@ async fn start_pages(
     let pages = Pages::new(registry, &args.metrics_path).ready_when(move || {
         match (hardware.problem(), &*published.borrow()) {
             (Some(problem), _) => Health::Failing(problem.into()),
-            (None, PublishState::Published { .. }) => Health::Ok,
+            (None, PublishState::Published { .. } | PublishState::Standby) => Health::Ok,
             (None, PublishState::NotYet) => {
                 Health::Failing("the kubelet has not registered the driver yet".into())
             }

@@ -52,6 +52,51 @@ fn an_instance_of_a_rolling_update_has_its_pod_uid_in_both_names() {
 }
 
 #[test]
+fn a_path_that_the_whole_uid_makes_too_long_has_the_beginning_of_it() {
+    let kubelet = Path::new("/var/snap/microk8s/common/var/lib/kubelet");
+    let paths = |pod_uid| {
+        let (registrar, plugins) = (kubelet.join("plugins_registry"), kubelet.join("plugins"));
+        SocketPaths::new(&registrar, &plugins, "compute-domain.nvidia.com", pod_uid)
+    };
+    let found = paths(Some(UID)).unwrap();
+    let registration = found.registration.as_socket_path().as_str();
+    let name = "/compute-domain.nvidia.com-5dcdd1a3@reg.sock";
+    assert!(registration.ends_with(name), "{registration}");
+    let dra = found.dra.as_str();
+    assert!(dra.ends_with("/dra-5dcdd1a3@v1.sock"), "{dra}");
+    assert!(matches!(paths(Some("no uid")), Err(NameError::PodUid(_))));
+}
+
+#[test]
+fn the_sockets_of_every_instance_are_known_by_their_names_and_no_others() {
+    for uid in [None, Some(UID), Some("5dcdd1a3")] {
+        let name = RegistrationSocketName::new("gpu.nvidia.com", uid).unwrap();
+        assert!(is_registration_socket("gpu.nvidia.com", name.as_str()));
+        assert!(is_dra_socket(&dra_name(uid)));
+    }
+    for name in [
+        "",
+        "gpu.nvidia.com",
+        "gpu.nvidia.com-reg.sock",
+        "gpu.nvidia.com-@reg.sock",
+        "gpu.nvidia.com.evil@reg.sock",
+        "other.nvidia.com@reg.sock",
+        "gpu.nvidia.com-a.b@reg.sock",
+    ] {
+        assert!(!is_registration_socket("gpu.nvidia.com", name), "{name}");
+    }
+    for name in [
+        "dra.sock",
+        "dra@reg.sock",
+        "drab@v1.sock",
+        "dra-@v1.sock",
+        "@v1.sock",
+    ] {
+        assert!(!is_dra_socket(name), "{name}");
+    }
+}
+
+#[test]
 fn names_that_the_kubelet_cannot_register_are_refused() {
     for name in [
         "",

@@ -2,9 +2,11 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,6 +19,9 @@ use super::SocketPath;
 const DIRECTORY_MODE: u32 = 0o750;
 /// Connections that wait for accept. The kubelet opens one or two at a time.
 const BACKLOG: i32 = 16;
+/// Age of a socket from which on a refusal means that its owner is dead: between `bind` and `listen`
+/// a living owner's socket refuses too, for microseconds.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// A socket that could not be bound.
 #[derive(Debug, Error)]
@@ -86,16 +91,50 @@ impl BoundSocket {
         &self.file.path
     }
 
+    /// The file and the listener, for another process that shall serve the socket. It makes one of
+    /// its own of them with [`Self::inherited`].
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.file.pin.as_fd(), self.listener.as_fd()]
+    }
+
+    /// Whether it is what can be reached at its path.
+    pub fn is_in_place(&self) -> bool {
+        self.file.is_still_ours() == Ok(true)
+    }
+
+    /// A socket of another process, by the descriptors that it gave. The file stays that process's:
+    /// it outlives this value, unless it is [unlinked](SocketFile::unlink).
+    pub fn inherited(path: &SocketPath, [pin, listener]: [OwnedFd; 2]) -> Self {
+        let file = SocketFile {
+            path: path.clone(),
+            pin,
+            owner: Owner::Another,
+        };
+        Self {
+            file,
+            listener: UnixListener::from(listener),
+        }
+    }
+
     /// Gives the file and the listener (non-blocking) to owners of their own.
     pub fn into_parts(self) -> (SocketFile, UnixListener) {
         (self.file, self.listener)
     }
 }
 
-/// The file of a bound socket, unlinked on drop if it is still the one that was bound.
+/// Who takes the file of a socket away in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Us,
+    Another,
+}
+
+/// The file of a bound socket. That of a socket of our own is unlinked on drop, if it is still the
+/// one that was bound.
 #[derive(Debug)]
 pub struct SocketFile {
     path: SocketPath,
+    owner: Owner,
     /// An open handle on the file itself: as long as it lives, the kernel gives the inode number to
     /// no other file, so equal numbers mean the same socket.
     pin: OwnedFd,
@@ -107,10 +146,16 @@ impl SocketFile {
         &self.path
     }
 
+    /// Unlinks the file now, whoever owns it.
+    pub fn unlink(mut self) {
+        self.owner = Owner::Us;
+    }
+
     fn pin(path: &SocketPath) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self {
             path: path.clone(),
+            owner: Owner::Us,
             pin: rustix::fs::open(path.as_path(), flags, Mode::empty())?,
         })
     }
@@ -124,6 +169,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.owner == Owner::Another {
+            return;
+        }
         let path = &self.path;
         match self.is_still_ours() {
             Ok(true) => {
@@ -178,7 +226,7 @@ fn remove_stale(path: &SocketPath) -> Result<(), BindError> {
         }
         Ok(_) => {}
     }
-    match knock(path) {
+    match knock(path.as_path()) {
         Err(Errno::CONNREFUSED) => {}
         Err(Errno::NOENT) => return Ok(()),
         // A full backlog means that somebody listens, if slowly.
@@ -193,8 +241,19 @@ fn remove_stale(path: &SocketPath) -> Result<(), BindError> {
 }
 
 /// Connects without waiting and hangs up at once.
-fn knock(path: &SocketPath) -> rustix::io::Result<()> {
-    rustix::net::connect(&stream_socket()?, &SocketAddrUnix::new(path.as_path())?)
+fn knock(path: &Path) -> rustix::io::Result<()> {
+    rustix::net::connect(&stream_socket()?, &SocketAddrUnix::new(path)?)
+}
+
+/// Removes a socket whose owner is dead, and says whether there was one at the path.
+pub fn remove_dead(path: &Path) -> io::Result<bool> {
+    let found = fs::symlink_metadata(path)?;
+    let age = found.modified()?.elapsed().unwrap_or_default();
+    if !found.file_type().is_socket() || age < SETTLED || knock(path) != Err(Errno::CONNREFUSED) {
+        return Ok(false);
+    }
+    fs::remove_file(path)?;
+    Ok(true)
 }
 
 fn listen(path: &SocketPath) -> io::Result<BoundSocket> {
@@ -220,9 +279,19 @@ fn stream_socket() -> rustix::io::Result<OwnedFd> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
-    use std::path::Path;
+
+    use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 
     use super::*;
+
+    const OMIT: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    const LONG_AGO: Timespec = Timespec {
+        tv_sec: 1_000_000_000,
+        tv_nsec: 0,
+    };
 
     fn path_in(directory: &Path, name: &str) -> SocketPath {
         SocketPath::new(&directory.join(name)).unwrap()
@@ -303,6 +372,45 @@ mod tests {
         let _successor = bind(&path).unwrap();
         drop(file);
         UnixStream::connect(path.as_path()).unwrap();
+    }
+
+    #[test]
+    fn a_dead_socket_is_removed_and_a_living_or_a_young_one_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let [dead, young, living] = ["dead", "young", "living"].map(|name| root.path().join(name));
+        drop(UnixListener::bind(&dead).unwrap());
+        drop(UnixListener::bind(&young).unwrap());
+        let _listens = UnixListener::bind(&living).unwrap();
+        for path in [&dead, &living] {
+            let touched = Timestamps {
+                last_access: OMIT,
+                last_modification: LONG_AGO,
+            };
+            rustix::fs::utimensat(CWD, path, &touched, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        }
+        let removed = [&dead, &young, &living].map(|path| remove_dead(path).unwrap());
+        assert_eq!(removed, [true, false, false]);
+        let left = [&dead, &young, &living].map(|path| path.exists());
+        assert_eq!(left, [false, true, true]);
+    }
+
+    #[test]
+    fn an_inherited_socket_outlives_its_heir_and_can_be_unlinked_by_it() {
+        let root = tempfile::tempdir().unwrap();
+        let path = path_in(root.path(), "dra.sock");
+        let owner = bind(&path).unwrap();
+        let inherit = || {
+            let copies = owner.descriptors().map(|d| d.try_clone_to_owned().unwrap());
+            BoundSocket::inherited(&path, copies)
+        };
+        drop(inherit());
+        UnixStream::connect(path.as_path()).unwrap();
+        let (file, _listener) = inherit().into_parts();
+        assert!(owner.is_in_place());
+        file.unlink();
+        assert!(!path.as_path().exists());
+        assert!(!owner.is_in_place());
+        drop(owner);
     }
 
     #[test]

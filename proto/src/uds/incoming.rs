@@ -12,6 +12,8 @@ use futures::{Stream, stream};
 use tessera_connections::{Guest, Place, Places, Seated};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 
 /// Pause after a failed accept: what makes it fail (no free descriptor) lasts, and without a pause
@@ -96,9 +98,19 @@ impl ConnectionInfo {
 pub struct Connection {
     stream: Seated<UnixStream>,
     info: ConnectionInfo,
+    open: Option<TaskTrackerToken>,
 }
 
 impl Connection {
+    /// The connection, which `open` counts until it is closed.
+    #[must_use]
+    pub fn counted(self, open: &TaskTracker) -> Self {
+        // A type with a destructor cannot be taken apart, so the field is set.
+        let mut counted = self;
+        counted.open = Some(open.token());
+        counted
+    }
+
     fn new(stream: UnixStream, peer: Peer, place: Place) -> Self {
         let info = ConnectionInfo {
             peer,
@@ -106,7 +118,11 @@ impl Connection {
             guest: place.guest().clone(),
         };
         let stream = Seated::new(stream, place);
-        Self { stream, info }
+        Self {
+            stream,
+            info,
+            open: None,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tessera_proto::{SocketPaths, Sockets};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{paths, served};
+use crate::driver::{ending, paths, served};
 
 /// Names the directory of the sockets to the process that serves them.
 const ROOT: &str = "TESSERA_HOSTILE_ROOT";
@@ -35,7 +35,8 @@ pub(crate) fn serve() {
     runtime.block_on(async {
         let sockets = Sockets::bind(&paths(&root)).unwrap();
         println!("{READY}");
-        sockets.serve(served(), stop, GRACE).await.unwrap();
+        let ending = ending(&stop, GRACE);
+        sockets.serve(served(), stop, ending).await.unwrap();
     });
 }
 

@@ -30,6 +30,9 @@ const RESTARTS_TOGETHER: u32 = 10;
 /// By how much the second of the two is later from one time to the next; never by a second.
 const LATER_BY: Duration = Duration::from_millis(90);
 
+/// When a plugin whose process was killed works again, and more.
+const RESTARTED: Duration = Duration::from_secs(5);
+
 /// When a kubelet deletes the slices of a plugin that it has lost, and a little.
 const LOST_PLUGIN: Duration = Duration::from_secs(35);
 
@@ -82,6 +85,8 @@ pub(crate) fn slices_stay_when_the_plugin_is_killed_and_when_its_pod_is_replaced
     let pod = plugin.pod()?;
     let restarts = restarts_of(context, &pod)?;
     node.kill(&[plugin.process()?]);
+    pause(RESTARTED)?;
+    node.kill(&[plugin.keeper()?]);
     plugin.ready(START_LIMIT, |now| restarts_in(now) > restarts)?;
     let old = plugin.replace()?;
     plugin.ready(START_LIMIT, |now| name(now) != old)?;
@@ -150,7 +155,7 @@ fn restart_both(
     later: Duration,
 ) -> Result<String, Failure> {
     let end_plugin = || {
-        node.end(&plugin.processes());
+        node.end(&[plugin.keeper()?]);
         plugin.replace()
     };
     match first {

@@ -34,7 +34,7 @@ pub(crate) fn claims_that_are_gone_replaced_or_shared_with_other_drivers_are_tol
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
-    let mut calls = Calls::to(node)?;
+    let mut calls = Calls::to(context.kubernetes(), node)?;
     let ours = |device: &str| ("gpu", DRIVER, node.name().to_owned(), device.to_owned());
     let theirs = (
         "other",

@@ -113,7 +113,8 @@ pub(crate) fn slices_come_back_and_pods_go_on_when_the_kubelet_restarts(
     nothing("preparations have failed", &failed_preparations(context)?)
 }
 
-fn slice_uids(context: &Context<'_>, node: &Node) -> Result<Vec<String>, Failure> {
+/// The UIDs of the slices of this node.
+pub(super) fn slice_uids(context: &Context<'_>, node: &Node) -> Result<Vec<String>, Failure> {
     Ok(uids_on(&context.kubernetes().list(Scope::Cluster)?, node))
 }
 

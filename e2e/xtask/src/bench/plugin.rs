@@ -43,8 +43,8 @@ pub(super) fn gone(kubernetes: Kubernetes<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The plugin's process, as the machine counts processes.
-pub(super) fn process(kubernetes: Kubernetes<'_>) -> anyhow::Result<u32> {
+/// The plugin's process that does the work, as the machine counts processes.
+pub(super) fn worker(kubernetes: Kubernetes<'_>) -> anyhow::Result<u32> {
     let (name, pod) = pod(kubernetes)?;
     memory::process(&uid(&pod), "tessera-kubelet-plugin")
         .with_context(|| format!("find the plugin's process in the cgroups of pod {name}"))

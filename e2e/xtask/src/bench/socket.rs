@@ -30,11 +30,12 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects to the socket of the plugin on `node`.
-    pub(super) fn open(node: &Node) -> anyhow::Result<Self> {
+    /// Connects to the socket of the plugin on `node` whose pod has this UID.
+    pub(super) fn open(node: &Node, pod_uid: &str) -> anyhow::Result<Self> {
         let kubelet = node.kubelet_dir();
         let registrar = kubelet.join("plugins_registry");
-        let path = SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, None)?.dra;
+        let path =
+            SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, Some(pod_uid))?.dra;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("start the runtime")?;
         let channel = runtime.block_on(client::connect(&path, CALL_LIMIT))?;

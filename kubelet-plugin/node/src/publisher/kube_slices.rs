@@ -9,6 +9,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use tessera_offer::SliceRef;
 use tracing::warn;
 
+use super::Turn;
 use super::store::{SliceEvent, SliceStore, StoreError};
 
 /// The API server's slices of one driver on one node.
@@ -41,19 +42,19 @@ impl SliceStore for KubeSlices {
         list.map(|list| list.items).map_err(|error| refusal(&error))
     }
 
-    async fn create(&self, slice: &ResourceSlice) -> Result<ResourceSlice, StoreError> {
+    async fn create(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {
         let stored = self.slices.create(&PostParams::default(), slice).await;
         stored.map_err(|error| refusal(&error))
     }
 
-    async fn replace(&self, slice: &ResourceSlice) -> Result<ResourceSlice, StoreError> {
+    async fn replace(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {
         let name = slice.metadata.name.as_deref().unwrap_or_default();
         let params = PostParams::default();
         let stored = self.slices.replace(name, &params, slice).await;
         stored.map_err(|error| refusal(&error))
     }
 
-    async fn delete(&self, slice: &SliceRef) -> Result<(), StoreError> {
+    async fn delete(&self, slice: &SliceRef, _: &Turn) -> Result<(), StoreError> {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: slice.uid.clone(),

@@ -13,6 +13,9 @@ use super::store::StoreError;
 pub enum PublishState {
     /// There is nothing to publish: the kubelet has not registered the driver.
     NotYet,
+    /// Another process of the driver on this node publishes, as in an upgrade; this one is ready to
+    /// take over.
+    Standby,
     /// The stored slices are those of the offer.
     Published {
         /// Generation of the pool.
@@ -25,6 +28,13 @@ pub enum PublishState {
         /// What failed, why, and what to do about it.
         reason: String,
     },
+}
+
+impl PublishState {
+    /// Whether the node's devices are published, by whichever process of the driver.
+    pub fn is_published(&self) -> bool {
+        matches!(self, Self::Published { .. } | Self::Standby)
+    }
 }
 
 /// Hears of what happens, for metrics. The unit type hears nothing.

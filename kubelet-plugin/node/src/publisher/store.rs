@@ -7,6 +7,8 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_offer::SliceRef;
 use thiserror::Error;
 
+use super::Turn;
+
 /// The stored slices of one driver on one node.
 pub trait SliceStore: Send + Sync {
     /// The slices as they are now, not as some cache remembers them.
@@ -16,6 +18,7 @@ pub trait SliceStore: Send + Sync {
     fn create(
         &self,
         slice: &ResourceSlice,
+        turn: &Turn,
     ) -> impl Future<Output = Result<ResourceSlice, StoreError>> + Send;
 
     /// Replaces the slice of this name, if it still has this resource version, and answers what
@@ -23,10 +26,15 @@ pub trait SliceStore: Send + Sync {
     fn replace(
         &self,
         slice: &ResourceSlice,
+        turn: &Turn,
     ) -> impl Future<Output = Result<ResourceSlice, StoreError>> + Send;
 
     /// Deletes the slice, if it still is that one.
-    fn delete(&self, slice: &SliceRef) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn delete(
+        &self,
+        slice: &SliceRef,
+        turn: &Turn,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// What happens to the slices, by whomever. A new stream begins with
     /// [`SliceEvent::Relisted`] and ends with the first error; the publisher opens another then,

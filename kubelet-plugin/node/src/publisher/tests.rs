@@ -2,6 +2,7 @@
 
 mod server;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tessera_device::{
@@ -89,13 +90,23 @@ struct Running {
     states: watch::Receiver<PublishState>,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    lock: Option<tempfile::TempDir>,
 }
 
 impl Running {
     fn start(server: Server, first: Option<Offer>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut running = Self::beside(server, first, directory.path());
+        running.lock = Some(directory);
+        running
+    }
+
+    /// A publisher that takes turns with others that have their lock in `directory`.
+    fn beside(server: Server, first: Option<Offer>, directory: &Path) -> Self {
+        let turns = Turns::at(&directory.join("publisher.lock"));
         let (offers, receiver) = watch::channel(first);
         let diary = Diary::default();
-        let (publisher, states) = Publisher::new(server.clone(), diary.clone(), receiver);
+        let (publisher, states) = Publisher::new(server.clone(), diary.clone(), receiver, turns);
         let stop = CancellationToken::new();
         Self {
             server,
@@ -104,6 +115,7 @@ impl Running {
             states,
             task: tokio::spawn(publisher.run(stop.clone())),
             stop,
+            lock: None,
         }
     }
 
@@ -490,4 +502,26 @@ async fn fields_that_the_server_drops_are_told_once_and_not_sent_for_ever() {
         ]
     );
     assert_eq!(running.server.writes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_processes_the_later_one_writes_when_the_earlier_one_has_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::default();
+    let mut old = Running::beside(server.clone(), Some(offer(2)), directory.path());
+    old.reaches(published(1, 2)).await;
+    let mut new = Running::beside(server.clone(), Some(offer(3)), directory.path());
+    new.reaches(PublishState::Standby).await;
+    assert!(new.state().is_published());
+    sleep(Duration::from_mins(1)).await;
+    old.assert_stored(&offer(2));
+
+    old.stop.cancel();
+    timeout(LONG, &mut old.task).await.unwrap().unwrap();
+    new.reaches(published(1, 3)).await;
+    new.assert_stored(&offer(3));
+    assert!(
+        !server.calls().contains(&Call::Delete),
+        "the slices were never gone"
+    );
 }

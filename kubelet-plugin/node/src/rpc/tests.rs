@@ -4,7 +4,7 @@ use prometheus_client::registry::Registry;
 use tessera_proto::client::connect;
 use tessera_proto::dra::v1::NodePrepareResourcesRequest;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
-use tessera_proto::{ServeError, Served, SocketPaths, Sockets};
+use tessera_proto::{Ending, ServeError, Served, SocketPaths, Sockets};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -140,7 +140,12 @@ async fn waiting() -> Waiting {
     };
     let stop = CancellationToken::new();
     let sockets = Sockets::bind(&paths).unwrap();
-    let serving = tokio::spawn(sockets.serve(served, stop.clone(), LIMIT));
+    let ending = Ending {
+        told: stop.clone(),
+        calls: LIMIT,
+        hang_up: Duration::ZERO,
+    };
+    let serving = tokio::spawn(sockets.serve(served, stop.clone(), ending));
     let channel = connect(&paths.dra, LIMIT).await.unwrap();
     let call = tokio::spawn(async move {
         let claims = vec![wanted("next")];

@@ -321,6 +321,7 @@ fn every_failure_to_register_is_explained_with_its_message() {
         RegistrationEvent::Unheard { peer },
         RegistrationEvent::InfoRead,
         RegistrationEvent::Registered,
+        RegistrationEvent::Connected,
     ];
     let said: Vec<(&str, String)> = events
         .iter()
@@ -328,7 +329,9 @@ fn every_failure_to_register_is_explained_with_its_message() {
             let name = match event {
                 RegistrationEvent::Refused { .. } => "Refused",
                 RegistrationEvent::Unheard { .. } => "Unheard",
-                RegistrationEvent::InfoRead | RegistrationEvent::Registered => return None,
+                RegistrationEvent::InfoRead
+                | RegistrationEvent::Registered
+                | RegistrationEvent::Connected => return None,
             };
             Some((name, event.to_string()))
         })

@@ -9,7 +9,7 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_offer::SliceRef;
 use tokio::sync::mpsc;
 
-use crate::publisher::{SliceEvent, SliceStore, StoreError};
+use crate::publisher::{SliceEvent, SliceStore, StoreError, Turn};
 
 /// A call that a writer made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +224,7 @@ impl SliceStore for Server {
         .await
     }
 
-    async fn create(&self, slice: &ResourceSlice) -> Result<ResourceSlice, StoreError> {
+    async fn create(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {
         self.call(Call::Create, |inner| {
             let name = slice.metadata.name.clone().unwrap();
             if inner.slices.contains_key(&name) {
@@ -235,7 +235,7 @@ impl SliceStore for Server {
         .await
     }
 
-    async fn replace(&self, slice: &ResourceSlice) -> Result<ResourceSlice, StoreError> {
+    async fn replace(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {
         self.call(Call::Replace, |inner| {
             let name = slice.metadata.name.clone().unwrap();
             let Some(stored) = inner.slices.get(&name) else {
@@ -249,7 +249,7 @@ impl SliceStore for Server {
         .await
     }
 
-    async fn delete(&self, slice: &SliceRef) -> Result<(), StoreError> {
+    async fn delete(&self, slice: &SliceRef, _: &Turn) -> Result<(), StoreError> {
         self.call(Call::Delete, |inner| {
             let Some(stored) = inner.slices.get(&slice.name) else {
                 return Err(StoreError::Missing(slice.name.clone()));
