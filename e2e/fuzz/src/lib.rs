@@ -3,6 +3,10 @@
 //! A target is a test with the type of its inputs and a check. `cargo test` makes the same inputs
 //! each time, from a seed that it prints; `cargo bolero test` lets libFuzzer look for inputs that
 //! reach new code. An input that broke something becomes an ordinary test beside the target.
+//!
+//! Targets are in `tests` here, or among the unit tests of a package that has a library and no other
+//! test program: a guided run links every program of the package with libFuzzer, which is only in
+//! those that have a target.
 
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, RefUnwindSafe};

@@ -1,7 +1,6 @@
 //! Fuzz targets: what the CDI hook is told by its arguments and on standard input.
 //!
-//! They are here because a guided run cannot link a package that has a program, and with the hook's
-//! own source files, because a program has no library.
+//! They have the hook's own source files, because a program has no library.
 
 #![allow(
     clippy::unwrap_used,

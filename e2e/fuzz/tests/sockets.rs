@@ -1,13 +1,13 @@
-//! Fuzz target: whatever a peer sends to either socket, the sockets go on serving.
+//! Fuzz target: whatever a peer sends to either of the kubelet's sockets, they go on serving.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test's own functions fail by panic, as the test does"
 )]
 
-#[path = "hostile/driver.rs"]
+#[path = "../../../proto/tests/hostile/driver.rs"]
 mod driver;
-#[path = "hostile/wire.rs"]
+#[path = "../../../proto/tests/hostile/wire.rs"]
 #[allow(dead_code, reason = "here frames have any kind")]
 mod wire;
 
