@@ -1,8 +1,9 @@
 //! What one peer, and all of them together, may cost on the kubelet's sockets.
 //!
 //! Only root connects here, so this guards against what is broken more than against what is
-//! hostile. All unfinished requests together hold at most [`CONNECTIONS`] × (8 requests in reading
-//! × [`MESSAGE_BYTES`] + 256 KiB of the transport), on either socket: 12 MiB.
+//! hostile. What unfinished requests hold on one socket is at most [`CONNECTIONS`] × (8 bodies in
+//! reading × [`MESSAGE_BYTES`] + 256 KiB in the transport's window), 12 MiB, and the headers of
+//! [`CONNECTIONS`] × [`OPEN_REQUESTS`] requests of at most 8 KiB, 32 MiB.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -40,8 +40,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// socket.
 const WAITING: usize = 2;
 
-/// What all hostile peers together may add to resident memory: see the module `limits`, twice, as
-/// an allocator in a debug build keeps what it had.
+/// What hostile peers may add to resident memory: the sum for one socket in the module `limits`,
+/// and what an allocator keeps of it.
 const MEMORY_KIB: u64 = 48 << 10;
 
 #[test]
