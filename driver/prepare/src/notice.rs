@@ -4,6 +4,7 @@
 //! A success is not among what can happen: it would be a write to the API server for each pod. What
 //! is told fits an event: a text of bounded length without control characters, whatever a claim holds.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use tessera_claim::ClaimRef;
@@ -66,7 +67,7 @@ pub enum WaitingFor {
     /// The lock of a GPU.
     GpuLock {
         /// The GPUs whose locks are wanted.
-        gpus: Vec<GpuUuid>,
+        gpus: BTreeSet<GpuUuid>,
     },
 }
 
@@ -369,7 +370,7 @@ mod tests {
             why: "no library".to_owned(),
         };
         let lock = WaitingFor::GpuLock {
-            gpus: vec![gpu_uuid(1), gpu_uuid(2)],
+            gpus: BTreeSet::from([gpu_uuid(1), gpu_uuid(2)]),
         };
         for (on, label, reason, mentions) in [
             (

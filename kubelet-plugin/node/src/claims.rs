@@ -225,9 +225,12 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         gpus: BTreeSet<GpuUuid>,
         deadline: Deadline,
     ) -> Result<HeldGpus, ClaimError> {
-        let wanted: Vec<GpuUuid> = gpus.iter().cloned().collect();
-        let describe = || WaitingFor::GpuLock {
-            gpus: wanted.clone(),
+        let wanted = gpus.clone();
+        let describe = || {
+            let recorded = self.recorded_gpus(claim).unwrap_or_default();
+            WaitingFor::GpuLock {
+                gpus: wanted.iter().cloned().chain(recorded).collect(),
+            }
         };
         let lock = self.lock(claim, gpus, deadline);
         self.waits.during(operation, claim, describe, lock).await?

@@ -1,5 +1,6 @@
 //! Holds `docs/errors.md` against the types whose texts and names it explains, both ways.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -250,7 +251,7 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
             by: super::claim("former"),
         },
         WaitingFor::GpuLock {
-            gpus: vec![gpu_uuid(3)],
+            gpus: BTreeSet::from([gpu_uuid(3)]),
         },
         WaitingFor::Driver {
             why: "no library".to_owned(),
