@@ -60,9 +60,10 @@ fn values(image: &str) -> Vec<String> {
         // The simulated GPUs are not in the kernel's sysfs.
         format!("{env}[0].name=SYSFS_ROOT"),
         format!("{env}[0].value=/driver-root/sys"),
-        // A scenario waits for what happens after minutes by default.
+        // A scenario waits for what happens after minutes by default. The grace is longer than the wait of a
+        // claim that users are told of.
         format!("{env}[1].name=LEFTOVER_GRACE"),
-        format!("{env}[1].value=5s"),
+        format!("{env}[1].value=12s"),
         format!("{env}[2].name=RECONCILE_INTERVAL"),
         format!("{env}[2].value=5s"),
     ]

@@ -69,6 +69,10 @@ pub(crate) fn a_long_wait_is_told_and_a_normal_start_is_not(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
+    // Once a minute the kubelet has the claims unprepared of pods that it does not know any more, whether
+    // their processes have ended or not (reconcileLoop in pkg/kubelet/cm/dra/manager.go). The minute is to
+    // begin here, so that it does not end during the wait.
+    node.restart_kubelet()?;
     context.apply(&all_gpus("former", node))?;
     let former = claim_of(&context.running(&["former"])?["former"], "gpus")?;
     // Nobody can end its process for as long as the wait is to last.
