@@ -22,7 +22,7 @@ pub trait GpuGuard {
     fn covers(&self, gpu: &GpuUuid) -> bool;
 }
 
-/// A record that cannot be read: its claim may hold any GPU.
+/// A record that cannot be read: unless something else tells, its claim may hold any GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// The claim, by the name of the record's file.
@@ -31,6 +31,8 @@ pub struct Unreadable {
     pub problem: String,
     /// Whether it may be replaced.
     pub flaw: Flaw,
+    /// What was recorded, if a copy of the record tells.
+    pub copy: Option<Record>,
 }
 
 /// Why a record cannot be read.
@@ -40,6 +42,16 @@ pub enum Flaw {
     Damaged,
     /// A newer version wrote it, and can read it. It is left as it is.
     Newer,
+}
+
+impl Flaw {
+    /// Whether nobody can read the record.
+    pub fn is_damage(self) -> bool {
+        match self {
+            Self::Damaged => true,
+            Self::Newer => false,
+        }
+    }
 }
 
 /// The holders of GPUs, as read from all records while `guard` was held.
@@ -249,6 +261,7 @@ mod tests {
             claim: "lost-uid".parse().unwrap(),
             problem: "the first line is not that of a record".to_owned(),
             flaw: Flaw::Damaged,
+            copy: None,
         };
         let claim = record("newcomer", &[]).claim;
         let error = Ledger::under(&guard, [], vec![damaged.clone()])

@@ -223,8 +223,8 @@ pub fn notice(happening: Happening<'_>) -> Option<Notice> {
         }),
         Happening::Rebuilt { claim } => {
             let text = format!(
-                "the record of claim {claim} was lost or damaged and has been rebuilt from its \
-                 CDI spec; running containers are not affected"
+                "the record of claim {claim} was lost or damaged and has been rebuilt; \
+                 running containers are not affected"
             );
             let severity = Severity::Warning;
             Some(repair(claim, severity, News::RecordRebuilt, &text))

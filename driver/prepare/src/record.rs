@@ -14,6 +14,7 @@ use tessera_claim::ClaimRef;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
 
+use crate::cdi::{self, CdiKind};
 use crate::step::Effect;
 
 /// Format of the records that this version writes, and the newest that it reads.
@@ -140,6 +141,13 @@ impl Record {
         let mut bytes = format!("{MAGIC} {FORMAT} {sum:08x} {}\n", body.len()).into_bytes();
         bytes.extend(body);
         bytes
+    }
+
+    /// Whether it is a record of the driver whose CDI devices are of this kind.
+    pub fn is_of(&self, kind: &CdiKind) -> bool {
+        self.devices
+            .iter()
+            .all(|device| device.cdi_id == cdi::device_id(kind, &self.claim.uid, &device.device))
     }
 
     /// Reads a record back.

@@ -76,7 +76,7 @@ pub enum Refusal {
     /// A record that cannot be read might hold any GPU.
     #[error(
         "claim {claim} is not given GPU {gpu}, because the record of claim UID {record} cannot \
-         be read and may hold it: {problem}"
+         be read and may hold it: {problem}; that passes once that claim's pod has ended"
     )]
     Unaccounted {
         /// The claim.

@@ -2,8 +2,8 @@
 //!
 //! The kubelet asks to unprepare what it remembers. What it has forgotten (a lost checkpoint), what
 //! somebody else deleted or altered, and records that cannot be read any more are found by looking:
-//! [`repair`] says what to do about a record, and [`rebuild`] makes one from the CDI spec that its
-//! claim was given.
+//! [`repair`] says what to do about a record, and [`account`] finds out what a record said that
+//! cannot be read.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::{DeviceName, Inventory};
 
 use crate::cdi::{self, CdiKind};
+use crate::ledger::Unreadable;
 use crate::record::{BootId, Phase, PreparedDevice, Record, View};
 use crate::step::Effect;
 
@@ -61,7 +62,10 @@ pub enum Repair {
 /// is made anew for the driver that is installed, and left alone as long as there is none.
 ///
 /// A claim that has been let go is left alone for `grace`: the kubelet unprepares it when its
-/// containers have ended, and until then they use the GPU.
+/// containers have ended, and until then they use the GPU. Processes on the GPU are not asked for:
+/// NVML names them by the caller's PID namespace (`nvmlDeviceGetComputeRunningProcesses`), so a
+/// plugin in a container may see none while a tenant computes, and a container that is between two
+/// programs has none.
 pub fn repair(
     record: &Record,
     boot: &BootId,
@@ -81,13 +85,27 @@ pub fn repair(
     }
 }
 
+/// The record of a claim whose own cannot be read: its copy, or what its CDI spec tells. `None` if
+/// neither does: then the claim may hold any GPU.
+pub fn account(
+    unreadable: &Unreadable,
+    spec: Option<&[u8]>,
+    kind: &CdiKind,
+    pool: &str,
+    inventory: &Inventory,
+    boot: &BootId,
+) -> Option<Record> {
+    let from_spec = || rebuild(&unreadable.claim, spec?, kind, pool, inventory, boot);
+    unreadable.copy.clone().or_else(from_spec)
+}
+
 /// Makes the record of a claim from the CDI spec that was written for it, or nothing if the spec
 /// cannot be read or names a device that is not here.
 ///
 /// The spec says which devices the claim's containers have; that is what must not be given to
 /// anybody else. The claim's name and requests stand in no spec and are left unknown: the next
 /// Prepare of the claim puts them right, and its Unprepare needs neither.
-pub fn rebuild(
+pub(crate) fn rebuild(
     claim: &ClaimUid,
     spec: &[u8],
     kind: &CdiKind,
@@ -133,7 +151,7 @@ pub fn rebuild(
 mod tests {
     use super::*;
     use crate::cdi::DriverInstall;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Flaw, Ledger};
     use crate::plan::tests::{allocation, everything_locked, inventory};
     use crate::plan::{plan, resolve};
     use crate::record::tests::record;
@@ -247,6 +265,28 @@ mod tests {
                 .collect()
         };
         assert_eq!(gpus(&found), gpus(lost));
+    }
+
+    #[test]
+    fn what_a_copy_says_goes_before_what_a_spec_says_and_without_either_nothing_is_known() {
+        let inventory = inventory();
+        let boot = BootId("4f1c".to_owned());
+        let spec = br#"{"devices": [{"name": "a-uid-gpu-0"}]}"#;
+        let found = |copy: Option<Record>, spec| {
+            let unreadable = Unreadable {
+                claim: "a-uid".parse().unwrap(),
+                problem: "damage".to_owned(),
+                flaw: Flaw::Damaged,
+                copy,
+            };
+            let kind = CdiKind::claim();
+            account(&unreadable, spec, &kind, "node0", &inventory, &boot)
+        };
+        let copy = record("a", &[3]);
+        assert_eq!(found(Some(copy.clone()), Some(&spec[..])), Some(copy));
+        let from_spec = found(None, Some(&spec[..])).unwrap();
+        assert_eq!(from_spec.devices[0].device, DeviceName::whole_gpu(0));
+        assert_eq!(found(None, None), None);
     }
 
     #[test]

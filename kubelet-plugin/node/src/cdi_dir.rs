@@ -25,15 +25,19 @@ impl CdiDir {
         })
     }
 
+    /// Where a spec lies.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
     /// Writes a spec in one step: the runtime scans the directory at any time.
     pub fn write(&self, file: &str, contents: &[u8]) -> io::Result<()> {
-        let path = self.directory.join(file);
-        replace(&path, SPEC_MODE, |file| file.write_all(contents))
+        replace(&self.path(file), SPEC_MODE, |file| file.write_all(contents))
     }
 
     /// The bytes of a spec, if it is there.
     pub fn read(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.directory.join(file)) {
+        match fs::read(self.path(file)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -42,19 +46,32 @@ impl CdiDir {
 
     /// The names of all files.
     pub fn list(&self) -> io::Result<Vec<String>> {
+        let files = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files?,
+        };
         let mut names = Vec::new();
-        for file in fs::read_dir(&self.directory)? {
+        for file in files {
             names.extend(file?.file_name().into_string());
         }
         names.sort();
         Ok(names)
     }
 
-    /// Removes a spec. It may be gone already.
+    /// Removes a spec. It may be gone already, whatever state the directory is in: a read-only file
+    /// system refuses a removal before it looks for the file.
     pub fn remove(&self, file: &str) -> io::Result<()> {
-        match fs::remove_file(self.directory.join(file)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        let path = self.path(file);
+        match fs::remove_file(&path) {
+            Err(error) if is_there(&path) => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

@@ -10,6 +10,7 @@
 //! Both are idempotent by the claim's UID. Claims proceed side by side unless they touch the same
 //! GPU. A failure concerns one claim.
 
+mod accounting;
 mod error;
 mod release;
 mod upkeep;
@@ -19,9 +20,9 @@ use std::time::Duration;
 
 use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
-use tessera_prepare::cdi::{self, CdiKind};
-use tessera_prepare::ledger::{GpuGuard, Ledger};
-use tessera_prepare::notice::WaitingFor;
+use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::ledger::{Flaw, GpuGuard, Ledger};
+use tessera_prepare::notice::{Happening, WaitingFor};
 use tessera_prepare::plan::{
     self, ResolvedDevice, Standing, is_prepared_for, plan, resolve, standing,
 };
@@ -35,9 +36,9 @@ pub use self::error::ClaimError;
 pub use self::upkeep::{Grace, Outcome, Seen};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{self, Node, StepError, execute, take_back};
+use crate::executor::{self, Node, StepError, execute, take_back, take_back_unreadable};
 use crate::hardware::{Hardware, HardwareWatch};
-use crate::journal::{Entry, JournalError, Records};
+use crate::journal::{Contents, Entry, JournalError, Records};
 use crate::locks::{GpuLocks, HeldGpus};
 use crate::metrics::Operation;
 use crate::wait::Waits;
@@ -154,12 +155,20 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let _held = self
             .locked(Operation::unprepare, claim, BTreeSet::new(), deadline)
             .await?;
-        let steps = match self.records.read(&claim.uid)? {
-            Some(Entry::Record(record)) => undo_all(&record.effects),
+        let (records, node) = (&self.records, &self.node);
+        match records.read(&claim.uid)? {
+            Some(Entry::Record(record)) => {
+                take_back(&claim.uid, &undo_all(&record.effects), records, node)?;
+            }
+            Some(Entry::Unreadable(unreadable)) => {
+                let copied = unreadable.copy.as_ref();
+                let mut steps = copied.map_or_else(Vec::new, |copy| undo_all(&copy.effects));
+                steps.extend(self.usual_leftovers(claim));
+                take_back_unreadable(&unreadable, &steps, records, node)?;
+            }
             // Without a record that says otherwise, what can be left is what every claim has.
-            Some(Entry::Unreadable(_)) | None => self.usual_leftovers(claim),
-        };
-        take_back(&claim.uid, &steps, &self.records, &self.node)?;
+            None => take_back(&claim.uid, &self.usual_leftovers(claim), records, node)?,
+        }
         self.released.send_replace(());
         Ok(())
     }
@@ -180,8 +189,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         claim: &ClaimRef,
         error: ClaimError,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        match self.records.read(&claim.uid)? {
-            Some(Entry::Record(record))
+        match self.records.read(&claim.uid)?.and_then(Entry::record) {
+            Some(record)
                 if record.phase == Phase::Prepared
                     && record.boot == self.identity.boot
                     && self.intact(&record)? =>
@@ -204,7 +213,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let _held = self
             .locked(Operation::prepare, claim, BTreeSet::new(), deadline)
             .await?;
-        let Some(Entry::Record(record)) = self.records.read(&claim.uid)? else {
+        let recorded = self.records.read(&claim.uid)?.and_then(Entry::record);
+        let Some(record) = recorded else {
             return Ok(None);
         };
         let is_prepared = is_prepared_for(&record, allocation, &self.identity.boot);
@@ -257,14 +267,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     }
 
     fn recorded_gpus(&self, claim: &ClaimRef) -> Result<Vec<GpuUuid>, JournalError> {
-        Ok(match self.records.read(&claim.uid)? {
-            Some(Entry::Record(record)) => record
-                .devices
-                .into_iter()
-                .map(|device| device.gpu)
-                .collect(),
-            Some(Entry::Unreadable(_)) | None => Vec::new(),
-        })
+        let recorded = self.records.read(&claim.uid)?.and_then(Entry::record);
+        let devices = recorded.into_iter().flat_map(|record| record.devices);
+        Ok(devices.map(|device| device.gpu).collect())
     }
 
     /// Everything that must not be interrupted by another claim on the same GPUs.
@@ -276,7 +281,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         held: &HeldGpus,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
         let Identity { cdi_kind, boot, .. } = &self.identity;
-        let contents = self.records.read_all()?;
+        let mut contents = self.traces()?;
+        self.find_own(claim, &devices, &mut contents, hardware)?;
         let own = contents
             .records
             .iter()
@@ -289,12 +295,44 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             (Standing::New | Standing::Prepared, _) => {}
         }
-        let (rebuilt, unreadable) = self.account(contents.unreadable, hardware)?;
-        let known = contents.records.iter().chain(&rebuilt);
+        let (accounted, unreadable) = self.account(contents.unreadable, hardware);
+        let known = contents.records.iter().chain(&accounted);
         let admitted = Ledger::under(held, known, unreadable).admit(claim, devices)?;
         let plan = plan(&admitted, cdi_kind, &hardware.install, boot);
         let record = execute(plan, &self.records, &self.node)?;
         Ok(record.devices)
+    }
+
+    /// Puts the claim's own record back in its place, if that is damaged.
+    ///
+    /// One of a newer version is left: what that version did is not undone by forgetting it.
+    fn find_own(
+        &self,
+        claim: &ClaimRef,
+        devices: &[ResolvedDevice<'_>],
+        contents: &mut Contents,
+        hardware: &Hardware,
+    ) -> Result<(), ClaimError> {
+        let mut unreadable = contents.unreadable.iter();
+        let Some(at) = unreadable.position(|unreadable| unreadable.claim == claim.uid) else {
+            return Ok(());
+        };
+        let own = contents.unreadable.remove(at);
+        if let (Flaw::Newer, Some(device)) = (own.flaw, devices.first()) {
+            return Err(ClaimError::Refused(Refusal::Unaccounted {
+                claim: claim.clone(),
+                gpu: device.gpu.uuid.clone(),
+                record: own.claim,
+                problem: own.problem,
+            }));
+        }
+        let record = self.accounted(&own, hardware);
+        self.records.set_aside(&own, record.as_ref())?;
+        if record.is_some() {
+            self.waits.notices().tell(Happening::Rebuilt { claim });
+        }
+        contents.records.extend(record);
+        Ok(())
     }
 
     /// The devices of a claim that is prepared already, its effects made anew where they are not as
@@ -328,7 +366,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     }
 
     fn usual_leftovers(&self, claim: &ClaimRef) -> Vec<Step> {
-        let file = cdi::file_name(&self.identity.cdi_kind, &claim.uid);
+        let file = self.spec_file(&claim.uid);
         vec![Step::RemoveCdi { file }]
     }
 }

@@ -8,6 +8,7 @@
 use std::io;
 
 use tessera_claim::ClaimUid;
+use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::plan::Plan;
 use tessera_prepare::record::{Phase, Record};
 use tessera_prepare::step::{Effect, Step, undo_all};
@@ -15,6 +16,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::cdi_dir::CdiDir;
+use crate::file_error::FileError;
 use crate::journal::{JournalError, Records};
 
 /// What the steps act on.
@@ -31,26 +33,8 @@ pub trait Node {
 
 /// A step that could not be done.
 #[derive(Debug, Error)]
-#[error("{action} {object}")]
-pub struct StepError {
-    action: &'static str,
-    object: String,
-    #[source]
-    source: io::Error,
-}
-
-#[cfg(test)]
-impl StepError {
-    /// The failure of a process that died in the step.
-    pub(crate) fn injected() -> Self {
-        let source = io::Error::other("injected");
-        Self {
-            action: "die in",
-            object: "a step".to_owned(),
-            source,
-        }
-    }
-}
+#[error(transparent)]
+pub struct StepError(#[from] FileError);
 
 /// A plan that was not carried out.
 #[derive(Debug, Error)]
@@ -70,78 +54,87 @@ pub struct LocalNode {
     pub cdi: CdiDir,
 }
 
+impl LocalNode {
+    fn failed(
+        &self,
+        action: &'static str,
+        file: &str,
+    ) -> impl FnOnce(io::Error) -> StepError + use<> {
+        let failed = FileError::of(action, &self.cdi.path(file));
+        move |reason| failed(reason).into()
+    }
+}
+
 impl Node for LocalNode {
     fn apply(&self, step: &Step) -> Result<(), StepError> {
-        let (action, object, result) = match step {
-            Step::WriteCdi { file, contents } => {
-                ("write CDI spec", file, self.cdi.write(file, contents))
-            }
-            Step::RemoveCdi { file } => ("remove CDI spec", file, self.cdi.remove(file)),
-        };
-        result.map_err(|source| StepError {
-            action,
-            object: object.clone(),
-            source,
-        })
+        match step {
+            Step::WriteCdi { file, contents } => self
+                .cdi
+                .write(file, contents)
+                .map_err(self.failed("write CDI spec", file)),
+            Step::RemoveCdi { file } => self
+                .cdi
+                .remove(file)
+                .map_err(self.failed("remove CDI spec", file)),
+        }
     }
 
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {
         match effect {
-            Effect::CdiFile { file, crc32 } => self
-                .cdi
-                .read(file)
-                .map(|bytes| bytes.is_some_and(|bytes| crc32fast::hash(&bytes) == *crc32))
-                .map_err(|source| StepError {
-                    action: "read CDI spec",
-                    object: file.clone(),
-                    source,
-                }),
+            Effect::CdiFile { file, crc32 } => {
+                let found = self.spec(file)?;
+                Ok(found.is_some_and(|bytes| crc32fast::hash(&bytes) == *crc32))
+            }
         }
     }
 
     fn spec(&self, file: &str) -> Result<Option<Vec<u8>>, StepError> {
-        let object = file.to_owned();
-        self.cdi.read(file).map_err(|source| StepError {
-            action: "read CDI spec",
-            object,
-            source,
-        })
+        self.cdi
+            .read(file)
+            .map_err(self.failed("read CDI spec", file))
     }
 
     fn spec_files(&self) -> Result<Vec<String>, StepError> {
-        let object = "directory".to_owned();
-        self.cdi.list().map_err(|source| StepError {
-            action: "list CDI",
-            object,
-            source,
-        })
+        self.cdi
+            .list()
+            .map_err(self.failed("list CDI directory", ""))
     }
 }
 
 /// Carries a plan out and returns the record of the prepared claim.
 ///
-/// If a step fails, what was done is taken back at once; what cannot be taken back stays recorded.
+/// If anything fails, what was done is taken back at once; what cannot be taken back stays recorded.
 pub fn execute(
     plan: Plan,
     records: &impl Records,
     node: &impl Node,
 ) -> Result<Record, ExecuteError> {
     let Plan { mut record, steps } = plan;
-    records.write(&record)?;
-    for step in &steps {
-        if let Err(error) = node.apply(step) {
-            if let Err(undo) =
-                take_back(&record.claim.uid, &undo_all(&record.effects), records, node)
-            {
-                let claim_uid = record.claim.uid.as_str();
-                warn!(claim_uid, error = %undo, "what was begun is left for the next attempt");
-            }
-            return Err(error.into());
+    let carried_out = carry_out(&mut record, &steps, records, node);
+    if let Err(error) = carried_out {
+        let claim_uid = record.claim.uid.as_str();
+        let undone = take_back(&record.claim.uid, &undo_all(&record.effects), records, node);
+        if let Err(undo) = undone {
+            warn!(claim_uid, error = %undo, "what was begun is left for the next attempt");
         }
+        return Err(error);
+    }
+    Ok(record)
+}
+
+fn carry_out(
+    record: &mut Record,
+    steps: &[Step],
+    records: &impl Records,
+    node: &impl Node,
+) -> Result<(), ExecuteError> {
+    records.write(record)?;
+    for step in steps {
+        node.apply(step)?;
     }
     record.phase = Phase::Prepared;
-    records.write(&record)?;
-    Ok(record)
+    records.write(record)?;
+    Ok(())
 }
 
 /// Makes the effects of a prepared claim anew.
@@ -172,5 +165,19 @@ pub fn take_back(
         node.apply(step)?;
     }
     records.remove(claim)?;
+    Ok(())
+}
+
+/// Takes a claim back whose record cannot be read, and sets that aside.
+pub fn take_back_unreadable(
+    unreadable: &Unreadable,
+    steps: &[Step],
+    records: &impl Records,
+    node: &impl Node,
+) -> Result<(), ExecuteError> {
+    for step in steps {
+        node.apply(step)?;
+    }
+    records.set_aside(unreadable, None)?;
     Ok(())
 }

@@ -2,20 +2,31 @@
 //!
 //! What a record describes dies with the boot, so it lies on a tmpfs and is not synced to a disk:
 //! the rename makes a write atomic against a crash of this process, and nothing else can tear it.
+//! Each record has a copy in a directory beside: what damages the one leaves the other.
 //!
 //! # Guarantees
-//! A reader sees the former record or the new one, never a part. A damaged record is reported and
-//! hides no other. Calls are short file operations in memory, so they are made in place.
+//! A reader sees the former record or the new one, never a part. A damaged record hides no other,
+//! and is replaced only by being set aside. A directory that has vanished is made again. Calls are
+//! short file operations in memory, so they are made in place.
 
+mod damaged;
+mod entry;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use prometheus_client::metrics::counter::Counter;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tessera_claim::ClaimUid;
-use tessera_prepare::ledger::{Flaw, Unreadable};
-use tessera_prepare::record::{Record, RecordError};
+use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::ledger::Unreadable;
+use tessera_prepare::record::Record;
 use thiserror::Error;
 
+use self::damaged::{Damaged, remove_whatever};
+use crate::file_error::{FileError, concerns_the_file};
 use crate::replace::{replace, sweep};
 
 /// Ending of a record's file name. A file with another name is no record.
@@ -26,34 +37,26 @@ const RECORD_MODE: u32 = 0o600;
 
 /// A record that could not be read, written or removed.
 #[derive(Debug, Error)]
-#[error("{action} {path}")]
-pub struct JournalError {
-    action: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-#[cfg(test)]
-impl JournalError {
-    /// The failure of a process that died in the call.
-    pub(crate) fn injected() -> Self {
-        let source = io::Error::other("injected");
-        Self {
-            action: "die in",
-            path: PathBuf::new(),
-            source,
-        }
-    }
-}
+#[error(transparent)]
+pub struct JournalError(#[from] FileError);
 
 /// What the journal has of one claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A record.
     Record(Record),
-    /// A file that is no record that this version can use.
+    /// A file that is no record that this version can use, or a record that is lost.
     Unreadable(Unreadable),
+}
+
+impl Entry {
+    /// The record, or what its copy says.
+    pub fn record(self) -> Option<Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Unreadable(unreadable) => unreadable.copy,
+        }
+    }
 }
 
 /// All that the journal has.
@@ -67,7 +70,7 @@ pub struct Contents {
 
 /// Where records are kept, seen by those who keep them.
 pub trait Records {
-    /// The record of one claim, if there is one.
+    /// What there is of one claim, if anything.
     fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError>;
     /// Everything.
     fn read_all(&self) -> Result<Contents, JournalError>;
@@ -75,47 +78,128 @@ pub trait Records {
     fn write(&self, record: &Record) -> Result<(), JournalError>;
     /// Removes a claim's record. It may be gone already.
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError>;
+    /// Takes what cannot be read out of the way and reports it, with a record in its place or
+    /// nothing.
+    fn set_aside(
+        &self,
+        unreadable: &Unreadable,
+        replacement: Option<&Record>,
+    ) -> Result<(), JournalError>;
 }
 
 /// The journal in a directory.
 #[derive(Clone, Debug)]
 pub struct Journal {
     directory: PathBuf,
+    copies: PathBuf,
+    damaged: Damaged,
+    kind: CdiKind,
 }
 
 impl Journal {
-    /// Opens the journal, making its directory if need be.
-    pub fn open(directory: &Path) -> Result<Self, JournalError> {
-        fs::create_dir_all(directory).map_err(failed("create", directory))?;
+    /// Opens the journal of the driver whose CDI devices are of this kind, making its directory if
+    /// need be.
+    pub fn open(directory: &Path, kind: CdiKind) -> Result<Self, JournalError> {
+        let copies = directory.join("copies");
+        fs::create_dir_all(&copies).map_err(FileError::of("create", &copies))?;
         sweep(directory);
+        sweep(&copies);
+        let damaged = Damaged::at(directory.join("damaged"));
+        damaged.sweep();
         Ok(Self {
             directory: directory.to_owned(),
+            copies,
+            damaged,
+            kind,
         })
     }
 
-    fn path(&self, claim: &ClaimUid) -> PathBuf {
-        self.directory.join(format!("{claim}.{EXTENSION}"))
+    /// Counts the damaged records that were set aside.
+    pub fn damaged(&self) -> &Counter {
+        self.damaged.count()
+    }
+
+    /// Where the record of a claim lies.
+    pub fn path(&self, claim: &ClaimUid) -> PathBuf {
+        path(&self.directory, claim)
+    }
+
+    /// What lies at `path`, or `None` where nothing does.
+    fn read_at(&self, claim: &ClaimUid, path: &Path) -> Result<Option<Entry>, JournalError> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(entry::of(claim, &self.kind, &bytes))),
+            Err(reason) if is_absence(&reason) => Ok(None),
+            Err(reason) if concerns_the_file(&reason) => {
+                Ok(Some(entry::damaged(claim, reason.to_string())))
+            }
+            Err(reason) => Err(FileError::of("read", path)(reason).into()),
+        }
+    }
+
+    /// The claim's copy, if it can be read.
+    fn copy(&self, claim: &ClaimUid) -> Result<Option<Record>, JournalError> {
+        let found = self.read_at(claim, &path(&self.copies, claim))?;
+        Ok(match found {
+            Some(Entry::Record(record)) => Some(record),
+            Some(Entry::Unreadable(_)) | None => None,
+        })
+    }
+
+    /// Exchanges what lies in the record's place with the replacement in one step, so that no
+    /// moment is without either, or only moves it.
+    fn move_aside(
+        &self,
+        unreadable: &Unreadable,
+        replacement: Option<&Record>,
+    ) -> Result<(), JournalError> {
+        let claim = &unreadable.claim;
+        let path = self.path(claim);
+        let moved = self.damaged.place(claim).and_then(|place| {
+            match replacement {
+                Some(record) => {
+                    write_at(&place, record)?;
+                    exchange(&place, &path).inspect_err(|_| {
+                        // What is there is our own unused replacement.
+                        let _ = fs::remove_file(&place);
+                    })?;
+                }
+                None => fs::rename(&path, &place)?,
+            }
+            Ok(place)
+        });
+        match (moved, replacement) {
+            (Ok(place), _) => self.damaged.report(claim, &unreadable.problem, &place),
+            (Err(reason), Some(_)) => {
+                return Err(FileError::of("set aside and replace", &path)(reason).into());
+            }
+            (Err(reason), None) => {
+                remove_whatever(&path).map_err(FileError::of("remove", &path))?;
+                self.damaged
+                    .report_lost(claim, &unreadable.problem, &reason);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Records for Journal {
     fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
-        let path = self.path(claim);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(entry(claim, &bytes))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read", &path)(error)),
+        match self.read_at(claim, &self.path(claim))? {
+            Some(Entry::Record(record)) => Ok(Some(Entry::Record(record))),
+            Some(Entry::Unreadable(mut unreadable)) => {
+                unreadable.copy = self.copy(claim)?;
+                Ok(Some(Entry::Unreadable(unreadable)))
+            }
+            // The record is written before its copy and removed after it.
+            None => Ok(self.copy(claim)?.map(entry::lost)),
         }
     }
 
     fn read_all(&self) -> Result<Contents, JournalError> {
-        let listing = fs::read_dir(&self.directory).map_err(failed("list", &self.directory))?;
+        let mut claims = list(&self.directory)?;
+        claims.append(&mut list(&self.copies)?);
         let mut contents = Contents::default();
-        for file in listing {
-            let path = file.map_err(failed("list", &self.directory))?.path();
-            let Some(claim) = claim_of(&path) else {
-                continue;
-            };
+        for claim in claims {
             match self.read(&claim)? {
                 Some(Entry::Record(record)) => contents.records.push(record),
                 Some(Entry::Unreadable(unreadable)) => contents.unreadable.push(unreadable),
@@ -123,28 +207,83 @@ impl Records for Journal {
                 None => {}
             }
         }
-        contents
-            .records
-            .sort_by(|a, b| a.claim.uid.cmp(&b.claim.uid));
-        contents.unreadable.sort_by(|a, b| a.claim.cmp(&b.claim));
         Ok(contents)
     }
 
     fn write(&self, record: &Record) -> Result<(), JournalError> {
-        let path = self.path(&record.claim.uid);
-        let write = |file: &mut fs::File| file.write_all(&record.encode());
-        replace(&path, RECORD_MODE, write).map_err(failed("write", &path))
+        put(&self.directory, record)?;
+        put(&self.copies, record)
     }
 
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
-        let path = self.path(claim);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", &path)(error))
+        for directory in [&self.copies, &self.directory] {
+            let path = path(directory, claim);
+            remove_whatever(&path).map_err(FileError::of("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn set_aside(
+        &self,
+        unreadable: &Unreadable,
+        replacement: Option<&Record>,
+    ) -> Result<(), JournalError> {
+        let claim = &unreadable.claim;
+        let is_there = fs::symlink_metadata(self.path(claim)).is_ok();
+        match replacement {
+            Some(record) if is_there => {
+                self.move_aside(unreadable, replacement)?;
+                put(&self.copies, record)
             }
-            _ => Ok(()),
+            Some(record) => self.write(record),
+            None => {
+                let copy = path(&self.copies, claim);
+                remove_whatever(&copy).map_err(FileError::of("remove", &copy))?;
+                if is_there {
+                    self.move_aside(unreadable, None)?;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+fn path(directory: &Path, claim: &ClaimUid) -> PathBuf {
+    directory.join(format!("{claim}.{EXTENSION}"))
+}
+
+/// The claims that have a record in this directory.
+fn list(directory: &Path) -> Result<BTreeSet<ClaimUid>, JournalError> {
+    let listing = match fs::read_dir(directory) {
+        Ok(listing) => listing,
+        Err(reason) if is_absence(&reason) => return Ok(BTreeSet::new()),
+        Err(reason) => return Err(FileError::of("list", directory)(reason).into()),
+    };
+    let mut claims = BTreeSet::new();
+    for file in listing {
+        let path = file.map_err(FileError::of("list", directory))?.path();
+        claims.extend(claim_of(&path));
+    }
+    Ok(claims)
+}
+
+/// Puts the record in the place of what the directory has of its claim.
+fn put(directory: &Path, record: &Record) -> Result<(), JournalError> {
+    let path = path(directory, &record.claim.uid);
+    write_at(&path, record).map_err(FileError::of("write", &path))?;
+    Ok(())
+}
+
+fn write_at(path: &Path, record: &Record) -> io::Result<()> {
+    replace(path, RECORD_MODE, |file| file.write_all(&record.encode()))
+}
+
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+fn is_absence(reason: &io::Error) -> bool {
+    reason.kind() == io::ErrorKind::NotFound
 }
 
 /// The claim whose record lies at `path`, if it is one.
@@ -157,78 +296,5 @@ fn claim_of(path: &Path) -> Option<ClaimUid> {
         .flatten()
 }
 
-fn entry(claim: &ClaimUid, bytes: &[u8]) -> Entry {
-    let unreadable = |problem: String, flaw: Flaw| {
-        Entry::Unreadable(Unreadable {
-            claim: claim.clone(),
-            problem,
-            flaw,
-        })
-    };
-    match Record::decode(bytes) {
-        Ok(record) if record.claim.uid == *claim => Entry::Record(record),
-        Ok(record) => unreadable(
-            format!("it is the record of claim {}", record.claim),
-            Flaw::Damaged,
-        ),
-        Err(error @ RecordError::NewerFormat { .. }) => unreadable(error.to_string(), Flaw::Newer),
-        Err(error) => unreadable(error.to_string(), Flaw::Damaged),
-    }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
-    let path = path.to_owned();
-    move |source| JournalError {
-        action,
-        path,
-        source,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::record;
-
-    #[test]
-    fn a_record_is_found_again_and_removing_it_twice_is_no_error() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::open(&directory.path().join("claims")).unwrap();
-        let record = record("a", &[0]);
-        journal.write(&record).unwrap();
-        let uid = record.claim.uid.clone();
-        assert_eq!(journal.read(&uid).unwrap(), Some(Entry::Record(record)));
-        journal.remove(&uid).unwrap();
-        journal.remove(&uid).unwrap();
-        assert_eq!(journal.read(&uid).unwrap(), None);
-    }
-
-    #[test]
-    fn a_damaged_record_is_reported_under_its_claim_and_hides_no_other() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::open(directory.path()).unwrap();
-        journal.write(&record("a", &[0])).unwrap();
-        fs::write(directory.path().join("b-uid.record"), b"garbage").unwrap();
-        let moved = record("c", &[1]).encode();
-        fs::write(directory.path().join("d-uid.record"), moved).unwrap();
-        fs::write(directory.path().join("note.txt"), b"not a record").unwrap();
-
-        let contents = journal.read_all().unwrap();
-        assert_eq!(contents.records, [record("a", &[0])]);
-        let unreadable: Vec<&str> = contents
-            .unreadable
-            .iter()
-            .map(|unreadable| unreadable.claim.as_str())
-            .collect();
-        assert_eq!(unreadable, ["b-uid", "d-uid"]);
-    }
-
-    #[test]
-    fn a_write_leaves_no_other_file_behind() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::open(directory.path()).unwrap();
-        journal.write(&record("a", &[0])).unwrap();
-        journal.write(&record("a", &[1])).unwrap();
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ pub mod directories;
 pub mod driver_root;
 pub mod events;
 pub mod executor;
+pub mod file_error;
 pub mod hardware;
 pub mod health;
 pub mod hook_file;

@@ -19,6 +19,7 @@ use thiserror::Error;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::deadline::Deadline;
+use crate::file_error::FileError;
 
 /// Time between two looks at a lock that another process holds. Only an upgrade has two processes,
 /// and a Prepare takes milliseconds.
@@ -28,16 +29,8 @@ const FOREIGN_HOLDER_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug, Error)]
 pub enum LockError {
     /// The lock file could not be opened or locked.
-    #[error("lock GPU {gpu} with {path}")]
-    File {
-        /// The GPU.
-        gpu: GpuUuid,
-        /// Its lock file.
-        path: PathBuf,
-        /// What went wrong.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Somebody else held it until the deadline.
     #[error("GPU {gpu} is being worked on for another claim; the kubelet will call again")]
     Busy {
@@ -101,17 +94,14 @@ impl GpuLocks {
 
     async fn lock_file(&self, gpu: &GpuUuid, deadline: Deadline) -> Result<File, LockError> {
         let path = self.directory.join(format!("{gpu}.lock"));
-        let failed = |source| LockError::File {
-            gpu: gpu.clone(),
-            path: path.clone(),
-            source,
-        };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(failed)?;
+        let file = match open(&path) {
+            // Somebody has removed the directory, which lies on a tmpfs.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.directory).and_then(|()| open(&path))
+            }
+            opened => opened,
+        }
+        .map_err(FileError::of("open the GPU's lock file", &path))?;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(file),
@@ -121,10 +111,18 @@ impl GpuLocks {
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     return Err(LockError::Busy { gpu: gpu.clone() });
                 }
-                Err(error) => return Err(failed(error.into())),
+                Err(error) => return Err(FileError::of("lock", &path)(error.into()).into()),
             }
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
 }
 
 #[cfg(test)]

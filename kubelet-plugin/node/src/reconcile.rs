@@ -62,6 +62,7 @@ impl RepairMetrics {
             Outcome::Restored => "restored",
             Outcome::TakenBack => "taken_back",
             Outcome::Rebuilt => "rebuilt",
+            Outcome::Unaccounted => "unaccounted",
             Outcome::Failed => "failed",
         };
         self.0.get_or_create(&Action { action }).inc();

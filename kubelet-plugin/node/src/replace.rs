@@ -19,14 +19,21 @@ const NAME: (&str, &str) = (".tessera-", ".tmp");
 /// Each attempt fails only if another process starts in the very moment between two system calls.
 const ATTEMPTS: usize = 10;
 
-/// Puts what `write` writes in the place of the file at `path`, if there is one, with this mode.
+/// Puts what `write` writes in the place of the file at `path`, if there is one, with this mode. Its directory is made
+/// if it is not there: most lie on a tmpfs, from which anybody who cleans up may have removed it.
 pub fn replace(
     path: &Path,
     mode: u32,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let (mut temporary, _lock) = temporary(directory, mode)?;
+    let (mut temporary, _lock) = match temporary(directory, mode) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(directory)?;
+            temporary(directory, mode)?
+        }
+        other => other?,
+    };
     write(temporary.as_file_mut())?;
     // Closed first: a program that somebody still writes to cannot be run.
     temporary.into_temp_path().persist(path)?;

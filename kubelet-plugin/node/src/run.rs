@@ -89,7 +89,7 @@ pub async fn run(args: Args, instance: Instance, stop: CancellationToken) -> any
     );
     // First of all: from here on no other process tidies up under this one.
     let presence = Presence::enter(&directories.presence()).await?;
-    let journal = Journal::open(&directories.journal())?;
+    let journal = Journal::open(&directories.journal(), CdiKind::claim())?;
     let mut parts = Parts::new(stop);
     let telling = start(&mut parts, &args, &directories, &journal, instance).await?;
     info!(driver, node = args.node_name, "serving");
@@ -113,6 +113,11 @@ async fn start(
     let mut registry = Registry::default();
     tessera_shell::metrics::register_process(&mut registry);
     register_restarts(&mut registry, instance.post.restarts);
+    registry.register(
+        "tessera_damaged_records",
+        "Journal records that were damaged and set aside",
+        journal.damaged().clone(),
+    );
     let metrics = Metrics::new(&mut registry, driver);
     PreparedDevices::register(&mut registry, journal.clone(), driver, &args.node_name);
     let kubeconfig = args.kubeconfig.clone();

@@ -78,7 +78,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     async fn release_of(&self, holder: &ClaimRef, deadline: Deadline) -> bool {
         let mut released = self.released.subscribe();
         while deadline.allows(RELEASE_POLL) {
-            if matches!(self.records.read(&holder.uid), Ok(None)) {
+            if matches!(self.trace(&holder.uid), Ok(None)) {
                 return true;
             }
             // Another process may be the one that unprepares it, so that is not relied upon.

@@ -10,7 +10,10 @@ use tessera_prepare::record::PreparedDevice;
 
 use super::*;
 use crate::testing::claim;
-use crate::testing::machine::{Fuse, Machine, hardware};
+use crate::testing::machine::{Fuse, Machine, TestClaims, hardware};
+
+mod damage;
+mod faults;
 
 mod crashes;
 mod driver;
@@ -179,7 +182,7 @@ async fn a_damaged_record_holds_its_own_gpu_and_no_other() {
     for damage in [&b""[..], b"damage"] {
         std::fs::write(machine.path("claims").join("a-uid.record"), damage).unwrap();
         let error = claims.prepare(&claim("same"), soon()).await.unwrap_err();
-        assert_eq!(error.label(), "GpuBeingReleased", "{error}");
+        assert_eq!(error.label(), "GpuHeld", "{error}");
         claims.prepare(&claim("other"), soon()).await.unwrap();
     }
     claims.unprepare(&claim("a"), soon()).await.unwrap();
@@ -293,7 +296,7 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
     machine.assert_specs_match_the_journal();
     machine.api.allocate("c", &[1]);
     let error = claims.prepare(&claim("c"), soon()).await.unwrap_err();
-    assert_eq!(error.label(), "GpuBeingReleased", "{error}");
+    assert_eq!(error.label(), "GpuHeld", "{error}");
     assert_eq!(
         claims
             .look_after(&mut Seen::default(), LATER, Some(&hardware()))

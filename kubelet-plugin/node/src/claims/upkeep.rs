@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tessera_claim::{ClaimUid, still_allocates};
 use tessera_prepare::cdi;
-use tessera_prepare::ledger::{Flaw, Unreadable};
+use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::Record;
 use tessera_prepare::step::{Effect, undo_all};
-use tessera_prepare::upkeep::{ApiView, Effects, Repair, UNKNOWN_NAME, rebuild, repair};
+use tessera_prepare::upkeep::{ApiView, Effects, Repair, UNKNOWN_NAME, repair};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span, warn};
@@ -48,10 +48,21 @@ pub enum Outcome {
     Restored,
     /// It was taken back.
     TakenBack,
-    /// Its record was rebuilt from its CDI spec.
+    /// Its record was rebuilt from its copy or its CDI spec.
     Rebuilt,
+    /// Its record cannot be read, and nothing tells which GPUs it holds.
+    Unaccounted,
     /// Something could not be done; the log says what.
     Failed,
+}
+
+/// What came of putting a record in the place of one that cannot be read.
+enum Adoption {
+    Done,
+    /// Somebody else did, or will: a newer version can read it.
+    NotNeeded,
+    /// It is not known what it said.
+    Impossible,
 }
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
@@ -94,99 +105,67 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         outcomes
     }
 
-    /// Rebuilt records in place of those that cannot be read, and those for which that is not possible.
-    pub(super) fn account(
-        &self,
-        unreadable: Vec<Unreadable>,
-        hardware: &Hardware,
-    ) -> Result<(Vec<Record>, Vec<Unreadable>), ClaimError> {
-        let (mut rebuilt, mut unaccounted) = (Vec::new(), Vec::new());
-        for entry in unreadable {
-            match self.rebuilt(&entry.claim, hardware)? {
-                Some(record) => rebuilt.push(record),
-                None => unaccounted.push(entry),
-            }
-        }
-        Ok((rebuilt, unaccounted))
-    }
-
-    fn rebuilt(&self, claim: &ClaimUid, hardware: &Hardware) -> Result<Option<Record>, ClaimError> {
-        let Identity {
-            pool,
-            cdi_kind,
-            boot,
-            ..
-        } = &self.identity;
-        let spec = self.node.spec(&cdi::file_name(cdi_kind, claim))?;
-        Ok(spec.and_then(|spec| rebuild(claim, &spec, cdi_kind, pool, &hardware.inventory, boot)))
-    }
-
-    /// The claims that have a CDI spec but no record that can be read.
-    fn without_record(&self) -> Result<Vec<ClaimUid>, ClaimError> {
-        let files = self.node.spec_files()?;
-        let mut claims = Vec::new();
-        for file in files {
-            let Some(claim) = cdi::claim_of_file(&self.identity.cdi_kind, &file) else {
-                continue;
-            };
-            match self.records.read(&claim)? {
-                Some(
-                    Entry::Record(_)
-                    | Entry::Unreadable(Unreadable {
-                        flaw: Flaw::Newer, ..
-                    }),
-                ) => {}
-                Some(Entry::Unreadable(_)) | None => claims.push(claim),
-            }
-        }
-        Ok(claims)
-    }
-
     async fn adopt_all(&self, hardware: &Hardware) -> Vec<Outcome> {
-        let claims = match self.without_record() {
-            Ok(claims) => claims,
+        let traces = match self.traces() {
+            Ok(traces) => traces,
             Err(error) => return vec![failed(&error)],
         };
         let mut outcomes = Vec::new();
-        for claim in claims {
-            outcomes.extend(self.adopt(&claim, hardware).await);
+        for unreadable in &traces.unreadable {
+            outcomes.extend(self.adopt(unreadable, hardware).await);
         }
         outcomes
     }
 
-    /// Puts a rebuilt record in the place of one that is damaged or lost.
-    async fn adopt(&self, claim: &ClaimUid, hardware: &Hardware) -> Option<Outcome> {
-        let adopted = async {
-            let Some(record) = self.rebuilt(claim, hardware)? else {
-                return Ok(None);
-            };
-            let gpus = record
-                .devices
-                .iter()
-                .map(|device| device.gpu.clone())
-                .collect();
-            let _held = self
-                .lock(&record.claim, gpus, Deadline::after(PER_CLAIM))
-                .await?;
-            // A Prepare or Unprepare may have been faster.
-            if let Some(Entry::Record(_)) = self.records.read(claim)? {
-                return Ok(None);
+    /// Puts a record in the place of one that is damaged or lost, if anything tells what it said.
+    async fn adopt(&self, unreadable: &Unreadable, hardware: &Hardware) -> Option<Outcome> {
+        let claim = &unreadable.claim;
+        let problem = &unreadable.problem;
+        match self.try_to_adopt(unreadable, hardware).await {
+            Ok(Adoption::NotNeeded) => None,
+            Ok(Adoption::Done) => {
+                warn!(claimUID = %claim, problem, "the record was damaged or lost; rebuilt");
+                Some(Outcome::Rebuilt)
             }
-            let Some(record) = self.rebuilt(claim, hardware)? else {
-                return Ok(None);
-            };
-            self.records.write(&record)?;
-            let claim = &record.claim;
-            self.waits.notices().tell(Happening::Rebuilt { claim });
-            Ok(Some(Outcome::Rebuilt))
-        };
-        let outcome = adopted
-            .await
-            .unwrap_or_else(|error: ClaimError| Some(failed(&error)));
-        if outcome == Some(Outcome::Rebuilt) {
-            warn!(claimUID = %claim, "the record was damaged or lost; rebuilt from the CDI spec");
+            Ok(Adoption::Impossible) => {
+                warn!(
+                    claimUID = %claim,
+                    problem,
+                    file = self.spec_file(claim),
+                    "no GPU is given to a new claim, because the record of this one cannot be \
+                     read and neither its copy nor its CDI spec tells which GPUs it holds; that \
+                     passes once its pod has ended"
+                );
+                Some(Outcome::Unaccounted)
+            }
+            Err(error) => Some(failed(&error)),
         }
-        outcome
+    }
+
+    async fn try_to_adopt(
+        &self,
+        unreadable: &Unreadable,
+        hardware: &Hardware,
+    ) -> Result<Adoption, ClaimError> {
+        let Some(record) = self.accounted(unreadable, hardware) else {
+            return Ok(Adoption::Impossible);
+        };
+        if !unreadable.flaw.is_damage() {
+            return Ok(Adoption::NotNeeded);
+        }
+        let gpus = record.devices.iter().map(|device| device.gpu.clone());
+        let deadline = Deadline::after(PER_CLAIM);
+        let _held = self.lock(&record.claim, gpus.collect(), deadline).await?;
+        // A Prepare or Unprepare may have been faster.
+        match self.trace(&unreadable.claim)? {
+            Some(Entry::Unreadable(now)) if now == *unreadable => {
+                self.records.set_aside(unreadable, Some(&record))?;
+                let claim = &record.claim;
+                self.waits.notices().tell(Happening::Rebuilt { claim });
+                Ok(Adoption::Done)
+            }
+            _ => Ok(Adoption::NotNeeded),
+        }
     }
 
     async fn look_after_one(

@@ -9,6 +9,11 @@ use rustix::fs::{self, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tessera_prepare::cdi::DriverFile;
 
+/// Attempts to open a path below the root. The kernel gives up on each with `EAGAIN` when anything
+/// on the node is renamed meanwhile, because it cannot be sure then that the path stayed inside
+/// (`openat2(2)`).
+const ATTEMPTS: u32 = 64;
+
 /// What a path leads to, as far as anybody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -134,10 +139,14 @@ impl Side {
     fn open_in_root(&self, path: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::CLOEXEC;
-        match fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
-            Ok(file) => Ok(Some(file)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        let mut attempt = 1;
+        loop {
+            match fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                Ok(file) => return Ok(Some(file)),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                Err(Errno::AGAIN) if attempt < ATTEMPTS => attempt += 1,
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }

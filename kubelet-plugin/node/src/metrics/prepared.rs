@@ -82,6 +82,8 @@ impl<R: Records + fmt::Debug + Send + Sync + 'static> Collector for PreparedDevi
 
 #[cfg(test)]
 mod tests {
+    use tessera_prepare::cdi::CdiKind;
+
     use super::*;
     use crate::journal::Journal;
     use crate::testing::record;
@@ -89,7 +91,7 @@ mod tests {
     #[test]
     fn the_gauge_follows_the_journal_and_counts_only_what_is_prepared() {
         let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::open(directory.path()).unwrap();
+        let journal = Journal::open(directory.path(), CdiKind::claim()).unwrap();
         let mut registry = Registry::default();
         PreparedDevices::register(&mut registry, journal.clone(), "gpu.nvidia.com", "node0");
         let shown = || {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid};
 use tessera_device::follow::{Absence, Change};
 use tessera_device::{DeviceName, DriverVersion};
+use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::notice::{Action, Happening, WaitingFor, notice};
 use tessera_prepare::reason::{News, Reason};
 use tessera_prepare::refusal::Refusal;
@@ -17,6 +18,7 @@ use crate::cdi_dir::CdiDir;
 use crate::claim_reader::ReadError;
 use crate::claims::ClaimError;
 use crate::executor::{LocalNode, Node};
+use crate::file_error::FileError;
 use crate::hardware::NotReady;
 use crate::journal::Journal;
 use crate::locks::LockError;
@@ -158,14 +160,16 @@ fn about_the_gpu() -> Vec<Refusal> {
 fn about_the_node() -> Vec<ClaimError> {
     let gpu = gpu_uuid(3);
     let nowhere = Path::new("/proc/tessera");
-    let journal = Journal::open(nowhere).unwrap_err();
-    let gone = tempfile::tempdir().unwrap();
-    let cdi = CdiDir::open(gone.path()).unwrap();
-    drop(gone);
+    let journal = Journal::open(nowhere, CdiKind::claim()).unwrap_err();
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("cdi");
+    let cdi = CdiDir::open(&directory).unwrap();
+    std::fs::remove_dir(&directory).unwrap();
+    std::fs::write(&directory, "in the way").unwrap();
     let look = LocalNode { cdi }.spec_files().unwrap_err();
     let refused = kube::Error::Service("403".into());
     vec![
-        LockError::Busy { gpu: gpu.clone() }.into(),
+        LockError::Busy { gpu }.into(),
         NotReady::new("no library").into(),
         ReadError::Unavailable {
             claim: next(),
@@ -178,11 +182,9 @@ fn about_the_node() -> Vec<ClaimError> {
         }
         .into(),
         Interrupted::at(&next(), &WaitingFor::Api).into(),
-        LockError::File {
-            gpu,
-            path: nowhere.to_owned(),
-            source: std::io::Error::other("full"),
-        }
+        LockError::from(FileError::of("lock", nowhere)(std::io::Error::other(
+            "full",
+        )))
         .into(),
         journal.into(),
         look.into(),

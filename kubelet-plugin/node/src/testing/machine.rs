@@ -1,12 +1,14 @@
 //! A node's files and an API server, on which one plugin process runs after the other.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use prometheus_client::registry::Registry;
+use rustix::io::Errno;
 use serde_json::json;
 use tempfile::TempDir;
 use tessera_claim::{ClaimRef, ClaimUid};
@@ -15,6 +17,7 @@ use tessera_device::{
     Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, Inventory,
 };
 use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
+use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::record::{BootId, Phase, Record};
 use tessera_prepare::step::{Effect, Step};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,7 @@ use crate::claims::{Claims, Identity};
 use crate::deadline::Deadline;
 use crate::events::{Inbox, Notices};
 use crate::executor::{LocalNode, Node, StepError};
+use crate::file_error::FileError;
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{Contents, Entry, Journal, JournalError, Records};
 use crate::locks::GpuLocks;
@@ -85,27 +89,54 @@ impl ClaimReader for Arc<Api> {
     }
 }
 
-/// Counts calls to the ports that change something and makes one of them the last.
+/// Counts calls to the ports and lets one of them fail.
 #[derive(Default)]
 pub(crate) struct Fuse {
     pub(crate) calls: AtomicUsize,
-    /// The call that fails, with every later one: the process is dead from there on.
+    /// The call that fails.
     pub(crate) burns_at: Option<usize>,
-    /// Whether the fatal call still has its effect.
+    /// Whether that call still has its effect.
     pub(crate) effect_first: bool,
+    pub(crate) fault: Fault,
+}
+
+/// What fails, and for how long.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The process: every later call fails too. Only calls that change something count.
+    #[default]
+    Death,
+    /// The call alone, with this error. Calls that only look count too.
+    Error(Errno),
+}
+
+/// Whether a call changes anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Looks,
+    Changes,
 }
 
 impl Fuse {
-    fn guard<T, E>(
+    fn guard<T, E: From<FileError>>(
         &self,
+        kind: Call,
         act: impl FnOnce() -> Result<T, E>,
-        dead: impl Fn() -> E,
     ) -> Result<T, E> {
+        let reason = match (self.fault, kind) {
+            (Fault::Death, Call::Looks) => return act(),
+            (Fault::Death, Call::Changes) => io::Error::other("the process is dead"),
+            (Fault::Error(errno), _) => errno.into(),
+        };
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        match self.burns_at {
-            Some(fatal) if call == fatal && self.effect_first => act().and_then(|_| Err(dead())),
-            Some(fatal) if call >= fatal => Err(dead()),
-            _ => act(),
+        let Some(fatal) = self.burns_at.filter(|fatal| call >= *fatal) else {
+            return act();
+        };
+        let failed = || Err(FileError::of("do", Path::new("a call"))(reason).into());
+        match self.fault {
+            _ if call == fatal && self.effect_first => act().and_then(|_| failed()),
+            Fault::Error(_) if call > fatal => act(),
+            _ => failed(),
         }
     }
 }
@@ -114,18 +145,24 @@ pub(crate) struct FusedRecords(Journal, pub(crate) Arc<Fuse>);
 
 impl Records for FusedRecords {
     fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
-        self.0.read(claim)
+        self.1.guard(Call::Looks, || self.0.read(claim))
     }
     fn read_all(&self) -> Result<Contents, JournalError> {
-        self.0.read_all()
+        self.1.guard(Call::Looks, || self.0.read_all())
     }
     fn write(&self, record: &Record) -> Result<(), JournalError> {
-        self.1
-            .guard(|| self.0.write(record), JournalError::injected)
+        self.1.guard(Call::Changes, || self.0.write(record))
     }
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
+        self.1.guard(Call::Changes, || self.0.remove(claim))
+    }
+    fn set_aside(
+        &self,
+        unreadable: &Unreadable,
+        replacement: Option<&Record>,
+    ) -> Result<(), JournalError> {
         self.1
-            .guard(|| self.0.remove(claim), JournalError::injected)
+            .guard(Call::Changes, || self.0.set_aside(unreadable, replacement))
     }
 }
 
@@ -133,16 +170,16 @@ pub(crate) struct FusedNode(LocalNode, Arc<Fuse>);
 
 impl Node for FusedNode {
     fn apply(&self, step: &Step) -> Result<(), StepError> {
-        self.1.guard(|| self.0.apply(step), StepError::injected)
+        self.1.guard(Call::Changes, || self.0.apply(step))
     }
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {
-        self.0.has(effect)
+        self.1.guard(Call::Looks, || self.0.has(effect))
     }
     fn spec(&self, file: &str) -> Result<Option<Vec<u8>>, StepError> {
-        self.0.spec(file)
+        self.1.guard(Call::Looks, || self.0.spec(file))
     }
     fn spec_files(&self) -> Result<Vec<String>, StepError> {
-        self.0.spec_files()
+        self.1.guard(Call::Looks, || self.0.spec_files())
     }
 }
 
@@ -185,7 +222,7 @@ impl Machine {
     /// On hardware that a test changes.
     pub(crate) fn start_on(&self, hardware: HardwareWatch, fuse: Fuse, boot: &str) -> TestClaims {
         let fuse = Arc::new(fuse);
-        let journal = Journal::open(&self.path("claims")).unwrap();
+        let journal = Journal::open(&self.path("claims"), CdiKind::claim()).unwrap();
         let cdi = CdiDir::open(&self.path("cdi")).unwrap();
         Claims::new(
             Identity {
@@ -221,14 +258,16 @@ impl Machine {
             .collect()
     }
 
+    /// The files of a directory, without its directories.
     pub(crate) fn files(&self, directory: &str) -> Vec<String> {
         list(&self.path(directory))
     }
 
-    /// Invariant I4: a spec exists exactly when the journal says that its claim is prepared.
+    /// Invariant I4: a spec exists exactly when the journal says that its claim is prepared. And each
+    /// record has its copy.
     #[track_caller]
     pub(crate) fn assert_specs_match_the_journal(&self) {
-        let journal = Journal::open(&self.path("claims")).unwrap();
+        let journal = Journal::open(&self.path("claims"), CdiKind::claim()).unwrap();
         let prepared: Vec<String> = journal
             .read_all()
             .unwrap()
@@ -238,13 +277,16 @@ impl Machine {
             .map(|record| cdi::file_name(&CdiKind::claim(), &record.claim.uid))
             .collect();
         assert_eq!(self.files("cdi"), prepared);
+        assert_eq!(self.files("claims"), self.files("claims/copies"));
     }
 }
 
 fn list(directory: &Path) -> Vec<String> {
     let files = std::fs::read_dir(directory).into_iter().flatten();
     let mut names: Vec<String> = files
-        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .map(|file| file.unwrap())
+        .filter(|file| file.file_type().unwrap().is_file())
+        .map(|file| file.file_name().into_string().unwrap())
         .collect();
     names.sort();
     names

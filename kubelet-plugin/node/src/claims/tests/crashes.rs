@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use tessera_prepare::cdi;
+
 use super::*;
 use crate::testing::machine::TestClaims;
 

@@ -1,0 +1,101 @@
+//! Accounts for GPUs whose claims have no record that can be read.
+//!
+//! # Guarantees
+//! Whoever decides on a GPU sees every claim of which the node has a trace: a record, a copy of one,
+//! or a CDI spec. What a trace says counts as held; a trace that says nothing may hold any GPU.
+
+use tessera_claim::ClaimUid;
+use tessera_prepare::cdi;
+use tessera_prepare::ledger::{Flaw, Unreadable};
+use tessera_prepare::record::Record;
+use tessera_prepare::upkeep;
+use tracing::warn;
+
+use super::{ClaimError, Claims, Identity};
+use crate::claim_reader::ClaimReader;
+use crate::executor::Node;
+use crate::hardware::Hardware;
+use crate::journal::{Contents, Entry, JournalError, Records};
+use tessera_shell::logging::chain;
+
+impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
+    /// All that the journal has, and the claims of which there is only a CDI spec.
+    pub(super) fn traces(&self) -> Result<Contents, ClaimError> {
+        let mut contents = self.records.read_all()?;
+        let files = self.node.spec_files()?;
+        let claims = files
+            .iter()
+            .filter_map(|file| cdi::claim_of_file(&self.identity.cdi_kind, file));
+        for claim in claims {
+            let recorded = contents.records.iter().any(|r| r.claim.uid == claim)
+                || contents.unreadable.iter().any(|u| u.claim == claim);
+            if recorded {
+                continue;
+            }
+            // Another process may have prepared or unprepared it since the journal was read.
+            match self.trace(&claim)? {
+                Some(Entry::Record(record)) => contents.records.push(record),
+                Some(Entry::Unreadable(unreadable)) => contents.unreadable.push(unreadable),
+                None => {}
+            }
+        }
+        Ok(contents)
+    }
+
+    /// What there is of one claim: what the journal has, or a CDI spec without a record.
+    ///
+    /// A record is removed after the spec and written before it, so there is never a spec alone
+    /// unless the record was lost.
+    pub(super) fn trace(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
+        let found = self.records.read(claim)?;
+        if found.is_some() || matches!(self.node.spec(&self.spec_file(claim)), Ok(None)) {
+            return Ok(found);
+        }
+        Ok(Some(Entry::Unreadable(Unreadable {
+            claim: claim.clone(),
+            problem: "there is none, but a CDI spec of the claim".to_owned(),
+            flaw: Flaw::Damaged,
+            copy: None,
+        })))
+    }
+
+    /// The record that was, as far as its copy or the CDI spec tells.
+    pub(super) fn accounted(&self, unreadable: &Unreadable, hardware: &Hardware) -> Option<Record> {
+        let Identity {
+            pool,
+            cdi_kind,
+            boot,
+            ..
+        } = &self.identity;
+        let spec = self
+            .node
+            .spec(&self.spec_file(&unreadable.claim))
+            .unwrap_or_else(|error| {
+                warn!(error = %chain(&error), "a CDI spec does not tell whose GPUs these are");
+                None
+            });
+        let spec = spec.as_deref();
+        upkeep::account(unreadable, spec, cdi_kind, pool, &hardware.inventory, boot)
+    }
+
+    /// The records of claims whose own cannot be read, and those that nothing accounts for.
+    pub(super) fn account(
+        &self,
+        unreadable: Vec<Unreadable>,
+        hardware: &Hardware,
+    ) -> (Vec<Record>, Vec<Unreadable>) {
+        let (mut accounted, mut unaccounted) = (Vec::new(), Vec::new());
+        for entry in unreadable {
+            match self.accounted(&entry, hardware) {
+                Some(record) => accounted.push(record),
+                None => unaccounted.push(entry),
+            }
+        }
+        (accounted, unaccounted)
+    }
+
+    /// The name of the claim's CDI spec.
+    pub(super) fn spec_file(&self, claim: &ClaimUid) -> String {
+        cdi::file_name(&self.identity.cdi_kind, claim)
+    }
+}
