@@ -49,9 +49,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = ImageProfile::Release)]
     image_profile: ImageProfile,
     /// How long each load is: so many pods one after the other, a sixth of it in rounds of 8 pods,
-    /// 8 times as many claims one after the other, so many rounds of 8 claims.
+    /// so many rounds of 8 claims.
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = value_parser!(u16).range(1..))]
     rounds: u16,
+    /// How many claims are prepared and unprepared one after the other, with a look at the plugin's
+    /// memory after half of them and after all.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u16).range(2..))]
+    claims: u16,
     /// For how long writes of the idle driver are counted.
     #[arg(long, value_name = "MINUTES", default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
     idle_minutes: u16,
@@ -67,8 +71,7 @@ struct Figures {
     idle_minutes: u16,
     writes: idle::Writes,
     idle: memory::Memory,
-    loaded: memory::Memory,
-    loaded_after: usize,
+    loaded: socket::Loaded,
     one_claim: socket::Timings,
     eight_claims: socket::Timings,
     one_pod: pods::Load,
@@ -105,10 +108,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn command(arguments: &Arguments) -> String {
     let Arguments {
         rounds,
+        claims,
         idle_minutes,
         ..
     } = arguments;
-    format!("cargo xtask bench --rounds {rounds} --idle-minutes {idle_minutes}")
+    format!("cargo xtask bench --rounds {rounds} --claims {claims} --idle-minutes {idle_minutes}")
 }
 
 /// The order matters: memory is looked at in a plugin that has just started, then in one that has had its claims.
@@ -140,7 +144,7 @@ fn measure(
         idle::writes(kubernetes, idle_time)
     })?;
     let idle = memory::of(plugin::worker(kubernetes)?)?;
-    let socket = measure_socket(kubernetes, rounds)?;
+    let socket = measure_socket(kubernetes, rounds, usize::from(arguments.claims))?;
     namespace(kubernetes, PODS)?;
     let one_pod = step(&Screen, "run pods one after the other", || {
         pods::run(kubernetes, PODS, rounds, 1)
@@ -155,7 +159,6 @@ fn measure(
         writes,
         idle,
         loaded: socket.loaded,
-        loaded_after: socket.loaded_after,
         one_claim: socket.one,
         eight_claims: socket.eight,
         one_pod,
@@ -170,44 +173,32 @@ const CLAIMS: &str = "bench-claims";
 struct OnSocket {
     one: socket::Timings,
     eight: socket::Timings,
-    loaded: memory::Memory,
-    loaded_after: usize,
+    loaded: socket::Loaded,
 }
 
-fn measure_socket(kubernetes: Kubernetes<'_>, rounds: usize) -> anyhow::Result<OnSocket> {
+fn measure_socket(
+    kubernetes: Kubernetes<'_>,
+    rounds: usize,
+    count: usize,
+) -> anyhow::Result<OnSocket> {
     let gpus = gpus(kubernetes)?;
     namespace(kubernetes, CLAIMS)?;
-    let claims = step(&Screen, "make claims", || {
-        claims::make(kubernetes, CLAIMS, &gpus, rounds * WIDTH)
+    let made = step(&Screen, "make claims", || {
+        claims::make(kubernetes, CLAIMS, &gpus, count.max(rounds * WIDTH))
     })?;
     let (_, pod) = plugin::pod(kubernetes)?;
     let socket = socket::Socket::open(plugin::node(kubernetes)?, &uid(&pod))?;
-    let (first, second) = claims.split_at(claims.len() / 2);
-    let (mut one, loaded) = step(&Screen, "prepare claims one after the other", || {
-        let one = socket.time(first, 1)?;
-        anyhow::Ok((one, memory::of(plugin::worker(kubernetes)?)?))
+    let what = "prepare claims one after the other";
+    let (one, loaded) = step(&Screen, what, || {
+        let resident = || memory::of(plugin::worker(kubernetes)?);
+        socket.load(&made[..count], resident)
     })?;
-    step(
-        &Screen,
-        "prepare claims one after the other, the other half",
-        || {
-            let rest = socket.time(second, 1)?;
-            one.prepare.extend(rest.prepare);
-            one.unprepare.extend(rest.unprepare);
-            anyhow::Ok(())
-        },
-    )?;
     let eight = step(&Screen, "prepare 8 claims at once", || {
-        socket.time(&claims, WIDTH)
+        socket.time(&made[..rounds * WIDTH], WIDTH)
     })?;
     // What is allocated is taken, so the scheduler would find no GPU for a pod.
-    kubernetes.delete(CLAIMS, &["resourceclaims", "--all"])?;
-    Ok(OnSocket {
-        one,
-        eight,
-        loaded,
-        loaded_after: first.len(),
-    })
+    claims::delete(kubernetes, CLAIMS)?;
+    Ok(OnSocket { one, eight, loaded })
 }
 
 fn gpus(kubernetes: Kubernetes<'_>) -> anyhow::Result<Vec<Place>> {

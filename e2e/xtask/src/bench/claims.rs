@@ -4,6 +4,7 @@
 
 use std::io::{Seek as _, Write as _};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::resource::v1::ResourceClaim;
@@ -12,6 +13,12 @@ use tessera_proto::dra::v1::Claim;
 use tessera_scenarios::gpus::{DRIVER, Place};
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
 
+/// How many objects are given to the API at once: a call of kubectl has a time limit.
+const BATCH: usize = 250;
+
+/// What the API may take to delete all claims.
+const DELETE_LIMIT: Duration = Duration::from_mins(1);
+
 /// Makes `count` claims, each with one of these GPUs, in turn.
 pub(super) fn make(
     kubernetes: Kubernetes<'_>,
@@ -19,10 +26,13 @@ pub(super) fn make(
     gpus: &[Place],
     count: usize,
 ) -> anyhow::Result<Vec<Claim>> {
-    let wanted = list((0..count).map(claim));
-    kubernetes.apply(namespace, &wanted.to_string())?;
-    let allocated = list((0..count).zip(gpus.iter().cycle()).map(allocated));
-    apply_status(kubernetes, namespace, &allocated.to_string())?;
+    let numbered: Vec<_> = (0..count).zip(gpus.iter().cycle()).collect();
+    for batch in numbered.chunks(BATCH) {
+        let wanted = list(batch.iter().map(|(index, _)| claim(*index)));
+        kubernetes.apply(namespace, &wanted.to_string())?;
+        let allocated = list(batch.iter().copied().map(allocated));
+        apply_status(kubernetes, namespace, &allocated.to_string())?;
+    }
     let made: Objects<ResourceClaim> = kubernetes.list(Scope::Namespace(namespace))?;
     let reference = |index| {
         let name = name(index);
@@ -36,6 +46,21 @@ pub(super) fn make(
         })
     };
     (0..count).map(reference).collect()
+}
+
+/// Deletes all claims of the namespace.
+pub(super) fn delete(kubernetes: Kubernetes<'_>, namespace: &str) -> anyhow::Result<()> {
+    // To wait for each would take kubectl a request more per claim.
+    kubernetes.delete(namespace, &["resourceclaims", "--all", "--wait=false"])?;
+    let scope = Scope::Namespace(namespace);
+    let what = "no claim to be left";
+    kubernetes.wait(
+        scope,
+        what,
+        DELETE_LIMIT,
+        |left: &Objects<ResourceClaim>| left.is_empty().then_some(()),
+    )?;
+    Ok(())
 }
 
 fn name(index: usize) -> String {

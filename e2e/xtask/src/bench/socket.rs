@@ -13,6 +13,8 @@ use tessera_scenarios::gpus::DRIVER;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
+use super::memory::Memory;
+
 /// What the kubelet gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(45);
 
@@ -21,6 +23,17 @@ const CALL_LIMIT: Duration = Duration::from_secs(45);
 pub(super) struct Timings {
     pub(super) prepare: Vec<Duration>,
     pub(super) unprepare: Vec<Duration>,
+}
+
+/// The plugin's memory in the middle and at the end of a load of claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loaded {
+    /// How many claims are half of them.
+    pub(super) half: usize,
+    /// How many there are.
+    pub(super) all: usize,
+    pub(super) after_half: Memory,
+    pub(super) after_all: Memory,
 }
 
 /// A connection to the socket.
@@ -41,6 +54,27 @@ impl Socket {
         let channel = runtime.block_on(client::connect(&path, CALL_LIMIT))?;
         let client = DraPluginClient::new(channel);
         Ok(Self { runtime, client })
+    }
+
+    /// Prepares and unprepares the claims one after the other, and looks at the plugin's memory.
+    pub(super) fn load(
+        &self,
+        claims: &[Claim],
+        memory: impl Fn() -> anyhow::Result<Memory>,
+    ) -> anyhow::Result<(Timings, Loaded)> {
+        let (first, second) = claims.split_at(claims.len() / 2);
+        let mut timings = self.time(first, 1)?;
+        let after_half = memory()?;
+        let rest = self.time(second, 1)?;
+        timings.prepare.extend(rest.prepare);
+        timings.unprepare.extend(rest.unprepare);
+        let loaded = Loaded {
+            half: first.len(),
+            all: claims.len(),
+            after_half,
+            after_all: memory()?,
+        };
+        Ok((timings, loaded))
     }
 
     /// Prepares and unprepares the claims, `width` at once. Claims of one round must hold different GPUs.
