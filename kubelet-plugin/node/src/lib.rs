@@ -21,6 +21,7 @@ pub mod keeper;
 pub mod locks;
 pub mod metrics;
 pub mod offering;
+pub mod own_files;
 pub mod parts;
 pub mod presence;
 pub mod probe;

@@ -12,6 +12,7 @@
 //! wait go on waiting for [`PATIENCE`], and are then answered with the reason.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ use crate::journal::Journal;
 use crate::locks::GpuLocks;
 use crate::metrics::{Metrics, PreparedDevices};
 use crate::offering::Offering;
+use crate::own_files;
 use crate::parts::Parts;
 use crate::presence::Presence;
 use crate::probe::Probe;
@@ -127,8 +129,10 @@ async fn start(
     };
     let client = client::connect(&source).await?;
 
+    let places = places(args, directories)?;
+    let hook = places.hook.as_ref().map(PathBuf::from);
     let (notices, inbox) = Notices::open();
-    let hardware = start_hardware(parts, places(args, directories)?, notices.clone());
+    let hardware = start_hardware(parts, places, notices.clone());
     HardwareMetrics::register(&mut registry, hardware.clone());
     let hurry = CancellationToken::new();
     let claims = claims(
@@ -155,6 +159,7 @@ async fn start(
         observer: Arc::new(move |event| observe(&event, post.taken_over, &registered)),
     };
     start_sockets(parts, sockets, served, hurry);
+    watch_own_files(parts, args, &paths, hook);
     let reader = ApiClaimReader::new(client.clone());
     let board = KubeBoard::new(client.clone(), driver, &args.node_name);
     let teller = Teller::new(inbox, reader, board, EventMetrics::new(&mut registry));
@@ -252,6 +257,18 @@ async fn hurrying<T>(
         ended = serving => ended,
         never = out_of_patience => never,
     }
+}
+
+/// Watches what a start puts where the node looks for it.
+fn watch_own_files(parts: &mut Parts, args: &Args, paths: &SocketPaths, hook: Option<PathBuf>) {
+    // A hook that somebody else installed is on the host, and not for us to see.
+    let hook = hook.filter(|_| args.nvidia_cdi_hook_path.is_none());
+    let sockets = [&paths.dra, paths.registration.as_socket_path()];
+    let sockets = sockets.map(|path| path.as_path().to_owned());
+    let files = sockets.into_iter().chain(hook).collect();
+    parts.start("own files", |stop| async move {
+        Ok(own_files::watch(files, stop).await?)
+    });
 }
 
 fn places(args: &Args, directories: &Directories) -> anyhow::Result<Places> {
