@@ -79,6 +79,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The namespace, as a place to look into.
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        Scope::Namespace(&self.namespace)
+    }
+
     /// The nodes.
     pub(crate) fn nodes(&self) -> &'a [Node] {
         self.kubernetes.cluster().nodes()

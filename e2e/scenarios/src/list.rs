@@ -1,8 +1,8 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    api_away, cleanup, driver, events, hostile, isolation, kubelet, odd_claims, plugin, reboot,
-    selection, sharing, survival, uninstall, upgrade, whole_gpus,
+    api_away, cleanup, damage, driver, events, hostile, isolation, kubelet, odd_claims, plugin,
+    reboot, selection, sharing, survival, uninstall, upgrade, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -100,6 +100,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "While 50 pods come and go, the plugin's process is killed every two seconds: at least 40 pods run, the slices stay, and in the end nothing is left and all GPUs can be had.",
     upgrade::the_death_of_the_plugins_first_process_disturbs_nobody
         => "When the first process of the plugin's container is killed, running pods and slices stay as they are, and new pods run.",
+    damage::a_gpu_in_use_whose_record_is_damaged_is_given_to_nobody_until_its_pod_has_ended
+        => "A GPU in use whose record is damaged, in each of seven ways, is given to nobody until its pod has ended, and the others are.",
+    damage::full_read_only_and_vanished_directories_fail_a_claim_with_the_reason_and_leave_nothing
+        => "Full tmpfs, read-only CDI directory, vanished state and plugin directories: an error with path and remedy, nothing leaked, the next try works.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

@@ -82,6 +82,8 @@ fn remove(path: &Path, outcome: std::io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
+    use tessera_prepare::cdi::CdiKind;
+
     use super::*;
 
     #[tokio::test]
@@ -89,7 +91,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (plugins, state) = (root.path().join("plugins"), root.path().join("state"));
         let directories = Directories::of("gpu.nvidia.com", &plugins, &state);
-        let journal = Journal::open(&directories.journal()).unwrap();
+        let journal = Journal::open(&directories.journal(), CdiKind::claim()).unwrap();
         fs::create_dir_all(&directories.plugin).unwrap();
         let old = Presence::enter(&directories.presence()).await.unwrap();
         let new = Presence::enter(&directories.presence()).await.unwrap();
