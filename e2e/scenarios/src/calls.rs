@@ -6,12 +6,13 @@ use tessera_cluster::Node;
 use tessera_proto::client;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
+use tessera_proto::uds::SocketPath;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
 use crate::kubernetes::Kubernetes;
-use crate::plugin_pod::Plugin;
+use crate::plugin_pod::{NearSocket, Plugin};
 
 /// What the kubelet gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(45);
@@ -20,6 +21,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(45);
 pub(crate) struct Calls {
     runtime: Runtime,
     client: DraPluginClient<Channel>,
+    // A connection that breaks is made anew through it.
+    _socket: NearSocket,
 }
 
 impl Calls {
@@ -31,16 +34,21 @@ impl Calls {
                 node.name()
             ))
         };
-        let paths = Plugin::on(kubernetes, node).sockets()?;
+        let socket = Plugin::on(kubernetes, node).dra_socket()?;
+        let path = SocketPath::new(&socket.path).map_err(|error| failed("name", &error))?;
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| failed("start a runtime for", &error))?;
         let channel = runtime
-            .block_on(client::connect(&paths.dra, CALL_LIMIT))
+            .block_on(client::connect(&path, CALL_LIMIT))
             .map_err(|error| failed("connect to", &error))?;
         let client = DraPluginClient::new(channel);
-        Ok(Self { runtime, client })
+        Ok(Self {
+            runtime,
+            client,
+            _socket: socket,
+        })
     }
 
     /// Has the claim prepared, and returns its devices, or why it was not.

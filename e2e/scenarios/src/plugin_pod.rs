@@ -1,6 +1,9 @@
 //! The plugin's pod on a node: which it is, what it counts, its process.
 
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -40,6 +43,32 @@ pub(crate) fn metric_of(
     Ok(value(&kubernetes.raw(&page)?, series))
 }
 
+/// A socket by a path that is short enough to connect to: a node's files have long ones for a process
+/// of the machine, and a socket's path has a limit (unix(7)).
+#[derive(Debug)]
+pub(crate) struct NearSocket {
+    pub(crate) path: PathBuf,
+    // The path leads through it.
+    _directory: File,
+}
+
+impl NearSocket {
+    /// The socket at this path.
+    pub(crate) fn at(path: &Path) -> Result<Self, Failure> {
+        let directory = path.parent().unwrap_or(path);
+        let name = path.file_name().unwrap_or_default();
+        let opened = File::open(directory).map_err(|reason| Failure::File {
+            path: directory.to_owned(),
+            reason,
+        })?;
+        let near = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        Ok(Self {
+            path: Path::new(&near).join(name),
+            _directory: opened,
+        })
+    }
+}
+
 /// The plugin on one node.
 #[derive(Clone, Copy)]
 pub(crate) struct Plugin<'a> {
@@ -64,26 +93,44 @@ impl<'a> Plugin<'a> {
 
     /// The first process of the plugin's container, as the machine counts processes.
     pub(crate) fn keeper(self) -> Result<u32, Failure> {
-        let keepers = self.node.contained(KEEPER);
+        let keepers = self.named(|name| name == KEEPER);
         keepers
             .first()
             .copied()
             .ok_or_else(|| Failure::wrong(format!("no {KEEPER} is on {}", self.node.name())))
     }
 
-    /// Where the kubelet finds it on its node.
-    pub(crate) fn sockets(self) -> Result<SocketPaths, Failure> {
+    /// The socket that the kubelet calls.
+    pub(crate) fn dra_socket(self) -> Result<NearSocket, Failure> {
         let pods: Objects<Pod> = self.kubernetes.list(Scope::Namespace(RELEASE))?;
         let uid = pods.get(&self.pod()?).map(uid).unwrap_or_default();
-        let kubelet = self.node.kubelet_dir();
-        let (registrar, plugins) = (kubelet.join("plugins_registry"), kubelet.join("plugins"));
-        SocketPaths::new(&registrar, &plugins, DRIVER, Some(&uid))
-            .map_err(|error| Failure::wrong(format!("name the plugin's sockets: {error}")))
+        let (registrar, plugins) = (Path::new("/registrar"), Path::new("/plugins"));
+        let paths = SocketPaths::new(registrar, plugins, DRIVER, Some(&uid))
+            .map_err(|error| Failure::wrong(format!("name the plugin's sockets: {error}")))?;
+        let name = paths.dra.as_path().file_name().unwrap_or_default();
+        NearSocket::at(
+            &self
+                .node
+                .kubelet_dir()
+                .join("plugins")
+                .join(DRIVER)
+                .join(name),
+        )
     }
 
     /// The processes of the plugin that do the work, as the machine counts them.
     pub(crate) fn processes(self) -> Vec<u32> {
-        self.node.contained(PROGRAM)
+        self.named(|name| name != KEEPER)
+    }
+
+    /// Those of its processes whose name is as wanted: all run one program.
+    fn named(self, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+        let mut processes = self.node.contained(PROGRAM);
+        processes.retain(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| is_wanted(name.trim_end()))
+        });
+        processes
     }
 
     /// One process of the plugin.

@@ -11,7 +11,7 @@ use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
 use crate::kubernetes::{Objects, Scope, runs};
-use crate::plugin_pod::plugin_on;
+use crate::plugin_pod::{Plugin, plugin_on};
 use crate::release::RELEASE;
 use crate::simulated::Driver;
 
@@ -281,7 +281,8 @@ fn started(pod: &Pod) -> bool {
     })
 }
 
-/// Holds if the plugin of the node is still this pod and none of its containers was restarted.
+/// Holds if the plugin of the node is still this pod, and neither a container of it nor the process in
+/// it was replaced.
 fn not_restarted(context: &Context<'_>, node: &Node, plugin: &str) -> Result<(), Failure> {
     let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
     let now = plugin_on(&pods, node);
@@ -292,5 +293,8 @@ fn not_restarted(context: &Context<'_>, node: &Node, plugin: &str) -> Result<(),
         "restarts of the plugin",
         &restarts,
         &vec![0; restarts.len()],
-    )
+    )?;
+    let replaced =
+        Plugin::on(context.kubernetes(), node).metric("tessera_worker_restarts_total")?;
+    same("replaced processes of the plugin", &replaced, &Some(0))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -14,6 +14,7 @@ use super::one_gpu;
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
 use crate::gpus::DRIVER;
+use crate::plugin_pod::NearSocket;
 
 /// Connections to each socket that are opened and left, far above what the plugin holds.
 const CROWD: usize = 200;
@@ -22,7 +23,7 @@ const CROWD: usize = 200;
 const SAID: [&[u8]; 3] = [b"", &[0xff; 4096], b"PRI * HTTP/2.0\r\n"];
 
 /// The sockets of the driver on a node, for a process of the machine.
-fn sockets(node: &Node) -> Result<Vec<PathBuf>, Failure> {
+fn sockets(node: &Node) -> Result<Vec<NearSocket>, Failure> {
     let kubelet = node.kubelet_dir();
     let mut sockets = Vec::new();
     for dir in [
@@ -36,7 +37,7 @@ fn sockets(node: &Node) -> Result<Vec<PathBuf>, Failure> {
         for entry in fs::read_dir(&dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_type().map_err(failed)?.is_socket() {
-                sockets.push(entry.path());
+                sockets.push(NearSocket::at(&entry.path())?);
             }
         }
     }
@@ -64,11 +65,11 @@ fn knock(socket: &Path, said: &[u8]) -> Result<UnixStream, Failure> {
 }
 
 /// Comes again and again, and leaves, until told to stop.
-fn disturb(sockets: &[PathBuf], stop: &AtomicBool) -> Result<(), Failure> {
+fn disturb(sockets: &[NearSocket], stop: &AtomicBool) -> Result<(), Failure> {
     while !stop.load(Ordering::Relaxed) {
         for socket in sockets {
             for said in SAID {
-                knock(socket, said)?;
+                knock(&socket.path, said)?;
             }
         }
     }
@@ -80,14 +81,14 @@ pub(crate) fn garbage_on_the_sockets_does_not_disturb_a_pod_that_starts(
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
     let sockets = sockets(node)?;
-    for socket in &sockets {
-        let what = format!("the mode of {}", socket.display());
-        same(&what, &mode(socket)?, &0o600)?;
+    for NearSocket { path, .. } in &sockets {
+        let what = format!("the mode of {}", path.display());
+        same(&what, &mode(path)?, &0o600)?;
     }
     let mut crowd = Vec::new();
     for socket in &sockets {
         for at in 0..CROWD {
-            crowd.push(knock(socket, SAID[at % SAID.len()])?);
+            crowd.push(knock(&socket.path, SAID[at % SAID.len()])?);
         }
     }
     let stop = AtomicBool::new(false);

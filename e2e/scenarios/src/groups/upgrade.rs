@@ -1,5 +1,6 @@
 //! The plugin is replaced, killed and killed again, and nobody is disturbed.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -34,12 +35,13 @@ pub(crate) fn no_preparation_fails_while_the_plugin_is_updated(
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
     let slices = slice_uids(context, node)?;
+    let before = errors(context)?;
     let mut updates = 0;
     let never = thread::scope(|scope| {
         let churning = scope.spawn(|| churn(context, node, SEED));
         let mut outcome = Ok(());
         while outcome.is_ok() && !churning.is_finished() {
-            outcome = update(context);
+            outcome = update(context, &before);
             updates += 1;
         }
         let never = joined(churning.join());
@@ -53,11 +55,15 @@ pub(crate) fn no_preparation_fails_while_the_plugin_is_updated(
     everything_is_free(context, node)
 }
 
-/// Updates the plugin on all nodes, and holds if no old and no new pod of it has failed a claim.
-fn update(context: &Context<'_>) -> Result<(), Failure> {
+/// The counters of failed claims that are not zero, by the plugin's pod.
+type Errors = BTreeMap<String, Vec<String>>;
+
+/// Updates the plugin on all nodes, and holds if no old and no new pod of it has failed a claim since
+/// these were its errors.
+fn update(context: &Context<'_>, before: &Errors) -> Result<(), Failure> {
     let kubernetes = context.kubernetes();
     let ours = Scope::Namespace(RELEASE);
-    no_errors(context)?;
+    no_more_errors(context, before)?;
     let sets: Objects<DaemonSet> = kubernetes.list(ours)?;
     for set in sets.keys() {
         kubernetes.restart(RELEASE, &format!("daemonset/{set}"))?;
@@ -68,7 +74,7 @@ fn update(context: &Context<'_>) -> Result<(), Failure> {
     kubernetes.wait(ours, what, UPDATE_LIMIT, |sets| {
         all_ready(sets, count).then_some(())
     })?;
-    no_errors(context)?;
+    no_more_errors(context, before)?;
     let what = "the old pods of the plugin to be gone";
     kubernetes.wait(ours, what, UPDATE_LIMIT, |pods: &Objects<Pod>| {
         let plugins = pods.values().filter(|pod| is_plugin(context, pod));
@@ -84,16 +90,23 @@ fn is_plugin(context: &Context<'_>, pod: &Pod) -> bool {
         .any(|node| plugin_on(&pods, node).is_some())
 }
 
-fn no_errors(context: &Context<'_>) -> Result<(), Failure> {
+fn errors(context: &Context<'_>) -> Result<Errors, Failure> {
     let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
+    let mut found = Errors::new();
     for (name, pod) in pods {
         let stays = pod.metadata.deletion_timestamp.is_none();
         if stays && is_plugin(context, &pod) && runs(&pod) {
-            nothing(
-                &format!("{name} has failed"),
-                &errors_of(context.kubernetes(), &name)?,
-            )?;
+            let errors = errors_of(context.kubernetes(), &name)?;
+            found.insert(name, errors);
         }
+    }
+    Ok(found)
+}
+
+fn no_more_errors(context: &Context<'_>, before: &Errors) -> Result<(), Failure> {
+    for (pod, errors) in errors(context)? {
+        let known = before.get(&pod).cloned().unwrap_or_default();
+        same(&format!("the failures of {pod}"), &errors, &known)?;
     }
     Ok(())
 }
