@@ -7,6 +7,7 @@
 pub mod follow;
 mod ids;
 mod inventory;
+pub mod quantity;
 mod units;
 mod version;
 

@@ -1,0 +1,84 @@
+//! How a pod joins a compute domain.
+//!
+//! The templates that a compute domain makes carry these kinds; nobody needs to write them by hand.
+
+use crate::error::ConfigError;
+use crate::fields::Fields;
+
+/// Configuration of a channel that a workload gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputeDomainChannelConfig {
+    /// UID of the compute domain.
+    pub domain_id: String,
+    /// How many channels the container gets.
+    pub allocation_mode: AllocationMode,
+}
+
+/// Configuration of the daemon of a compute domain on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputeDomainDaemonConfig {
+    /// UID of the compute domain.
+    pub domain_id: String,
+}
+
+/// How many channels a container gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllocationMode {
+    /// One.
+    #[default]
+    Single,
+    /// All that there are.
+    All,
+}
+
+const MODES: &[&str] = &["Single", "All"];
+
+impl AllocationMode {
+    /// The name that users write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => MODES[0],
+            Self::All => MODES[1],
+        }
+    }
+}
+
+impl ComputeDomainChannelConfig {
+    pub(crate) const FIELDS: &'static [&'static str] =
+        &["apiVersion", "kind", "domainID", "allocationMode"];
+
+    pub(crate) fn decode(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        let allocation_mode = match fields.get("allocationMode") {
+            None => AllocationMode::default(),
+            Some(mode) => match mode.one_of("allocation mode", MODES)? {
+                0 => AllocationMode::Single,
+                _ => AllocationMode::All,
+            },
+        };
+        Ok(Self {
+            domain_id: domain_id(fields)?,
+            allocation_mode,
+        })
+    }
+}
+
+impl ComputeDomainDaemonConfig {
+    pub(crate) const FIELDS: &'static [&'static str] = &["apiVersion", "kind", "domainID"];
+
+    pub(crate) fn decode(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        let domain_id = domain_id(fields)?;
+        Ok(Self { domain_id })
+    }
+}
+
+fn domain_id(fields: &Fields<'_>) -> Result<String, ConfigError> {
+    let field = fields.required("domainID", &["the UID of the ComputeDomain"])?;
+    let text = field.text()?;
+    if text.is_empty() {
+        return Err(ConfigError::Missing {
+            at: field.at,
+            remedy: "write the UID of the ComputeDomain".to_owned(),
+        });
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,286 @@
+//! The configuration kinds, from JSON and back.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::compute_domain::{ComputeDomainChannelConfig, ComputeDomainDaemonConfig};
+use crate::document::{Document, excerpt};
+use crate::error::ConfigError;
+use crate::feature::{Feature, Unsupported};
+use crate::fields::Fields;
+use crate::group::API_VERSION;
+use crate::path::FieldPath;
+use crate::sharing::{GpuSharing, MigSharing};
+use crate::vfio::VfioDeviceConfig;
+
+/// A driver that takes configurations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// `gpu.nvidia.com`
+    Gpu,
+    /// `compute-domain.nvidia.com`
+    ComputeDomain,
+}
+
+/// A kind of configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of a whole GPU.
+    GpuConfig,
+    /// Of a MIG device.
+    MigDeviceConfig,
+    /// Of a GPU bound to a VFIO driver.
+    VfioDeviceConfig,
+    /// Of a channel of a compute domain.
+    ComputeDomainChannelConfig,
+    /// Of the daemon of a compute domain.
+    ComputeDomainDaemonConfig,
+}
+
+/// Configuration of whole GPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuConfig {
+    /// How the claim's containers share the GPU. `None`: as the NVIDIA driver does by itself.
+    pub sharing: Option<GpuSharing>,
+}
+
+/// Configuration of MIG devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MigDeviceConfig {
+    /// How the claim's containers share the MIG device. `None`: as the NVIDIA driver does by itself.
+    pub sharing: Option<MigSharing>,
+}
+
+/// A configuration that is valid and has its defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// Of whole GPUs.
+    Gpu(GpuConfig),
+    /// Of MIG devices.
+    MigDevice(MigDeviceConfig),
+    /// Of GPUs bound to a VFIO driver.
+    VfioDevice(VfioDeviceConfig),
+    /// Of channels of a compute domain.
+    ComputeDomainChannel(ComputeDomainChannelConfig),
+    /// Of the daemon of a compute domain.
+    ComputeDomainDaemon(ComputeDomainDaemonConfig),
+}
+
+const SHARING_FIELDS: &[&str] = &["apiVersion", "kind", "sharing"];
+
+impl Config {
+    /// Decodes the opaque parameters `document` that a claim or class addresses to `driver`.
+    ///
+    /// Strictly: whatever the kind does not have is an error, because a misspelt field that is
+    /// ignored leaves its user with a device that is not as they think.
+    pub fn decode(
+        driver: Driver,
+        at: &FieldPath,
+        document: &Document,
+    ) -> Result<Self, ConfigError> {
+        let fields = Fields::of(at.clone(), document)?;
+        let version = fields.required("apiVersion", &[API_VERSION])?;
+        if version.text()? != API_VERSION {
+            return Err(ConfigError::ApiVersion {
+                found: excerpt(version.text()?),
+                at: version.at,
+            });
+        }
+        let named = fields.required("kind", driver.kinds())?;
+        let name = named.text()?;
+        let kind = Kind::named(name).ok_or_else(|| ConfigError::UnknownKind {
+            at: named.at.clone(),
+            driver,
+            found: excerpt(name),
+        })?;
+        if kind.driver() != driver {
+            let at = named.at;
+            return Err(ConfigError::OtherDriver { at, kind, driver });
+        }
+        Self::decode_kind(kind, &fields.only(kind.fields())?)
+    }
+
+    /// As [`Config::decode`], from text.
+    pub fn decode_text(driver: Driver, at: &FieldPath, text: &str) -> Result<Self, ConfigError> {
+        let document = serde_json::from_str(text).map_err(|error| ConfigError::NotJson {
+            at: at.clone(),
+            problem: error.to_string(),
+        })?;
+        Self::decode(driver, at, &document)
+    }
+
+    fn decode_kind(kind: Kind, fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        let sharing = fields.get("sharing");
+        Ok(match kind {
+            Kind::GpuConfig => Self::Gpu(GpuConfig {
+                sharing: sharing.map(GpuSharing::decode).transpose()?,
+            }),
+            Kind::MigDeviceConfig => Self::MigDevice(MigDeviceConfig {
+                sharing: sharing.map(MigSharing::decode).transpose()?,
+            }),
+            Kind::VfioDeviceConfig => Self::VfioDevice(VfioDeviceConfig::decode(fields)?),
+            Kind::ComputeDomainChannelConfig => {
+                Self::ComputeDomainChannel(ComputeDomainChannelConfig::decode(fields)?)
+            }
+            Kind::ComputeDomainDaemonConfig => {
+                Self::ComputeDomainDaemon(ComputeDomainDaemonConfig::decode(fields)?)
+            }
+        })
+    }
+
+    /// The configuration as JSON, every default written out. It decodes to the same again.
+    pub fn encode(&self) -> Value {
+        let mut fields = Map::new();
+        fields.insert("apiVersion".to_owned(), API_VERSION.into());
+        fields.insert("kind".to_owned(), self.kind().as_str().into());
+        let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+        match self {
+            Self::Gpu(GpuConfig { sharing }) => {
+                let sharing = sharing.as_ref().map(GpuSharing::encode);
+                sharing.map(|sharing| set("sharing", sharing));
+            }
+            Self::MigDevice(MigDeviceConfig { sharing }) => {
+                let sharing = sharing.as_ref().map(MigSharing::encode);
+                sharing.map(|sharing| set("sharing", sharing));
+            }
+            Self::VfioDevice(config) => {
+                let (name, iommu) = config.encode();
+                set(name, iommu);
+            }
+            Self::ComputeDomainChannel(config) => {
+                set("domainID", config.domain_id.clone().into());
+                set("allocationMode", config.allocation_mode.as_str().into());
+            }
+            Self::ComputeDomainDaemon(config) => {
+                set("domainID", config.domain_id.clone().into());
+            }
+        }
+        Value::Object(fields)
+    }
+
+    /// What kind of configuration it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Gpu(_) => Kind::GpuConfig,
+            Self::MigDevice(_) => Kind::MigDeviceConfig,
+            Self::VfioDevice(_) => Kind::VfioDeviceConfig,
+            Self::ComputeDomainChannel(_) => Kind::ComputeDomainChannelConfig,
+            Self::ComputeDomainDaemon(_) => Kind::ComputeDomainDaemonConfig,
+        }
+    }
+
+    /// Fails if the configuration, which stands at `at`, asks for a feature that is not among
+    /// `available`.
+    pub fn require(&self, at: &FieldPath, available: &[Feature]) -> Result<(), Unsupported> {
+        let kind = self.kind().as_str();
+        let whole = |feature| Some((at.field("kind"), kind, feature, "the configuration"));
+        let shared = |(strategy, feature)| {
+            let at = at.field("sharing").field("strategy");
+            (at, strategy, feature, "sharing")
+        };
+        let wish = match self {
+            Self::Gpu(config) => config.sharing.as_ref().map(GpuSharing::wish).map(shared),
+            Self::MigDevice(config) => config.sharing.as_ref().map(MigSharing::wish).map(shared),
+            Self::VfioDevice(_) => whole(Feature::Passthrough),
+            Self::ComputeDomainChannel(_) | Self::ComputeDomainDaemon(_) => {
+                whole(Feature::ComputeDomains)
+            }
+        };
+        match wish {
+            Some((at, value, feature, remove)) if !available.contains(&feature) => {
+                Err(Unsupported {
+                    at,
+                    value,
+                    feature,
+                    remove,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Driver {
+    /// The driver of this name, if it takes configurations.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Gpu, Self::ComputeDomain]
+            .into_iter()
+            .find(|driver| driver.as_str() == name)
+    }
+
+    /// The driver's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gpu => "gpu.nvidia.com",
+            Self::ComputeDomain => "compute-domain.nvidia.com",
+        }
+    }
+
+    /// Names of the kinds that the driver takes.
+    pub fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Gpu => &["GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"],
+            Self::ComputeDomain => &["ComputeDomainChannelConfig", "ComputeDomainDaemonConfig"],
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [
+        Self::GpuConfig,
+        Self::MigDeviceConfig,
+        Self::VfioDeviceConfig,
+        Self::ComputeDomainChannelConfig,
+        Self::ComputeDomainDaemonConfig,
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// The kind's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GpuConfig => "GpuConfig",
+            Self::MigDeviceConfig => "MigDeviceConfig",
+            Self::VfioDeviceConfig => "VfioDeviceConfig",
+            Self::ComputeDomainChannelConfig => "ComputeDomainChannelConfig",
+            Self::ComputeDomainDaemonConfig => "ComputeDomainDaemonConfig",
+        }
+    }
+
+    /// Whose devices it configures.
+    pub fn driver(self) -> Driver {
+        match self {
+            Self::GpuConfig | Self::MigDeviceConfig | Self::VfioDeviceConfig => Driver::Gpu,
+            Self::ComputeDomainChannelConfig | Self::ComputeDomainDaemonConfig => {
+                Driver::ComputeDomain
+            }
+        }
+    }
+
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::GpuConfig | Self::MigDeviceConfig => SHARING_FIELDS,
+            Self::VfioDeviceConfig => VfioDeviceConfig::FIELDS,
+            Self::ComputeDomainChannelConfig => ComputeDomainChannelConfig::FIELDS,
+            Self::ComputeDomainDaemonConfig => ComputeDomainDaemonConfig::FIELDS,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,460 @@
+use proptest::prelude::*;
+use serde_json::json;
+use tessera_device::Bytes;
+
+use super::*;
+use crate::compute_domain::AllocationMode;
+use crate::sharing::{Interval, LimitedDevice, MpsConfig};
+use crate::vfio::IommuBackend;
+
+const BASE: &str = "spec.devices.config[0].opaque.parameters";
+
+fn at() -> FieldPath {
+    FieldPath::parameters(BASE)
+}
+
+fn decode(driver: Driver, value: &Value) -> Result<Config, ConfigError> {
+    Config::decode(driver, &at(), &Document::from(value))
+}
+
+/// `kind` with further fields.
+fn of_kind(kind: &str, fields: &Value) -> Value {
+    let mut value = json!({"apiVersion": API_VERSION, "kind": kind});
+    let fields = fields.as_object().unwrap().clone();
+    value.as_object_mut().unwrap().extend(fields);
+    value
+}
+
+#[track_caller]
+fn accepted(kind: &str, fields: &Value, expected: &Config) {
+    let driver = expected.kind().driver();
+    let found = decode(driver, &of_kind(kind, fields)).unwrap();
+    assert_eq!(found, *expected);
+    assert_eq!(found.kind().as_str(), kind);
+}
+
+#[test]
+fn what_is_left_out_gets_the_defaults_of_the_reference() {
+    let plain = Config::Gpu(GpuConfig::default());
+    accepted("GpuConfig", &json!({}), &plain);
+    accepted("GpuConfig", &json!({"sharing": null}), &plain);
+    let plain = Config::MigDevice(MigDeviceConfig::default());
+    accepted("MigDeviceConfig", &json!({}), &plain);
+    let plain = Config::VfioDevice(VfioDeviceConfig {
+        backend: IommuBackend::LegacyOnly,
+        enable_api_device: false,
+    });
+    for fields in [
+        json!({}),
+        json!({"iommu": {}}),
+        json!({"iommu": {"enableAPIDevice": false}}),
+    ] {
+        accepted("VfioDeviceConfig", &fields, &plain);
+    }
+    accepted(
+        "ComputeDomainChannelConfig",
+        &json!({"domainID": "d"}),
+        &Config::ComputeDomainChannel(ComputeDomainChannelConfig {
+            domain_id: "d".to_owned(),
+            allocation_mode: AllocationMode::Single,
+        }),
+    );
+}
+
+#[test]
+fn a_strategy_without_settings_gets_the_default_settings() {
+    let time_slicing = |interval| {
+        Config::Gpu(GpuConfig {
+            sharing: Some(GpuSharing::TimeSlicing(interval)),
+        })
+    };
+    for (sharing, interval) in [
+        (json!({"strategy": "TimeSlicing"}), Interval::Default),
+        (
+            json!({"strategy": "TimeSlicing", "timeSlicingConfig": {}}),
+            Interval::Default,
+        ),
+        (
+            json!({"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}),
+            Interval::Long,
+        ),
+    ] {
+        accepted(
+            "GpuConfig",
+            &json!({"sharing": sharing}),
+            &time_slicing(interval),
+        );
+    }
+    accepted(
+        "GpuConfig",
+        &json!({"sharing": {"strategy": "MPS"}}),
+        &Config::Gpu(GpuConfig {
+            sharing: Some(GpuSharing::Mps(MpsConfig::default())),
+        }),
+    );
+    accepted(
+        "MigDeviceConfig",
+        &json!({"sharing": {"strategy": "TimeSlicing"}}),
+        &Config::MigDevice(MigDeviceConfig {
+            sharing: Some(MigSharing::TimeSlicing),
+        }),
+    );
+}
+
+#[test]
+fn memory_limits_are_whole_mebibytes_per_device() {
+    let uuid = "GPU-00000000-0000-0000-0000-000000000001";
+    accepted(
+        "MigDeviceConfig",
+        &json!({"sharing": {"strategy": "MPS", "mpsConfig": {
+            "defaultActiveThreadPercentage": 50,
+            "defaultPinnedDeviceMemoryLimit": "1.5Gi",
+            "defaultPerDevicePinnedMemoryLimit": {"0": 3_000_000, uuid: "10G"},
+            "multiUser": true,
+        }}}),
+        &Config::MigDevice(MigDeviceConfig {
+            sharing: Some(MigSharing::Mps(MpsConfig {
+                active_thread_percentage: Some(50),
+                pinned_memory: Some(Bytes::from_mib(1536)),
+                per_device: [
+                    (LimitedDevice::Index(0), Bytes::from_mib(2)),
+                    (LimitedDevice::Uuid(uuid.to_owned()), Bytes::from_mib(9536)),
+                ]
+                .into(),
+                multi_user: true,
+            })),
+        }),
+    );
+}
+
+#[track_caller]
+fn refused(parameters: &Value, message: &str) {
+    let error = decode(Driver::Gpu, parameters).unwrap_err().to_string();
+    assert_eq!(error, format!("{BASE}{message}"));
+}
+
+#[test]
+fn a_wrong_header_is_refused_with_what_to_write() {
+    let gpu = "GpuConfig, MigDeviceConfig or VfioDeviceConfig";
+    refused(&Value::Null, ": must be an object, but is null");
+    refused(
+        &json!("GpuConfig"),
+        ": must be an object, but is a string, \"GpuConfig\"",
+    );
+    refused(
+        &json!({"kind": "GpuConfig"}),
+        ".apiVersion: is missing; write resource.nvidia.com/v1beta1",
+    );
+    refused(
+        &json!({"apiVersion": "gpu.nvidia.com/v1", "kind": "GpuConfig"}),
+        ".apiVersion: unknown API version \"gpu.nvidia.com/v1\"; write resource.nvidia.com/v1beta1",
+    );
+    refused(
+        &json!({"apiVersion": API_VERSION}),
+        &format!(".kind: is missing; write {gpu}"),
+    );
+    refused(
+        &json!({"apiVersion": API_VERSION, "kind": "GPUConfig"}),
+        &format!(".kind: unknown kind \"GPUConfig\"; write {gpu}"),
+    );
+    refused(
+        &of_kind("ComputeDomainDaemonConfig", &json!({"domainID": "d"})),
+        &format!(
+            ".kind: \"ComputeDomainDaemonConfig\" configures devices of compute-domain.nvidia.com, \
+             not of gpu.nvidia.com; name that driver in opaque.driver, or write {gpu}"
+        ),
+    );
+}
+
+#[test]
+fn a_field_that_does_not_exist_is_refused_at_every_depth() {
+    refused(
+        &of_kind("GpuConfig", &json!({"metadata": {}})),
+        ".metadata: strict decoding error: unknown field \"metadata\"; remove it, or write \
+         apiVersion, kind or sharing",
+    );
+    refused(
+        &of_kind(
+            "GpuConfig",
+            &json!({"sharing": {"strategy": "MPS", "mpsconfig": {}}}),
+        ),
+        ".sharing.mpsconfig: strict decoding error: unknown field \"sharing.mpsconfig\"; remove \
+         it, or write strategy, timeSlicingConfig or mpsConfig",
+    );
+    refused(
+        &of_kind(
+            "MigDeviceConfig",
+            &json!({"sharing": {"timeSlicingConfig": {}}}),
+        ),
+        ".sharing.timeSlicingConfig: strict decoding error: unknown field \
+         \"sharing.timeSlicingConfig\"; remove it, or write strategy or mpsConfig",
+    );
+    refused(
+        &of_kind("VfioDeviceConfig", &json!({"iommu": {"backend": "x"}})),
+        ".iommu.backend: strict decoding error: unknown field \"iommu.backend\"; remove it, or \
+         write backendPolicy or enableAPIDevice",
+    );
+}
+
+#[test]
+fn a_field_that_stands_twice_is_refused() {
+    let text = r#"{"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig",
+        "sharing": {"strategy": "MPS", "strategy": "TimeSlicing"}}"#;
+    let error = Config::decode_text(Driver::Gpu, &at(), text).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{BASE}.sharing.strategy: strict decoding error: duplicate field \
+             \"sharing.strategy\"; write it once"
+        )
+    );
+    let error = Config::decode_text(Driver::Gpu, &at(), "{").unwrap_err();
+    assert!(error.to_string().contains("is not JSON"), "{error}");
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_the_value_and_what_to_write() {
+    let sharing = |sharing: Value| of_kind("GpuConfig", &json!({"sharing": sharing}));
+    let mps = |field: &str, value: Value| {
+        sharing(json!({"strategy": "MPS", "mpsConfig": {field: value}}))
+    };
+    let amount = "write an amount such as 512Mi or 10Gi";
+    for (parameters, message) in [
+        (
+            sharing(json!([])),
+            ".sharing: must be an object, but is a list",
+        ),
+        (
+            sharing(json!({})),
+            ".sharing.strategy: is missing; write TimeSlicing or MPS",
+        ),
+        (
+            sharing(json!({"strategy": "Mps"})),
+            ".sharing.strategy: unknown GPU sharing strategy \"Mps\"; write TimeSlicing or MPS",
+        ),
+        (
+            sharing(json!({"strategy": 1})),
+            ".sharing.strategy: must be a string, but is a number, 1",
+        ),
+        (
+            sharing(json!({"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "short"}})),
+            ".sharing.timeSlicingConfig.interval: unknown time-slice interval \"short\"; write \
+             Default, Short, Medium or Long",
+        ),
+        (
+            sharing(json!({"strategy": "TimeSlicing", "mpsConfig": {}})),
+            ".sharing.mpsConfig: cannot be used with the strategy \"TimeSlicing\"; remove it, or \
+             write strategy: MPS",
+        ),
+        (
+            sharing(json!({"strategy": "MPS", "timeSlicingConfig": {}})),
+            ".sharing.timeSlicingConfig: cannot be used with the strategy \"MPS\"; remove it, or \
+             write strategy: TimeSlicing",
+        ),
+        (
+            mps("defaultActiveThreadPercentage", json!(101)),
+            ".sharing.mpsConfig.defaultActiveThreadPercentage: the active thread percentage must \
+             not be 101; write a whole number from 0 to 100",
+        ),
+        (
+            mps("defaultActiveThreadPercentage", json!("50")),
+            ".sharing.mpsConfig.defaultActiveThreadPercentage: must be a whole number, but is a \
+             string, \"50\"",
+        ),
+        (
+            mps("defaultPinnedDeviceMemoryLimit", json!("1023Ki")),
+            &format!(
+                ".sharing.mpsConfig.defaultPinnedDeviceMemoryLimit: invalid limit: \"1023Ki\" is \
+                 less than 1Mi; {amount}"
+            ),
+        ),
+        (
+            mps("defaultPerDevicePinnedMemoryLimit", json!({"0": "ten"})),
+            &format!(
+                ".sharing.mpsConfig.defaultPerDevicePinnedMemoryLimit[0]: invalid limit: \"ten\" \
+                 is not a quantity; {amount}"
+            ),
+        ),
+        (
+            mps("defaultPerDevicePinnedMemoryLimit", json!({"gpu-0": "1Gi"})),
+            ".sharing.mpsConfig.defaultPerDevicePinnedMemoryLimit[gpu-0]: invalid device \
+             \"gpu-0\"; write the index of a device among the claim's devices in the order of \
+             their UUIDs (0, 1, …), or its UUID (GPU-… or MIG-…)",
+        ),
+        (
+            mps("multiUser", json!("yes")),
+            ".sharing.mpsConfig.multiUser: must be a boolean, but is a string, \"yes\"",
+        ),
+        (
+            of_kind(
+                "VfioDeviceConfig",
+                &json!({"iommu": {"backendPolicy": "iommufd"}}),
+            ),
+            ".iommu.backendPolicy: unknown IOMMU backend policy \"iommufd\"; write LegacyOnly or \
+             PreferIommuFD",
+        ),
+    ] {
+        refused(&parameters, message);
+    }
+}
+
+#[test]
+fn a_compute_domain_must_be_named() {
+    for fields in [json!({}), json!({"domainID": ""})] {
+        for kind in Driver::ComputeDomain.kinds() {
+            let error = decode(Driver::ComputeDomain, &of_kind(kind, &fields)).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("{BASE}.domainID: is missing; write the UID of the ComputeDomain")
+            );
+        }
+    }
+    let fields = json!({"domainID": "d", "allocationMode": "all"});
+    let channel = of_kind("ComputeDomainChannelConfig", &fields);
+    let error = decode(Driver::ComputeDomain, &channel).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("{BASE}.allocationMode: unknown allocation mode \"all\"; write Single or All")
+    );
+}
+
+#[test]
+fn a_wish_for_a_feature_that_is_missing_names_field_value_and_feature() {
+    let mps = of_kind("GpuConfig", &json!({"sharing": {"strategy": "MPS"}}));
+    let config = decode(Driver::Gpu, &mps).unwrap();
+    let unsupported = config.require(&at(), &[Feature::TimeSlicing]).unwrap_err();
+    assert_eq!(unsupported.feature, Feature::Mps);
+    assert_eq!(
+        unsupported.to_string(),
+        format!(
+            "{BASE}.sharing.strategy: \"MPS\" asks for MPS, which this version does not have yet; \
+             remove sharing"
+        )
+    );
+    assert_eq!(config.require(&at(), &[Feature::Mps]), Ok(()));
+    let config = decode(Driver::Gpu, &of_kind("VfioDeviceConfig", &json!({}))).unwrap();
+    assert_eq!(
+        config.require(&at(), &[]).unwrap_err().to_string(),
+        format!(
+            "{BASE}.kind: \"VfioDeviceConfig\" asks for VFIO passthrough, which this version does \
+             not have yet; remove the configuration"
+        )
+    );
+    let plain = Config::Gpu(GpuConfig::default());
+    assert_eq!(plain.require(&at(), &[]), Ok(()));
+}
+
+fn limits() -> impl Strategy<Value = Bytes> {
+    (1..1_u64 << 40).prop_map(Bytes::from_mib)
+}
+
+fn mps() -> impl Strategy<Value = MpsConfig> {
+    let device = prop_oneof![
+        any::<u32>().prop_map(LimitedDevice::Index),
+        "(GPU|MIG)-[0-9a-f-]{1,36}".prop_map(LimitedDevice::Uuid),
+    ];
+    (
+        prop::option::of(0..=100_u8),
+        prop::option::of(limits()),
+        prop::collection::btree_map(device, limits(), 0..3),
+        any::<bool>(),
+    )
+        .prop_map(|(percent, memory, per_device, multi_user)| MpsConfig {
+            active_thread_percentage: percent,
+            pinned_memory: memory,
+            per_device,
+            multi_user,
+        })
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let interval = prop::sample::select(vec![
+        Interval::Default,
+        Interval::Short,
+        Interval::Medium,
+        Interval::Long,
+    ]);
+    let gpu = prop_oneof![
+        interval.prop_map(GpuSharing::TimeSlicing),
+        mps().prop_map(GpuSharing::Mps),
+    ];
+    let mig = prop_oneof![
+        Just(MigSharing::TimeSlicing),
+        mps().prop_map(MigSharing::Mps),
+    ];
+    let gpu = prop::option::of(gpu).prop_map(|sharing| Config::Gpu(GpuConfig { sharing }));
+    let mig =
+        prop::option::of(mig).prop_map(|sharing| Config::MigDevice(MigDeviceConfig { sharing }));
+    let backends = [IommuBackend::LegacyOnly, IommuBackend::PreferIommuFd];
+    let vfio = (prop::sample::select(backends.to_vec()), any::<bool>());
+    let vfio = vfio.prop_map(|(backend, enable_api_device)| {
+        Config::VfioDevice(VfioDeviceConfig {
+            backend,
+            enable_api_device,
+        })
+    });
+    let modes = [AllocationMode::Single, AllocationMode::All];
+    let channel = ("\\PC{1,40}", prop::sample::select(modes.to_vec()));
+    let channel = channel.prop_map(|(domain_id, allocation_mode)| {
+        Config::ComputeDomainChannel(ComputeDomainChannelConfig {
+            domain_id,
+            allocation_mode,
+        })
+    });
+    let daemon = "\\PC{1,40}"
+        .prop_map(|domain_id| Config::ComputeDomainDaemon(ComputeDomainDaemonConfig { domain_id }));
+    prop_oneof![gpu, mig, vfio, channel, daemon]
+}
+
+/// JSON in which the names that mean something are likely, in places where they may not belong.
+fn json_values() -> impl Strategy<Value = Value> {
+    let names = "apiVersion|kind|sharing|strategy|timeSlicingConfig|mpsConfig|interval|multiUser|\
+                 default(ActiveThreadPercentage|P(erDevicePinnedMemory|innedDeviceMemory)Limit)|\
+                 iommu|backendPolicy|enableAPIDevice|domainID|allocationMode|[0-9]|\\PC*";
+    let texts = "resource.nvidia.com/v1beta1|GpuConfig|MigDeviceConfig|VfioDeviceConfig|MPS|\
+                 TimeSlicing|[0-9.]{0,40}[A-Za-z]{0,2}|\\PC*";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        texts.prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 64, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(names, inner, 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_configuration_reads_back_as_it_was_written(config in configs()) {
+        let encoded = config.encode();
+        prop_assert_eq!(decode(config.kind().driver(), &encoded), Ok(config.clone()));
+        let text = encoded.to_string();
+        prop_assert_eq!(Config::decode_text(config.kind().driver(), &at(), &text), Ok(config));
+    }
+
+    #[test]
+    fn no_json_panics_the_decoder_and_every_mistake_has_its_place(
+        fields in json_values(),
+        kind in prop::sample::select(Kind::ALL.to_vec()),
+    ) {
+        let mut value = fields;
+        if let Value::Object(fields) = &mut value {
+            fields.insert("apiVersion".to_owned(), API_VERSION.into());
+            fields.insert("kind".to_owned(), kind.as_str().into());
+        }
+        if let Err(error) = decode(kind.driver(), &value) {
+            prop_assert!(error.to_string().starts_with(BASE), "{}", error);
+        }
+    }
+
+    #[test]
+    fn no_text_panics_the_decoder(text: String) {
+        prop_assert!(Config::decode_text(Driver::Gpu, &at(), &text).is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! The configuration kinds that users write, decoded strictly.
+//!
+//! A claim or a device class carries configuration that only the driver understands ("opaque"
+//! parameters). [`Config`] is such a configuration after it was decoded, given its defaults and
+//! found valid, so that nobody has to check it again. What it asks for may still be more than a
+//! version can do: [`Config::require`] tells.
+//!
+//! This crate does not know Kubernetes. It takes JSON and says where in it a mistake is.
+
+mod compute_domain;
+mod config;
+mod document;
+mod error;
+mod feature;
+mod fields;
+mod group;
+mod path;
+mod sharing;
+mod vfio;
+
+pub use compute_domain::{AllocationMode, ComputeDomainChannelConfig, ComputeDomainDaemonConfig};
+pub use config::{Config, Driver, GpuConfig, Kind, MigDeviceConfig};
+pub use document::Document;
+pub use error::ConfigError;
+pub use feature::{AVAILABLE, Feature, Unsupported};
+pub use group::{API_VERSION, GROUP, VERSION};
+pub use path::FieldPath;
+pub use sharing::{GpuSharing, Interval, LimitedDevice, MigSharing, MpsConfig};
+pub use vfio::{IommuBackend, VfioDeviceConfig};
