@@ -1,12 +1,12 @@
 //! From a `ResourceClaim` to the devices that it gives to this driver.
 
-use k8s_openapi::api::resource::v1::{
-    DeviceAllocationConfiguration, DeviceRequestAllocationResult, ResourceClaim,
-};
+use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
+use tessera_api::Config;
 use tessera_device::{DeviceName, IdError};
 use thiserror::Error;
 
 use crate::ClaimRef;
+use crate::configuration::{ConfigurationRefusal, Configurations};
 
 /// What a claim allocates of one driver's devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct AllocatedDevice {
     pub admin_access: bool,
     /// Which share of the device this is, where the device is shared (KEP 5075).
     pub share_id: Option<String>,
+    /// The configuration that applies to the device, if anybody wrote one.
+    pub configuration: Option<Config>,
 }
 
 /// Why a claim gives this driver nothing to prepare.
@@ -72,22 +74,17 @@ pub enum ClaimRefusal {
         #[source]
         source: IdError,
     },
-    /// A configuration of a kind that this version does not act on.
-    #[error(
-        "claim {claim} carries a configuration of kind {kind} for driver {driver}, which this \
-         version does not support; remove it from the claim or its device class"
-    )]
-    UnsupportedConfiguration {
+    /// A configuration that cannot be acted on.
+    #[error("claim {claim} cannot be prepared with its configuration: {refusal}")]
+    Configuration {
         /// The claim.
         claim: ClaimRef,
-        /// This driver.
-        driver: String,
-        /// `apiVersion/kind` of the configuration, as far as it has them.
-        kind: String,
+        /// What is wrong with which configuration.
+        refusal: Box<ConfigurationRefusal>,
     },
 }
 
-/// Reads what `claim` allocates of `driver`'s devices.
+/// Reads what `claim` allocates of `driver`'s devices, and how they are to be configured.
 ///
 /// `wanted` is the claim that the kubelet named. Results of other drivers are skipped: a claim
 /// may join a GPU and a network card.
@@ -111,12 +108,25 @@ pub fn allocation(
         .ok_or_else(|| ClaimRefusal::NotAllocated {
             claim: wanted.clone(),
         })?;
+    let refused = |refusal| ClaimRefusal::Configuration {
+        claim: wanted.clone(),
+        refusal: Box::new(refusal),
+    };
+    let entries = allocated.config.as_deref().unwrap_or_default();
+    let configurations = Configurations::decode(entries, driver).map_err(refused)?;
+    let read = |result: &DeviceRequestAllocationResult| {
+        let mut device = allocated_device(result, wanted)?;
+        device.configuration = configurations
+            .effective(&result.request, &device.device)
+            .map_err(refused)?;
+        Ok(device)
+    };
     let devices = allocated
         .results
         .iter()
         .flatten()
         .filter(|result| result.driver == driver)
-        .map(|result| allocated_device(result, wanted))
+        .map(read)
         .collect::<Result<Vec<_>, _>>()?;
     if devices.is_empty() {
         return Err(ClaimRefusal::NoDevice {
@@ -124,11 +134,6 @@ pub fn allocation(
             driver: driver.to_owned(),
         });
     }
-    refuse_configuration(
-        allocated.config.as_deref().unwrap_or_default(),
-        wanted,
-        driver,
-    )?;
     Ok(Allocation {
         claim: wanted.clone(),
         devices,
@@ -183,33 +188,7 @@ fn allocated_device(
         device,
         admin_access: result.admin_access.unwrap_or_default(),
         share_id: result.share_id.clone(),
-    })
-}
-
-/// Refuses what would be ignored: a user who wrote a configuration expects it to act.
-fn refuse_configuration(
-    configurations: &[DeviceAllocationConfiguration],
-    claim: &ClaimRef,
-    driver: &str,
-) -> Result<(), ClaimRefusal> {
-    let ours = configurations
-        .iter()
-        .filter_map(|configuration| configuration.opaque.as_ref())
-        .find(|opaque| opaque.driver == driver);
-    let Some(opaque) = ours else { return Ok(()) };
-    let field = |name: &str| {
-        opaque
-            .parameters
-            .0
-            .get(name)
-            .and_then(|value| value.as_str())
-            .unwrap_or("?")
-            .to_owned()
-    };
-    Err(ClaimRefusal::UnsupportedConfiguration {
-        claim: claim.clone(),
-        driver: driver.to_owned(),
-        kind: format!("{}/{}", field("apiVersion"), field("kind")),
+        configuration: None,
     })
 }
 
@@ -301,13 +280,28 @@ mod tests {
             Err("request a"),
         );
         check(
-            &json!({"allocation": {"devices": {
-                "results": [result("a", DRIVER, "gpu-0")],
-                "config": [{"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": {
-                    "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}}}],
-            }}}),
-            Err("resource.nvidia.com/v1beta1/GpuConfig"),
+            &configured(&json!({"kind": "GpuConfig"})),
+            Err("parameters.apiVersion: is missing"),
         );
+    }
+
+    /// One GPU with a configuration of the claim.
+    fn configured(parameters: &Value) -> Value {
+        json!({"allocation": {"devices": {
+            "results": [result("a", DRIVER, "gpu-0")],
+            "config": [{"source": "FromClaim", "opaque": {
+                "driver": DRIVER, "parameters": parameters,
+            }}],
+        }}})
+    }
+
+    #[test]
+    fn a_device_comes_with_the_configuration_that_applies_to_it() {
+        let parameters = json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"});
+        let status = configured(&parameters);
+        let found = allocation(&claim(&status), &wanted(), DRIVER).unwrap();
+        let encoded = found.devices[0].configuration.as_ref().map(Config::encode);
+        assert_eq!(encoded, Some(parameters));
     }
 
     #[test]

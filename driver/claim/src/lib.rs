@@ -4,9 +4,11 @@
 //! that the planning crates need not check again, or says why it cannot.
 
 mod allocation;
+mod configuration;
 mod ids;
 mod users;
 
 pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation, still_allocates};
+pub use configuration::ConfigurationRefusal;
 pub use ids::{ClaimRef, ClaimUid, UidError};
 pub use users::{PodRef, users};

@@ -197,6 +197,7 @@ mod tests {
                     device: DeviceName::whole_gpu(gpu.minor),
                     admin_access: view == View::Admin,
                     share_id: None,
+                    configuration: None,
                 },
                 gpu,
                 view,

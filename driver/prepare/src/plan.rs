@@ -306,6 +306,7 @@ pub(crate) mod tests {
                     device: DeviceName::whole_gpu(*minor),
                     admin_access: false,
                     share_id: None,
+                    configuration: None,
                 })
                 .collect(),
         }

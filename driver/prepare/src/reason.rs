@@ -51,6 +51,10 @@ names! {
         ImpossibleDevice,
         /// The claim carries a configuration that is not supported.
         UnsupportedConfiguration,
+        /// The claim carries a configuration that is wrong in itself.
+        InvalidConfiguration,
+        /// The claim carries a configuration for another type of device.
+        MismatchedConfiguration,
         /// The node does not have the device.
         UnknownDevice,
         /// The GPU has fallen off the bus, is being reset or does not answer.

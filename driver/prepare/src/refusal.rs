@@ -1,6 +1,6 @@
 //! Why a claim cannot be prepared.
 
-use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid};
+use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::Absence;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
@@ -98,14 +98,22 @@ impl Refusal {
             Self::Claim(ClaimRefusal::NotAllocated { .. }) => Reason::ClaimNotAllocated,
             Self::Claim(ClaimRefusal::NoDevice { .. }) => Reason::ClaimWithoutDevice,
             Self::Claim(ClaimRefusal::BadDevice { .. }) => Reason::ImpossibleDevice,
-            Self::Claim(ClaimRefusal::UnsupportedConfiguration { .. }) => {
-                Reason::UnsupportedConfiguration
-            }
+            Self::Claim(ClaimRefusal::Configuration { refusal, .. }) => configuration(refusal),
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
             Self::GpuLost { .. } => Reason::GpuLost,
             Self::GpuHeld { .. } => Reason::GpuHeld,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,
         }
+    }
+}
+
+fn configuration(refusal: &ConfigurationRefusal) -> Reason {
+    match refusal {
+        ConfigurationRefusal::Unsupported { .. } => Reason::UnsupportedConfiguration,
+        ConfigurationRefusal::Invalid { .. } | ConfigurationRefusal::NoKinds { .. } => {
+            Reason::InvalidConfiguration
+        }
+        ConfigurationRefusal::Mismatched { .. } => Reason::MismatchedConfiguration,
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid};
+use tessera_api::{ConfigError, Feature, FieldPath, Kind, Unsupported};
+use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::{Absence, Change};
 use tessera_device::{DeviceName, DriverVersion};
 use tessera_prepare::cdi::CdiKind;
@@ -97,25 +98,55 @@ fn driver() -> String {
 }
 
 fn about_the_claim() -> Vec<ClaimRefusal> {
-    let (wanted, claim, driver) = (next(), next(), driver());
+    let (wanted, driver) = (next(), driver());
     let source = "../gpu".parse::<DeviceName>().unwrap_err();
-    let (request, found, kind) = ("gpu".to_owned(), "another".to_owned(), "v1/K".to_owned());
-    vec![
+    let (request, found) = ("gpu".to_owned(), "another".to_owned());
+    let mut all = vec![
         ClaimRefusal::Replaced { wanted, found },
         ClaimRefusal::NotAllocated { claim: next() },
         ClaimRefusal::NoDevice {
             claim: next(),
-            driver: driver.clone(),
+            driver,
         },
         ClaimRefusal::BadDevice {
             claim: next(),
             request,
             source,
         },
-        ClaimRefusal::UnsupportedConfiguration {
-            claim,
-            driver,
-            kind,
+    ];
+    all.extend(about_its_configuration().map(|refusal| ClaimRefusal::Configuration {
+        claim: next(),
+        refusal: Box::new(refusal),
+    }));
+    all
+}
+
+fn about_its_configuration() -> [ConfigurationRefusal; 3] {
+    let at = FieldPath::parameters("status.allocation.devices.config[0].opaque.parameters");
+    [
+        ConfigurationRefusal::Unsupported {
+            origin: "device class",
+            wish: Unsupported {
+                at: at.field("sharing").field("strategy"),
+                value: "MPS",
+                feature: Feature::Mps,
+                remove: "sharing",
+            },
+        },
+        ConfigurationRefusal::Invalid {
+            origin: "claim",
+            error: ConfigError::Missing {
+                at: at.field("apiVersion"),
+                remedy: "write resource.nvidia.com/v1beta1".to_owned(),
+            },
+        },
+        ConfigurationRefusal::Mismatched {
+            origin: "claim",
+            at: at.field("kind"),
+            kind: Kind::MigDeviceConfig,
+            request: "gpu".to_owned(),
+            device: DeviceName::whole_gpu(3),
+            fitting: Kind::GpuConfig,
         },
     ]
 }
