@@ -470,7 +470,9 @@ fn the_admission_policy_matches_the_very_account_that_the_plugin_runs_under() {
             pod.service_account_name.as_deref().unwrap()
         );
         let policy = objects.iter().find_map(|object| match object {
-            Object::Policy(policy) => policy.spec.as_ref(),
+            Object::Policy(policy) if object.name().ends_with("-node-slices") => {
+                policy.spec.as_ref()
+            }
             _ => None,
         });
         let policy = policy.unwrap();

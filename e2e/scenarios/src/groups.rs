@@ -4,6 +4,7 @@
 
 pub(crate) mod api_away;
 pub(crate) mod cleanup;
+pub(crate) mod configuration;
 pub(crate) mod damage;
 pub(crate) mod driver;
 pub(crate) mod events;

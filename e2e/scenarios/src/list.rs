@@ -1,8 +1,8 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    api_away, cleanup, damage, driver, events, hostile, isolation, kubelet, odd_claims, plugin,
-    reboot, selection, sharing, survival, uninstall, upgrade, whole_gpus,
+    api_away, cleanup, configuration, damage, driver, events, hostile, isolation, kubelet,
+    odd_claims, plugin, reboot, selection, sharing, survival, uninstall, upgrade, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -51,6 +51,12 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "The plugin's pod is ready once its slices are published, and not before.",
     plugin::the_metrics_count_the_devices_that_are_prepared
         => "The metrics page counts the devices that are prepared at present.",
+    configuration::a_configuration_that_asks_for_nothing_is_accepted
+        => "A configuration that asks for nothing special is accepted, and the pod gets its GPU.",
+    configuration::a_wrong_configuration_is_refused_when_it_is_applied
+        => "A wrong configuration is refused when it is applied, with the path of the field, its value and what to write.",
+    configuration::a_configuration_that_does_not_fit_the_device_is_refused_by_the_node
+        => "A configuration for another type of device than the allocated one is refused by the node, with the reason in the pod's events.",
     survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
         => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
     survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts
