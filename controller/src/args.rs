@@ -10,6 +10,7 @@ use tessera_shell::logging::LogFormat;
 use uuid::Uuid;
 
 use crate::lease::{Params, ParamsError};
+use crate::webhook::WebhookArgs;
 
 /// Plans for the cluster as a whole; one replica leads, the others stand by.
 ///
@@ -88,11 +89,13 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
-/// A task that ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+/// A task other than the controller's.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Delete every ResourceSlice of this project's drivers, as an uninstallation does at its end.
     Cleanup,
+    /// Serve the admission webhook, which checks configurations when they are applied.
+    Webhook(WebhookArgs),
 }
 
 impl Args {
@@ -146,6 +149,20 @@ mod tests {
                 "{id}"
             );
         }
+    }
+
+    #[test]
+    fn the_webhook_takes_the_flags_of_the_reference() {
+        let files = [
+            "--tls-cert-file=/tls/tls.crt",
+            "--tls-private-key-file=/tls/tls.key",
+        ];
+        let args = parse(&[&["webhook"], &files[..]].concat()).unwrap();
+        let Some(Command::Webhook(webhook)) = args.command else {
+            panic!("{:?}", args.command);
+        };
+        assert_eq!(webhook.port, 443);
+        assert!(parse(&["webhook"]).is_err());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The cluster controller: what is planned for the cluster as a whole, by one leader at a time.
 //!
 //! It holds no work of its own yet: it elects a leader, so that everything that comes later has one,
-//! and serves health and metrics. Its second duty is [`cleanup`], which an uninstallation runs.
+//! and serves health and metrics. [`cleanup`] is what an uninstallation runs, and [`webhook`] a process of
+//! its own that checks configurations.
 
 pub mod args;
 pub mod cleanup;
 pub mod lease;
 pub mod run;
+pub mod webhook;

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use kube::Client;
 use tessera_controller::args::{Args, Command};
-use tessera_controller::{cleanup, run};
+use tessera_controller::{cleanup, run, webhook};
 use tessera_shell::client::{ApiSource, connect};
 use tessera_shell::{logging, shutdown};
 
@@ -32,17 +33,25 @@ fn start(args: &Args) -> anyhow::Result<()> {
         .context("start the runtime")?;
     runtime.block_on(async {
         let stop = shutdown::signals().context("listen for signals")?;
-        let source = ApiSource {
-            kubeconfig: args.kubeconfig.clone(),
-            program: "tessera-controller",
-        };
-        let client = connect(&source).await?;
-        match args.command {
-            Some(Command::Cleanup) => tokio::select! {
-                done = cleanup::run(client) => Ok(done?),
-                () = stop.cancelled() => anyhow::bail!("cleanup was interrupted"),
-            },
-            None => run::run(client, args, stop).await,
+        match &args.command {
+            Some(Command::Cleanup) => {
+                let client = api(args).await?;
+                tokio::select! {
+                    done = cleanup::run(client) => Ok(done?),
+                    () = stop.cancelled() => anyhow::bail!("cleanup was interrupted"),
+                }
+            }
+            // It answers and never asks, so it needs no account.
+            Some(Command::Webhook(webhook)) => Ok(webhook::run(webhook, stop).await?),
+            None => run::run(api(args).await?, args, stop).await,
         }
     })
+}
+
+async fn api(args: &Args) -> anyhow::Result<Client> {
+    let source = ApiSource {
+        kubeconfig: args.kubeconfig.clone(),
+        program: "tessera-controller",
+    };
+    Ok(connect(&source).await?)
 }
