@@ -95,3 +95,11 @@ helm.sh/hook: post-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end -}}
+
+{{/* Whether a claim, a template or a class carries a configuration for gpu.nvidia.com, in CEL. */}}
+{{- define "tessera.configuresGpus" -}}
+(request.resource.resource == "resourceclaimtemplates" ? object.spec.spec.?devices.?config
+: request.resource.resource == "deviceclasses" ? object.spec.?config
+: object.spec.?devices.?config).orValue([])
+.exists(c, c.?opaque.?driver.orValue("") == "gpu.nvidia.com")
+{{- end -}}

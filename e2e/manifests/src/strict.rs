@@ -3,15 +3,16 @@
 //! The API server drops a misspelt or unknown field in silence; here it is an error with its path.
 
 use k8s_openapi::api::admissionregistration::v1::{
-    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PodSpec, ServiceAccount};
+use k8s_openapi::api::core::v1::{PodSpec, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use k8s_openapi::api::resource::v1::DeviceClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
 
@@ -34,6 +35,21 @@ pub enum Object {
     DeviceClass(DeviceClass),
     Policy(Box<ValidatingAdmissionPolicy>),
     PolicyBinding(Box<ValidatingAdmissionPolicyBinding>),
+    Service(Box<Service>),
+    Webhook(Box<ValidatingWebhookConfiguration>),
+    Issuer(Box<CertManagerObject>),
+    Certificate(Box<CertManagerObject>),
+}
+
+/// An object of cert-manager, whose specification is read as it stands.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields of every Kubernetes object")]
+pub struct CertManagerObject {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: ObjectMeta,
+    pub spec: Value,
 }
 
 /// Why a document is no object that we would install.
@@ -98,6 +114,14 @@ impl Object {
             ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
                 typed(document).map(Box::new).map(Self::PolicyBinding)
             }
+            ("v1", "Service") => typed(document).map(Box::new).map(Self::Service),
+            ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration") => {
+                typed(document).map(Box::new).map(Self::Webhook)
+            }
+            ("cert-manager.io/v1", "Issuer") => typed(document).map(Box::new).map(Self::Issuer),
+            ("cert-manager.io/v1", "Certificate") => {
+                typed(document).map(Box::new).map(Self::Certificate)
+            }
             (api_version, kind) => Err(StrictError::Kind {
                 api_version: api_version.to_owned(),
                 kind: kind.to_owned(),
@@ -120,6 +144,9 @@ impl Object {
             Self::DeviceClass(object) => &object.metadata,
             Self::Policy(object) => &object.metadata,
             Self::PolicyBinding(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
+            Self::Webhook(object) => &object.metadata,
+            Self::Issuer(object) | Self::Certificate(object) => &object.metadata,
         }
     }
 
@@ -142,7 +169,11 @@ impl Object {
             | Self::Lease(_)
             | Self::DeviceClass(_)
             | Self::Policy(_)
-            | Self::PolicyBinding(_) => None,
+            | Self::PolicyBinding(_)
+            | Self::Service(_)
+            | Self::Webhook(_)
+            | Self::Issuer(_)
+            | Self::Certificate(_) => None,
         }
     }
 
@@ -160,7 +191,11 @@ impl Object {
             | Self::Lease(_)
             | Self::DeviceClass(_)
             | Self::Policy(_)
-            | Self::PolicyBinding(_) => None,
+            | Self::PolicyBinding(_)
+            | Self::Service(_)
+            | Self::Webhook(_)
+            | Self::Issuer(_)
+            | Self::Certificate(_) => None,
         }
     }
 }

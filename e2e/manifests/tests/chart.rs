@@ -42,6 +42,11 @@ fn installations() -> Vec<Install> {
         "uninstall.deleteResourceSlices=false,resources.computeDomains.enabled=false",
         "controller.leaderElection.enabled=false",
         "global.anything=true",
+        "webhook.enabled=true",
+        "webhook.enabled=true,webhook.tls.certManager.issuerType=clusterissuer,webhook.tls.certManager.issuerName=ca",
+        "webhook.enabled=true,webhook.tls.mode=secret,webhook.tls.secret.name=mine,webhook.tls.secret.caBundle=Q0E=",
+        "webhook.enabled=true,webhook.containerPort=8443,webhook.servicePort=8443,webhook.serviceAccount.name=mine,webhook.podAnnotations.a=b",
+        "webhook.enabled=true,webhook.strategy=null,webhook.podSecurityContext=null,webhook.tolerations=null,webhook.priorityClassName=",
     ]
     .into_iter()
     .map(|settings| Install::default().set(settings))
@@ -491,6 +496,49 @@ fn the_admission_policy_matches_the_very_account_that_the_plugin_runs_under() {
         let operations = rules[0].operations.as_ref().unwrap();
         assert_eq!(operations[..], ["CREATE", "UPDATE", "DELETE"]);
     }
+}
+
+#[test]
+fn the_webhook_is_asked_where_it_answers_under_a_name_of_its_certificate() {
+    let objects = objects(&Install::default().set("webhook.enabled=true,namespaceOverride=ns"));
+    let pod = objects
+        .iter()
+        .find(|object| object.name().ends_with("-webhook") && object.pod().is_some())
+        .and_then(Object::pod)
+        .unwrap();
+    let container = &pod.containers[0];
+    let mut line = container.command.clone().unwrap();
+    for (variable, flag) in [
+        ("TLS_CERT_FILE", "--tls-cert-file"),
+        ("TLS_PRIVATE_KEY_FILE", "--tls-private-key-file"),
+        ("WEBHOOK_PORT", "--port"),
+    ] {
+        line.push(format!("{flag}={}", literals(container)[variable]));
+    }
+    let args = tessera_controller::args::Args::try_parse_from(line).unwrap();
+    let Some(tessera_controller::args::Command::Webhook(webhook)) = args.command else {
+        panic!("{:?}", args.command);
+    };
+    let ports = container.ports.as_ref().unwrap();
+    assert_eq!(ports[0].container_port, i32::from(webhook.port));
+    let asked = objects.iter().find_map(|object| match object {
+        Object::Webhook(configuration) => configuration.webhooks.as_ref(),
+        _ => None,
+    });
+    let service = asked.unwrap()[0].client_config.service.as_ref().unwrap();
+    assert_eq!(
+        service.path.as_deref(),
+        Some(tessera_controller::webhook::PATH)
+    );
+    let certificate = objects.iter().find_map(|object| match object {
+        Object::Certificate(certificate) => Some(certificate),
+        _ => None,
+    });
+    let spec = &certificate.unwrap().spec;
+    let name = format!("{}.{}.svc", service.name, service.namespace);
+    assert_eq!(spec["dnsNames"][0].as_str(), Some(name.as_str()));
+    let mounted = pod.volumes.as_ref().unwrap()[0].secret.as_ref().unwrap();
+    assert_eq!(spec["secretName"].as_str(), mounted.secret_name.as_deref());
 }
 
 #[test]

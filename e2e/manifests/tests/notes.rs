@@ -67,13 +67,12 @@ fn the_notes_name_exactly_the_values_without_effect() {
     assert_eq!(
         listed(
             "resources.computeDomains.enabled=false,featureGates.x=true,consumableShares=memory,\
-             altProcDevices=/x,webhook.enabled=true,controller.networkPolicy.enabled=true"
+             altProcDevices=/x,controller.networkPolicy.enabled=true"
         ),
         [
             "altProcDevices",
             "consumableShares",
             "featureGates",
-            "webhook",
             "controller.networkPolicy"
         ]
     );

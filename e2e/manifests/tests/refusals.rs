@@ -68,6 +68,18 @@ fn an_update_that_could_not_begin_is_refused_with_both_ways_out() {
 }
 
 #[test]
+fn a_webhook_without_a_certificate_is_refused_with_the_values_to_set() {
+    refused(
+        &Install::default().set("webhook.enabled=true,webhook.tls.mode=secret"),
+        &["webhook.tls.secret.name", "webhook.tls.secret.caBundle"],
+    );
+    refused(
+        &Install::default().set("webhook.enabled=true,webhook.tls.certManager.issuerType=issuer"),
+        &["webhook.tls.certManager.issuerName"],
+    );
+}
+
+#[test]
 fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
     for (setting, mention) in [
         ("nvidiaDriverroot=/x", "nvidiaDriverroot"),
@@ -98,6 +110,8 @@ fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
             "leaseDuration",
         ),
         ("controller.replicas=one", "replicas"),
+        ("webhook.failurePolicy=Warn", "failurePolicy"),
+        ("webhook.tls.mode=none", "mode"),
     ] {
         refused(&Install::default().set(setting), &["schema", mention]);
     }
@@ -109,7 +123,6 @@ fn keys_of_features_that_are_not_here_yet_are_accepted() {
         "featureGates.DynamicMIG=true",
         "consumableShares=memory",
         "altProcDevices=/x",
-        "webhook.enabled=true,webhook.tls.mode=secret",
         "resources.computeDomains.imex.mode=driverManaged",
         "kubeletPlugin.containers.init.resources.limits.cpu=1",
         "kubeletPlugin.containers.computeDomains.healthcheckPort=51515",
