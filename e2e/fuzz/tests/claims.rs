@@ -1,7 +1,6 @@
 //! Fuzz targets: claims as the API server may answer them.
 //!
-//! Opaque configuration is refused as a whole so far. Its strict decoders get their targets here:
-//! `Configuration` below makes their inputs.
+//! Configurations come mostly with words that mean something, so that the strict decoders go deep.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +9,8 @@
 
 use bolero::TypeGenerator;
 use k8s_openapi::api::resource::v1::ResourceClaim;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tessera_api::{API_VERSION, Config, Document, Driver, FieldPath};
 use tessera_claim::{ClaimRef, allocation, still_allocates};
 use tessera_fuzz::fuzz;
 
@@ -47,9 +47,102 @@ struct Configuration {
     ours: bool,
     from_class: bool,
     opaque: bool,
-    api_version: Option<String>,
-    kind: Option<String>,
-    field: Option<(String, String)>,
+    requests: Vec<String>,
+    /// The kind, if there is a header at all.
+    kind: Option<Word>,
+    fields: Vec<(Word, Parameter)>,
+}
+
+/// Mostly a word of the configuration kinds.
+#[derive(Clone, Debug, TypeGenerator)]
+enum Word {
+    Known(u8),
+    Any(String),
+}
+
+#[derive(Clone, Debug, TypeGenerator)]
+enum Scalar {
+    Null,
+    Bool(bool),
+    Number(i16),
+    Text(Word),
+}
+
+/// A value as deep as the kinds go.
+#[derive(Clone, Debug, TypeGenerator)]
+enum Parameter {
+    Scalar(Scalar),
+    Object(Vec<(Word, Scalar)>),
+    Deep(Word, Word, Vec<(Word, Scalar)>),
+}
+
+const WORDS: [&str; 24] = [
+    "GpuConfig",
+    "MigDeviceConfig",
+    "VfioDeviceConfig",
+    "sharing",
+    "strategy",
+    "TimeSlicing",
+    "MPS",
+    "timeSlicingConfig",
+    "interval",
+    "Short",
+    "mpsConfig",
+    "defaultActiveThreadPercentage",
+    "defaultPinnedDeviceMemoryLimit",
+    "defaultPerDevicePinnedMemoryLimit",
+    "multiUser",
+    "0",
+    "GPU-0",
+    "1Gi",
+    "iommu",
+    "backendPolicy",
+    "PreferIommuFD",
+    "enableAPIDevice",
+    "metadata",
+    "kind",
+];
+
+impl Word {
+    fn text(&self) -> String {
+        match self {
+            Self::Known(at) => WORDS[usize::from(*at) % WORDS.len()].to_owned(),
+            Self::Any(text) => text.clone(),
+        }
+    }
+}
+
+impl Scalar {
+    fn json(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => json!(value),
+            Self::Number(value) => json!(value),
+            Self::Text(word) => json!(word.text()),
+        }
+    }
+
+    fn object(fields: &[(Word, Self)]) -> Value {
+        let fields = fields.iter();
+        Value::Object(
+            fields
+                .map(|(name, value)| (name.text(), value.json()))
+                .collect(),
+        )
+    }
+}
+
+impl Parameter {
+    fn json(&self) -> Value {
+        match self {
+            Self::Scalar(value) => value.json(),
+            Self::Object(fields) => Scalar::object(fields),
+            Self::Deep(strategy, name, fields) => {
+                let name = name.text();
+                json!({ "strategy": strategy.text(), name: Scalar::object(fields) })
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, TypeGenerator)]
@@ -82,16 +175,30 @@ impl Configuration {
         self.ours && self.opaque
     }
 
-    fn json(&self) -> Value {
-        let mut parameters = json!({ "apiVersion": self.api_version, "kind": self.kind });
-        if let Some((name, value)) = &self.field {
-            parameters[name] = json!(value);
+    fn parameters(&self) -> Value {
+        let fields = self.fields.iter();
+        let mut parameters: Map<_, _> = fields
+            .map(|(name, value)| (name.text(), value.json()))
+            .collect();
+        if let Some(kind) = &self.kind {
+            parameters.insert("kind".to_owned(), kind.text().into());
+            parameters.insert("apiVersion".to_owned(), API_VERSION.into());
         }
+        Value::Object(parameters)
+    }
+
+    fn decoded(&self) -> Option<Config> {
+        let at = FieldPath::parameters("p");
+        Config::decode(Driver::Gpu, &at, &Document::from(&self.parameters())).ok()
+    }
+
+    fn json(&self) -> Value {
+        let parameters = self.parameters();
         let driver = if self.ours { DRIVER } else { "net.example.com" };
         let opaque = json!({ "driver": driver, "parameters": parameters });
         json!({
             "source": if self.from_class { "FromClass" } else { "FromClaim" },
-            "requests": [],
+            "requests": self.requests,
             "opaque": self.opaque.then_some(opaque),
         })
     }
@@ -131,11 +238,14 @@ fn an_allocation_is_all_that_the_claim_gives_this_driver_or_a_refusal() {
         let ours: Vec<_> = made.results.iter().filter(|result| result.ours).collect();
         assert_eq!(allocation.devices.len(), ours.len());
         assert!(!ours.is_empty());
-        assert!(!made.configurations.iter().any(Configuration::is_ours));
+        let configurations = made.configurations.iter().filter(|made| made.is_ours());
+        let decoded: Option<Vec<_>> = configurations.map(Configuration::decoded).collect();
+        let decoded = decoded.expect("a wrong configuration refuses the claim");
         for (device, result) in allocation.devices.iter().zip(ours) {
             assert_eq!(device.admin_access, result.admin == Some(true));
             assert_eq!(device.share_id, result.share);
             assert!(!device.request.contains('/'));
+            assert!(device.configuration.iter().all(|one| decoded.contains(one)));
             let (pool, name) = (&device.pool, &device.device);
             assert!(still_allocates(&claim, &wanted(), DRIVER, pool, name));
         }
