@@ -114,10 +114,12 @@ fn about_the_claim() -> Vec<ClaimRefusal> {
             source,
         },
     ];
-    all.extend(about_its_configuration().map(|refusal| ClaimRefusal::Configuration {
-        claim: next(),
-        refusal: Box::new(refusal),
-    }));
+    all.extend(
+        about_its_configuration().map(|refusal| ClaimRefusal::Configuration {
+            claim: next(),
+            refusal: Box::new(refusal),
+        }),
+    );
     all
 }
 
