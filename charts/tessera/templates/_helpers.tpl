@@ -103,3 +103,67 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 : object.spec.?devices.?config).orValue([])
 .exists(c, c.?opaque.?driver.orValue("") == "gpu.nvidia.com")
 {{- end -}}
+
+{{/* The value of a dotted key as JSON; empty where there is none. */}}
+{{- define "tessera.valueAt" -}}
+{{- $at := .values -}}
+{{- $found := true -}}
+{{- range splitList "." .key -}}
+{{- if and $found (kindIs "map" $at) -}}
+{{- $found = hasKey $at . -}}
+{{- $at = get $at . -}}
+{{- else -}}
+{{- $found = false -}}
+{{- end -}}
+{{- end -}}
+{{- if $found -}}
+{{- toJson $at -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Whether an affinity for nodes ends before it says anything: "true" or nothing. Helm drops keys whose
+value is null, so a text that is cut off leaves an empty map behind; Kubernetes would refuse some of
+these, and read others as a term that no node meets.
+*/}}
+{{- define "tessera.affinityIsIncomplete" -}}
+{{- if kindIs "map" . -}}
+{{- $required := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" nil . -}}
+{{- $incomplete := eq (len .) 0 -}}
+{{- if hasKey . "nodeAffinity" -}}
+{{- $incomplete = not .nodeAffinity -}}
+{{- end -}}
+{{- if kindIs "map" $required -}}
+{{- $terms := default list $required.nodeSelectorTerms -}}
+{{- $incomplete = or $incomplete (not $terms) -}}
+{{- range $terms -}}
+{{- $expressions := list -}}
+{{- if kindIs "map" . -}}
+{{- $expressions = concat (default list .matchExpressions) (default list .matchFields) -}}
+{{- end -}}
+{{- $incomplete = or $incomplete (not $expressions) -}}
+{{- range $expressions -}}
+{{- $incomplete = or $incomplete (not (kindIs "map" .)) (not (and (get . "key") (get . "operator"))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $incomplete -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Egress of a pod that calls the API server, of which a policy can name the ports alone. */}}
+{{- define "tessera.egress" -}}
+- ports:
+    {{- range .apiServerPorts }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+# Some clusters put a name for the API server into KUBERNETES_SERVICE_HOST.
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+{{- end -}}

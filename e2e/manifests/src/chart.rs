@@ -63,6 +63,8 @@ pub struct Install {
     chart: PathBuf,
     namespace: String,
     settings: Vec<String>,
+    files: Vec<PathBuf>,
+    served: Vec<String>,
 }
 
 impl Default for Install {
@@ -79,6 +81,8 @@ impl Install {
             chart: chart(),
             namespace: RELEASE.to_owned(),
             settings: Vec::new(),
+            files: Vec::new(),
+            served: Vec::new(),
         }
     }
 
@@ -86,6 +90,20 @@ impl Install {
     #[must_use]
     pub fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// With the values file `file`, over which settings win.
+    #[must_use]
+    pub fn values(mut self, file: &Path) -> Self {
+        self.files.push(file.to_owned());
+        self
+    }
+
+    /// Into a cluster that serves the API `version`, such as `security.openshift.io/v1`, as well.
+    #[must_use]
+    pub fn serving(mut self, version: &str) -> Self {
+        self.served.push(version.to_owned());
         self
     }
 
@@ -126,8 +144,14 @@ impl Install {
             .arg(&self.chart)
             .args(["--namespace", &self.namespace]);
         command.args(["--kube-version", KUBERNETES]);
+        for file in &self.files {
+            command.arg("--values").arg(file);
+        }
         for setting in &self.settings {
             command.args(["--set", setting]);
+        }
+        for version in &self.served {
+            command.args(["--api-versions", version]);
         }
         match command.output() {
             Ok(Output { status, stdout, .. }) if status.success() => {

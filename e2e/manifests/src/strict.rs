@@ -8,7 +8,9 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use k8s_openapi::api::resource::v1::DeviceClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -37,15 +39,20 @@ pub enum Object {
     PolicyBinding(Box<ValidatingAdmissionPolicyBinding>),
     Service(Box<Service>),
     Webhook(Box<ValidatingWebhookConfiguration>),
-    Issuer(Box<CertManagerObject>),
-    Certificate(Box<CertManagerObject>),
+    Issuer(Box<ForeignObject>),
+    Certificate(Box<ForeignObject>),
+    ConfigMap(ConfigMap),
+    NetworkPolicy(Box<NetworkPolicy>),
+    DisruptionBudget(Box<PodDisruptionBudget>),
+    ServiceMonitor(Box<ForeignObject>),
+    PodMonitor(Box<ForeignObject>),
 }
 
-/// An object of cert-manager, whose specification is read as it stands.
+/// An object of another project, whose specification is read as it stands.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of every Kubernetes object")]
-pub struct CertManagerObject {
+pub struct ForeignObject {
     pub api_version: String,
     pub kind: String,
     pub metadata: ObjectMeta,
@@ -122,6 +129,19 @@ impl Object {
             ("cert-manager.io/v1", "Certificate") => {
                 typed(document).map(Box::new).map(Self::Certificate)
             }
+            ("v1", "ConfigMap") => typed(document).map(Self::ConfigMap),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                typed(document).map(Box::new).map(Self::NetworkPolicy)
+            }
+            ("policy/v1", "PodDisruptionBudget") => {
+                typed(document).map(Box::new).map(Self::DisruptionBudget)
+            }
+            ("monitoring.coreos.com/v1", "ServiceMonitor") => {
+                typed(document).map(Box::new).map(Self::ServiceMonitor)
+            }
+            ("monitoring.coreos.com/v1", "PodMonitor") => {
+                typed(document).map(Box::new).map(Self::PodMonitor)
+            }
             (api_version, kind) => Err(StrictError::Kind {
                 api_version: api_version.to_owned(),
                 kind: kind.to_owned(),
@@ -147,6 +167,10 @@ impl Object {
             Self::Service(object) => &object.metadata,
             Self::Webhook(object) => &object.metadata,
             Self::Issuer(object) | Self::Certificate(object) => &object.metadata,
+            Self::ConfigMap(object) => &object.metadata,
+            Self::NetworkPolicy(object) => &object.metadata,
+            Self::DisruptionBudget(object) => &object.metadata,
+            Self::ServiceMonitor(object) | Self::PodMonitor(object) => &object.metadata,
         }
     }
 
@@ -173,7 +197,12 @@ impl Object {
             | Self::Service(_)
             | Self::Webhook(_)
             | Self::Issuer(_)
-            | Self::Certificate(_) => None,
+            | Self::Certificate(_)
+            | Self::ConfigMap(_)
+            | Self::NetworkPolicy(_)
+            | Self::DisruptionBudget(_)
+            | Self::ServiceMonitor(_)
+            | Self::PodMonitor(_) => None,
         }
     }
 
@@ -195,7 +224,12 @@ impl Object {
             | Self::Service(_)
             | Self::Webhook(_)
             | Self::Issuer(_)
-            | Self::Certificate(_) => None,
+            | Self::Certificate(_)
+            | Self::ConfigMap(_)
+            | Self::NetworkPolicy(_)
+            | Self::DisruptionBudget(_)
+            | Self::ServiceMonitor(_)
+            | Self::PodMonitor(_) => None,
         }
     }
 }

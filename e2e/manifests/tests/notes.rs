@@ -53,29 +53,60 @@ fn the_notes_say_how_to_see_the_gpus() {
     assert!(notes.contains("nvidia.com/gpu.present=true"), "{notes}");
 }
 
+/// The lines about values without effect.
+fn listed(settings: &str) -> Vec<String> {
+    let notes = notes(settings);
+    let list = notes.split("have no effect in this release:").nth(1);
+    let lines = list.unwrap_or_default().lines();
+    lines
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 #[test]
-fn the_notes_name_exactly_the_values_without_effect() {
-    let listed = |settings| {
-        let notes = notes(settings);
-        let list = notes.split("have no effect:").nth(1).unwrap_or_default();
-        list.split_whitespace()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(listed("image.tag=dev"), ["resources.computeDomains"]);
-    assert!(listed("resources.computeDomains.enabled=false").is_empty());
+fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
     assert_eq!(
-        listed(
-            "resources.computeDomains.enabled=false,featureGates.x=true,consumableShares=memory,\
-             altProcDevices=/x,controller.networkPolicy.enabled=true"
-        ),
+        listed("image.tag=dev"),
         [
-            "altProcDevices",
-            "consumableShares",
-            "featureGates",
-            "controller.networkPolicy"
+            "resources.computeDomains.enabled = true: not yet, because this release has no compute domains."
         ]
     );
+    let quiet = "resources.computeDomains.enabled=false";
+    assert_eq!(listed(quiet), [""; 0]);
+    for (setting, line) in [
+        (
+            "altProcDevices=/x",
+            "altProcDevices = \"/x\": not yet, because ",
+        ),
+        (
+            "consumableShares=4",
+            "consumableShares = 4: not yet, because ",
+        ),
+        (
+            "featureGates.DynamicMIG=true",
+            "featureGates = {\"DynamicMIG\":true}: not yet, because ",
+        ),
+        (
+            "controller.metrics.profilePath=/debug",
+            "controller.metrics.profilePath = \"/debug\": never, because ",
+        ),
+        (
+            "kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled=true",
+            "kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled = true: not yet, because ",
+        ),
+        (
+            "kubeletPlugin.containers.init.resources.limits.cpu=1",
+            "kubeletPlugin.containers.init.resources = {\"limits\":{\"cpu\":1}}: never, because ",
+        ),
+    ] {
+        let lines = listed(&format!("{quiet},{setting}"));
+        assert!(
+            lines.len() == 1 && lines[0].starts_with(line),
+            "{line}: {lines:?}"
+        );
+    }
 }
 
 #[test]
