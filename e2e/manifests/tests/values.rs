@@ -23,9 +23,9 @@ enum Ours {
 
 use Ours::{Differs, Same, Unlisted};
 
-const HARDENED: &str = "the controller needs no right in its container";
+const HARDENED: &str = "the program needs no right in its container";
 
-/// Keys and defaults of the reference chart but `webhook`, as JSON.
+/// Keys and defaults of the reference chart, as JSON.
 const KEYS: &[(&str, Ours)] = &[
     ("nvidiaDriverRoot", Same("\"/\"")),
     ("nvidiaCDIHookPath", Same("\"\"")),
@@ -192,6 +192,47 @@ const KEYS: &[(&str, Ours)] = &[
         ),
     ),
     ("kubeletPlugin.networkPolicy.enabled", Same("false")),
+    ("webhook.enabled", Same("false")),
+    ("webhook.replicas", Same("1")),
+    ("webhook.servicePort", Same("443")),
+    ("webhook.containerPort", Same("443")),
+    (
+        "webhook.priorityClassName",
+        Same("\"system-cluster-critical\""),
+    ),
+    (
+        "webhook.strategy",
+        // In outline: there it is never rendered.
+        Differs(
+            r#"{"type":"RollingUpdate","rollingUpdate":{"maxUnavailable":"100%"}}"#,
+            "an update must not leave the API server without an answer",
+        ),
+    ),
+    ("webhook.podAnnotations", Same("{}")),
+    (
+        "webhook.podSecurityContext",
+        Differs("{}", "the port is below 1024 and the user is not root"),
+    ),
+    ("webhook.nodeSelector", Same("{}")),
+    (
+        "webhook.tolerations",
+        Same(r#"[{"key":"CriticalAddonsOnly","operator":"Exists"}]"#),
+    ),
+    ("webhook.affinity", Same("{}")),
+    (
+        "webhook.containers.webhook.securityContext",
+        Differs(r#"{"privileged":false}"#, HARDENED),
+    ),
+    ("webhook.containers.webhook.resources", Same("{}")),
+    ("webhook.serviceAccount.create", Same("true")),
+    ("webhook.serviceAccount.name", Same("\"\"")),
+    ("webhook.failurePolicy", Same("\"Fail\"")),
+    ("webhook.tls.mode", Same("\"cert-manager\"")),
+    ("webhook.tls.certManager.issuerType", Same("\"selfsigned\"")),
+    ("webhook.tls.certManager.issuerName", Same("\"\"")),
+    ("webhook.tls.certManager.dnsNames", Same("[]")),
+    ("webhook.tls.secret.name", Same("\"\"")),
+    ("webhook.tls.secret.caBundle", Same("\"\"")),
 ];
 
 fn json(text: &str) -> Value {
