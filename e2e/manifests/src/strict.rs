@@ -166,11 +166,13 @@ impl Object {
             Self::PolicyBinding(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::Webhook(object) => &object.metadata,
-            Self::Issuer(object) | Self::Certificate(object) => &object.metadata,
+            Self::Issuer(object)
+            | Self::Certificate(object)
+            | Self::ServiceMonitor(object)
+            | Self::PodMonitor(object) => &object.metadata,
             Self::ConfigMap(object) => &object.metadata,
             Self::NetworkPolicy(object) => &object.metadata,
             Self::DisruptionBudget(object) => &object.metadata,
-            Self::ServiceMonitor(object) | Self::PodMonitor(object) => &object.metadata,
         }
     }
 

@@ -103,7 +103,9 @@ fn sources() -> String {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
                 read(&path, text);
-            } else if name.ends_with(".rs") && name != "tests.rs" {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && name != "tests.rs"
+            {
                 let file = std::fs::read_to_string(&path).unwrap();
                 text.push_str(file.split("mod tests {").next().unwrap());
             }

@@ -139,7 +139,7 @@ fn each_role_grants_exactly_the_rights_that_have_a_reason() {
     }
 }
 
-/// What is bound on OpenShift beyond the chart's own roles: the account and the role.
+/// What is bound beyond the roles of the chart, as on `OpenShift`: the account and the role.
 fn constraints(install: &Install) -> Vec<(String, String)> {
     let pair = |role: &RoleRef, subjects: &Option<Vec<Subject>>| {
         let subject = subjects.as_ref().unwrap()[0].name.clone();
