@@ -97,6 +97,18 @@ impl<'a> Context<'a> {
             .ok_or_else(|| Failure::wrong(format!("no node of the cluster has profile {profile}")))
     }
 
+    /// Gives the namespace a label.
+    pub(crate) fn label_namespace(&self, key: &str, value: &str) -> Result<(), Failure> {
+        let namespace = &self.namespace;
+        self.kubernetes.apply(
+            "default",
+            &format!(
+                "{{apiVersion: v1, kind: Namespace, \
+                 metadata: {{name: {namespace}, labels: {{{key}: {value:?}}}}}}}"
+            ),
+        )
+    }
+
     /// Creates the objects that `yaml` describes.
     pub(crate) fn apply(&self, yaml: &str) -> Result<(), Failure> {
         self.kubernetes.apply(&self.namespace, yaml)
@@ -181,6 +193,15 @@ impl<'a> Context<'a> {
             Failure::wrong(format!("nvidia-smi -L in {pod}/{container} says:\n{lines}"))
         })?;
         Ok(listed.into_iter().map(|gpu| gpu.uuid).collect())
+    }
+
+    /// The UUIDs that `nvidia-smi -L` lists when it is run in the container now.
+    pub(crate) fn lists(&self, pod: &str, container: &str) -> Result<Vec<String>, Failure> {
+        let text = self.execute(pod, container, &["nvidia-smi", "-L"])?;
+        let gpus = listed(text.lines()).map_err(|_| {
+            Failure::wrong(format!("nvidia-smi -L in {pod}/{container} says:\n{text}"))
+        })?;
+        Ok(gpus.into_iter().map(|gpu| gpu.uuid).collect())
     }
 
     /// What the container writes before it says that it has listed everything.

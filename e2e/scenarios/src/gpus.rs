@@ -69,6 +69,17 @@ fn offer(pool: &str, device: &Device) -> Offered {
     }
 }
 
+/// The device at this place, as its slice describes it.
+pub fn device<'a>(slices: &'a Objects<ResourceSlice>, place: &Place) -> Option<&'a Device> {
+    let mut ours = slices
+        .values()
+        .filter(|slice| slice.spec.driver == DRIVER && slice.spec.pool.name == place.pool);
+    ours.find_map(|slice| {
+        let mut devices = slice.spec.devices.iter().flatten();
+        devices.find(|device| device.name == place.device)
+    })
+}
+
 /// The devices that a claim holds, in the order of its allocation.
 pub fn held(claim: &ResourceClaim) -> Vec<Place> {
     let status = claim.status.as_ref();

@@ -2,6 +2,12 @@
 //!
 //! They are meant to be read: the manifests in them are what a user writes.
 
+use std::fs;
+
+use tessera_cluster::paths::checkout;
+
+use crate::failure::Failure;
+
 pub(crate) mod api_away;
 pub(crate) mod cleanup;
 pub(crate) mod configuration;
@@ -14,7 +20,9 @@ pub(crate) mod kubelet;
 pub(crate) mod odd_claims;
 pub(crate) mod plugin;
 pub(crate) mod reboot;
+pub(crate) mod rights;
 pub(crate) mod selection;
+pub(crate) mod shapes;
 pub(crate) mod sharing;
 pub(crate) mod survival;
 pub(crate) mod uninstall;
@@ -56,4 +64,38 @@ spec:
 /// [`ONE_GPU`] with the pod's name.
 pub(crate) fn one_gpu(pod: &str) -> String {
     ONE_GPU.replace("NAME", pod)
+}
+
+/// The manifests of this name in the documentation.
+pub(crate) fn example(name: &str) -> Result<String, Failure> {
+    let path = checkout().join(format!("docs/examples/{name}.yaml"));
+    fs::read_to_string(&path).map_err(|reason| Failure::File { path, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_example_of_the_documentation_is_explained_in_it_and_applied_by_a_scenario() {
+        let page = fs::read_to_string(checkout().join("docs/quickstart.md")).unwrap();
+        let groups = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/groups");
+        let scenarios: String = fs::read_dir(groups)
+            .unwrap()
+            .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+            .collect();
+        let examples = fs::read_dir(checkout().join("docs/examples")).unwrap();
+        let mut count = 0;
+        for example in examples {
+            let path = example.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert!(page.contains(&format!("(examples/{name}.yaml)")), "{name}");
+            assert!(scenarios.contains(&format!("example({name:?})")), "{name}");
+            count += 1;
+        }
+        assert_eq!(count, page.matches("(examples/").count());
+    }
 }

@@ -207,7 +207,18 @@ impl<'a> Kubernetes<'a> {
         Ok(Follow::new(start(&mut command)?))
     }
 
-    fn kubectl(self, namespace: &str) -> Command {
+    /// What `kubectl` with these arguments answers.
+    pub(crate) fn command(
+        self,
+        namespace: &str,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> Result<String, Failure> {
+        run(self.kubectl(namespace).args(arguments), input)
+    }
+
+    /// `kubectl` with a deadline for each answer.
+    pub(crate) fn kubectl(self, namespace: &str) -> Command {
         let mut command = self.unlimited(namespace);
         command.arg(format!("--request-timeout={}s", REQUEST_LIMIT.as_secs()));
         command

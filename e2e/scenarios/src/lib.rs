@@ -4,6 +4,7 @@
 //! namespace of its own. The product is there as users install it ([`release`]), and everything is seen as users see it:
 //! by `kubectl` ([`kubernetes`]), in a pod's log, in the files of a node.
 
+mod account;
 mod calls;
 mod churn;
 mod context;

@@ -2,7 +2,8 @@
 
 use crate::groups::{
     api_away, cleanup, configuration, damage, driver, events, hostile, isolation, kubelet,
-    odd_claims, plugin, reboot, selection, sharing, survival, uninstall, upgrade, whole_gpus,
+    odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall, upgrade,
+    whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -24,7 +25,7 @@ macro_rules! scenarios {
 /// All scenarios. The one that uninstalls the product is the last.
 pub const SCENARIOS: &[Scenario] = scenarios! {
     whole_gpus::one_pod_with_one_gpu_sees_exactly_that_gpu
-        => "A pod with one GPU sees that GPU and no other: the UUID in its log is that of its claim's device.",
+        => "A pod with one GPU sees that GPU and no other: the UUID that nvidia-smi lists is that of its claim's device.",
     whole_gpus::two_pods_get_two_different_gpus
         => "Two pods with a claim each never get the same GPU.",
     whole_gpus::three_gpus_in_one_claim_are_three_different_gpus
@@ -41,6 +42,26 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A container without a claim has no GPU device node and no nvidia-smi, even beside one with a claim.",
     selection::a_selector_by_product_name_lands_on_the_node_that_has_it
         => "A selector by product name takes a pod to the node with that GPU.",
+    shapes::selectors_by_attribute_and_capacity_find_a_gpu_that_has_them
+        => "Selectors by architecture, driver version and memory give a pod a GPU that has them, and that is what it sees.",
+    shapes::gpus_that_must_agree_in_an_attribute_do
+        => "With matchAttribute four GPUs are of one NUMA node, and two are behind one PCIe root.",
+    shapes::gpus_that_must_differ_in_an_attribute_do
+        => "With distinctAttribute two GPUs are of two NUMA nodes.",
+    shapes::the_first_entry_of_a_prioritized_list_that_can_be_had_is_taken
+        => "Of a prioritized list the first entry that can be had is taken, and the container that names the request sees its GPUs.",
+    shapes::a_claim_of_all_gpus_has_every_gpu_of_a_node
+        => "A claim with allocationMode All has every GPU of its node, and its pod sees them.",
+    shapes::admin_access_sees_gpus_in_use_and_disturbs_nobody
+        => "Admin access needs the namespace's label, shows GPUs in use, and hinders neither their users nor newcomers, nor does its end.",
+    shapes::each_container_sees_the_gpus_of_the_request_that_it_names
+        => "Of one claim with several requests each container sees the GPUs of the request that it names, or all if it names none.",
+    shapes::a_limit_of_gpus_is_served_without_a_claim_of_the_users
+        => "nvidia.com/gpu: 2 as a limit gives exactly that container two GPUs without a claim; nine are pending with a reason.",
+    rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
+        => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
+    rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own
+        => "The plugin's account can read no secrets, pods or lists of claims and change no pod, node or claim; another account can write no slice.",
     cleanup::deleted_pods_leave_no_record_no_cdi_file_and_no_claim
         => "When pods are gone, their claims, journal records and CDI files are gone too.",
     cleanup::a_restarted_container_sees_its_gpu_again_and_leaves_nothing

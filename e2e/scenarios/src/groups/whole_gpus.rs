@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::one_gpu;
+use super::{example, one_gpu};
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
 use crate::kubernetes::{name, runs};
@@ -12,11 +12,11 @@ use crate::kubernetes::{name, runs};
 pub(crate) fn one_pod_with_one_gpu_sees_exactly_that_gpu(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
-    context.apply(&one_gpu("pod"))?;
-    let pods = context.running(&["pod"])?;
-    let held = context.held(&claim_of(&pods["pod"], "gpu")?)?;
+    context.apply(&example("one-gpu")?)?;
+    let pods = context.running(&["one-gpu"])?;
+    let held = context.held(&claim_of(&pods["one-gpu"], "gpu")?)?;
     same("the number of GPUs of the claim", &held.len(), &1)?;
-    let seen = context.seen("pod", "main")?;
+    let seen = context.lists("one-gpu", "main")?;
     same("the GPUs in the pod", &seen, &uuids(&held))
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn the_ninth_pod_waits_with_a_reason_and_runs_when_a_gpu_is_free(
 }
 
 /// The pod and what the scheduler says, if it finds no place for it.
-fn unschedulable(pod: &Pod) -> Option<(String, String)> {
+pub(super) fn unschedulable(pod: &Pod) -> Option<(String, String)> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let mut unmet = conditions.iter().filter(|c| c.type_ == "PodScheduled");
     let condition = unmet.find(|c| c.reason.as_deref() == Some("Unschedulable"))?;
