@@ -19,6 +19,9 @@ use crate::release::RELEASE;
 /// The name of every slice that is tried.
 const TRIED: &str = "tried-by-a-plugin";
 
+/// What the API server says where an account lacks a right.
+const FORBIDDEN: &[&str] = &["is forbidden", "cannot"];
+
 const CREATE: &[&str] = &["create", "--validate=false", "--filename=-"];
 
 pub(crate) fn a_plugin_writes_slices_of_its_own_node_and_driver_only(
@@ -76,8 +79,6 @@ pub(crate) fn a_plugin_reads_and_changes_nothing_that_is_not_its_own(
     let kubernetes = context.kubernetes();
     let own = context.node_with("h100")?;
     let plugin = account_of(kubernetes, own)?;
-    let forbidden = ["Forbidden", "cannot"];
-
     let Scope::Namespace(ours) = context.scope() else {
         return Err(Failure::wrong("the scenario has no namespace"));
     };
@@ -86,52 +87,11 @@ pub(crate) fn a_plugin_reads_and_changes_nothing_that_is_not_its_own(
     let claim = claim_of(&pods["pod"], "gpu")?;
     // That it may read a claim which the kubelet names is what makes the rest mean something.
     plugin.kubectl(&["get", "resourceclaim", &claim, "--namespace", ours], None)?;
-
-    for kind in [
-        "secrets",
-        "pods",
-        "configmaps",
-        "serviceaccounts",
-        "resourceclaims",
-        "nodes",
-        "events",
-    ] {
-        plugin.refused(&["get", kind, "--all-namespaces"], None, &forbidden)?;
+    let others = "secrets pods configmaps serviceaccounts resourceclaims nodes events";
+    for kind in others.split(' ') {
+        plugin.refused(&["get", kind, "--all-namespaces"], None, FORBIDDEN)?;
     }
-    let annotation = r#"--patch={"metadata":{"annotations":{"tried":"yes"}}}"#;
-    let status = r#"--patch={"status":{"allocation":null}}"#;
-    let attempts: [&[&str]; 6] = [
-        &["delete", "pod", "pod", "--namespace", ours],
-        &["delete", "resourceclaim", &claim, "--namespace", ours],
-        &[
-            "patch",
-            "resourceclaim",
-            &claim,
-            "--namespace",
-            ours,
-            "--type=merge",
-            annotation,
-        ],
-        &[
-            "patch",
-            "resourceclaim",
-            &claim,
-            "--namespace",
-            ours,
-            "--type=merge",
-            "--subresource=status",
-            status,
-        ],
-        &["patch", "node", own.name(), "--type=merge", annotation],
-        &["create", "token", "default", "--namespace", ours],
-    ];
-    for attempt in attempts {
-        plugin.refused(attempt, None, &forbidden)?;
-    }
-    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: tried}, \
-               spec: {containers: [{name: a, image: docker.io/tessera/workload:1}]}}";
-    let create = ["create", "--namespace", ours, "--filename=-"];
-    plugin.refused(&create, Some(pod), &forbidden)?;
+    changes_nothing(&plugin, own, (ours, &claim))?;
 
     let account = ServiceAccount {
         namespace: ours,
@@ -139,9 +99,37 @@ pub(crate) fn a_plugin_reads_and_changes_nothing_that_is_not_its_own(
     };
     let stranger = Account::in_pod(kubernetes, account, "pod")?;
     let own_slice = slice(DRIVER, "apart", &json!({"nodeName": own.name()}));
-    stranger.refused(CREATE, Some(&own_slice), &forbidden)?;
+    stranger.refused(CREATE, Some(&own_slice), FORBIDDEN)?;
     let (name, _) = present(kubernetes, own)?;
-    stranger.refused(&["delete", "resourceslice", &name], None, &forbidden)
+    stranger.refused(&["delete", "resourceslice", &name], None, FORBIDDEN)
+}
+
+fn changes_nothing(
+    plugin: &Account<'_>,
+    node: &Node,
+    (namespace, claim): (&str, &str),
+) -> Result<(), Failure> {
+    let within = format!("--namespace={namespace}");
+    let annotation = r#"--patch={"metadata":{"annotations":{"tried":"yes"}}}"#;
+    let merge = "--type=merge";
+    let attempts: [&[&str]; 5] = [
+        &["delete", "pod", "pod", &within],
+        &["delete", "resourceclaim", claim, &within],
+        &["patch", "resourceclaim", claim, &within, merge, annotation],
+        &["patch", "node", node.name(), merge, annotation],
+        &["create", "token", "default", &within],
+    ];
+    for attempt in attempts {
+        plugin.refused(attempt, None, FORBIDDEN)?;
+    }
+    // kubectl reads a status before it patches it, which would be refused in place of the write.
+    let status =
+        format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{claim}/status");
+    let replace = ["replace", "--raw", &status, "--filename=-"];
+    plugin.refused(&replace, Some("{}"), FORBIDDEN)?;
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: tried}, \
+               spec: {containers: [{name: a, image: docker.io/tessera/workload:1}]}}";
+    plugin.refused(&["create", &within, "--filename=-"], Some(pod), FORBIDDEN)
 }
 
 fn pod_on(kubernetes: Kubernetes<'_>, node: &Node) -> Result<Pod, Failure> {
