@@ -21,10 +21,6 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
                 "the claim that the kubelet names carries its allocation",
             ),
             (
-                "get resourceslices.resource.k8s.io",
-                "a slice that could not be written is looked at again",
-            ),
-            (
                 "list resourceslices.resource.k8s.io",
                 "what is published for the node is compared with what should be",
             ),
@@ -69,10 +65,6 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
             (
                 "patch leases.coordination.k8s.io tessera-controller",
                 "to lead and to go on leading",
-            ),
-            (
-                "create events.events.k8s.io",
-                "a change of the leader is told",
             ),
         ],
     ),
