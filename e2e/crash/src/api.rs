@@ -1,7 +1,8 @@
 //! A stand-in for the API server: it keeps objects of any kind in memory and knows nothing of what they mean.
 //!
 //! It is not Kubernetes. What it has of it is what a client sees: lists with field selectors, watches from a resource version
-//! on, creation, replacement and deletion with their preconditions, dry runs. There is no validation, no defaulting, no
+//! on, creation, replacement and deletion with their preconditions, merge
+//! patches, dry runs. There is no validation, no defaulting, no
 //! authorization and no admission; the scenarios on a real cluster are for those.
 
 mod serve;

@@ -90,8 +90,11 @@ impl Operation {
         node.attend().await?;
         node.until("publish", || is_published(node)).await?;
         node.check()?;
+        let mut files = node.files()?;
+        // What is kept for people of damaged records is all or nothing, as the moment of death allows.
+        files.retain(|path, _| !path.contains("/damaged/"));
         let end = End {
-            files: node.files()?,
+            files,
             slices: slices(node),
             answers,
         };

@@ -6,7 +6,8 @@
 //!
 //! # Guarantees
 //! A reader sees the former record or the new one, never a part. A damaged record hides no other,
-//! and is replaced only by being set aside. A directory that has vanished is made again. Calls are
+//! and is replaced only by being set aside. A record is never ahead of its copy, whenever this
+//! process dies: its first state aside, the copy is written first. A directory that has vanished is made again. Calls are
 //! short file operations in memory, so they are made in place.
 
 mod damaged;
@@ -124,6 +125,11 @@ impl Journal {
         path(&self.directory, claim)
     }
 
+    /// Whether anything lies in the place of the claim's record.
+    fn is_there(&self, claim: &ClaimUid) -> bool {
+        fs::symlink_metadata(self.path(claim)).is_ok()
+    }
+
     /// What lies at `path`, or `None` where nothing does.
     fn read_at(&self, claim: &ClaimUid, path: &Path) -> Result<Option<Entry>, JournalError> {
         match fs::read(path) {
@@ -190,7 +196,7 @@ impl Records for Journal {
                 unreadable.copy = self.copy(claim)?;
                 Ok(Some(Entry::Unreadable(unreadable)))
             }
-            // The record is written before its copy and removed after it.
+            // A claim's first record is written before its copy, and the last removed after it.
             None => Ok(self.copy(claim)?.map(entry::lost)),
         }
     }
@@ -211,8 +217,15 @@ impl Records for Journal {
     }
 
     fn write(&self, record: &Record) -> Result<(), JournalError> {
-        put(&self.directory, record)?;
-        put(&self.copies, record)
+        // A first record says what was begun, and without a copy it is begun anew. A later one may
+        // say that all is done: nobody writes it again, so nobody would bring an old copy up to date.
+        let (first, second) = if self.is_there(&record.claim.uid) {
+            (&self.copies, &self.directory)
+        } else {
+            (&self.directory, &self.copies)
+        };
+        put(first, record)?;
+        put(second, record)
     }
 
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
@@ -229,11 +242,11 @@ impl Records for Journal {
         replacement: Option<&Record>,
     ) -> Result<(), JournalError> {
         let claim = &unreadable.claim;
-        let is_there = fs::symlink_metadata(self.path(claim)).is_ok();
+        let is_there = self.is_there(claim);
         match replacement {
             Some(record) if is_there => {
-                self.move_aside(unreadable, replacement)?;
-                put(&self.copies, record)
+                put(&self.copies, record)?;
+                self.move_aside(unreadable, replacement)
             }
             Some(record) => self.write(record),
             None => {

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -82,6 +82,13 @@ fn act(shared: &Shared, method: &Method, uri: &Uri, headers: &HeaderMap, body: &
         (&Method::PUT, Some(Target::Object(collection, _))) => {
             shared.store().replace(collection, sent, dry_run)
         }
+        (&Method::PATCH, Some(Target::Object(collection, name)))
+            if headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(is_merge_patch) =>
+        {
+            shared.store().patch(collection, name, &sent, dry_run)
+        }
         (&Method::DELETE, Some(Target::Object(collection, name))) => {
             let deleted = shared
                 .store()
@@ -103,6 +110,11 @@ fn act(shared: &Shared, method: &Method, uri: &Uri, headers: &HeaderMap, body: &
             .to_string(),
         ),
     }
+}
+
+/// The other kinds of patches have other rules.
+fn is_merge_patch(kind: &HeaderValue) -> bool {
+    kind == "application/merge-patch+json"
 }
 
 /// Everything since a version, and from then on whatever happens, one line each.

@@ -169,6 +169,19 @@ impl Store {
         Ok(self.put(collection, object))
     }
 
+    /// Merges a patch into an object: what is null in it goes, what is no object replaces, the rest is merged.
+    pub(super) fn patch(
+        &mut self,
+        collection: &str,
+        name: &str,
+        patch: &Value,
+        dry_run: bool,
+    ) -> Result<Value, Refusal> {
+        let mut object = self.get(collection, name)?;
+        merge(&mut object, patch);
+        self.replace(collection, object, dry_run)
+    }
+
     pub(super) fn delete(
         &mut self,
         collection: &str,
@@ -184,6 +197,22 @@ impl Store {
         }
         self.remove(collection, name);
         Ok(())
+    }
+}
+
+fn merge(value: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        value.clone_from(patch);
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    for (field, patch) in fields {
+        match value.as_object_mut() {
+            Some(object) if patch.is_null() => drop(object.remove(field)),
+            _ => merge(&mut value[field], patch),
+        }
     }
 }
 
@@ -224,6 +253,20 @@ mod tests {
         assert_eq!(store.delete(SLICES, "a", &stale), Err(Refusal::Conflict));
         store.delete(SLICES, "a", &second["metadata"]).unwrap();
         assert_eq!(store.get(SLICES, "a"), Err(Refusal::NotFound));
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_nothing_else() {
+        let mut store = Store::default();
+        store.put(SLICES, slice("a", "n"));
+        let patch = json!({"spec": {"driver": null, "pool": {"name": "p"}}});
+        let patched = store.patch(SLICES, "a", &patch, false).unwrap();
+        assert_eq!(
+            patched["spec"],
+            json!({"nodeName": "n", "pool": {"name": "p"}})
+        );
+        let absent = store.patch(SLICES, "b", &patch, false);
+        assert_eq!(absent, Err(Refusal::NotFound));
     }
 
     #[test]

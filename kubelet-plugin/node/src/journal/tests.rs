@@ -141,3 +141,24 @@ fn a_directory_that_vanished_is_made_again() {
     journal.write(&record("b", &[1])).unwrap();
     assert_eq!(journal.read_all().unwrap().records, [record("b", &[1])]);
 }
+
+#[test]
+fn a_record_is_never_ahead_of_its_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    journal.write(&record("a", &[0])).unwrap();
+    journal.write(&record("b", &[1])).unwrap();
+    let damaged_file = directory.path().join("b-uid.record");
+    fs::write(&damaged_file, "damage").unwrap();
+    let damaged = unreadable(&journal, "b");
+    let copies = directory.path().join("copies");
+    fs::remove_dir_all(&copies).unwrap();
+    fs::write(&copies, "in the way").unwrap();
+
+    journal.write(&record("a", &[2])).unwrap_err();
+    let stored = journal.read(&uid("a")).unwrap();
+    assert_eq!(stored, Some(Entry::Record(record("a", &[0]))));
+    let replacement = record("b", &[1]);
+    journal.set_aside(&damaged, Some(&replacement)).unwrap_err();
+    assert_eq!(fs::read_to_string(&damaged_file).unwrap(), "damage");
+}
