@@ -15,8 +15,9 @@ const DRIVER: &str = "gpu.nvidia.com";
 /// What ends the containers of a node, by the name that the kernel keeps of it.
 const SHIM: &str = "containerd-shim";
 
-/// A kind of configuration that no version of the driver has.
-const NO_SUCH_KIND: &str = "NoSuchConfig";
+/// A kind of configuration that is right in itself and wrong for a whole GPU, so that only the node
+/// can refuse it.
+const WRONG_KIND: &str = "MigDeviceConfig";
 
 pub(crate) fn a_refused_claim_says_why_on_the_pod_and_on_the_claim(
     context: &Context<'_>,
@@ -24,22 +25,23 @@ pub(crate) fn a_refused_claim_says_why_on_the_pod_and_on_the_claim(
     let configured = format!(
         "    devices:
       config:
-      - opaque:
+      - requests: [gpu]
+        opaque:
           driver: {DRIVER}
-          parameters: {{apiVersion: resource.nvidia.com/v1beta1, kind: {NO_SUCH_KIND}}}
+          parameters: {{apiVersion: resource.nvidia.com/v1beta1, kind: {WRONG_KIND}}}
 "
     );
     let refused = ONE_GPU
         .replace("    devices:\n", &configured)
         .replace("NAME", "refused");
     context.apply(&refused)?;
-    let reason = "UnsupportedConfiguration";
+    let reason = "MismatchedConfiguration";
     let events = told(context, reason, &["Pod", "ResourceClaim"])?;
     for event in &events {
         let note = event.message.clone().unwrap_or_default();
         same(
             "the event names the kind",
-            &note.contains(NO_SUCH_KIND),
+            &note.contains(WRONG_KIND),
             &true,
         )?;
         same(
@@ -55,7 +57,7 @@ pub(crate) fn a_refused_claim_says_why_on_the_pod_and_on_the_claim(
         let text = context.describe(&object)?;
         let shown = text
             .lines()
-            .any(|line| line.contains(reason) && line.contains(NO_SUCH_KIND));
+            .any(|line| line.contains(reason) && line.contains(WRONG_KIND));
         same(
             &format!("kubectl describe {object} shows the reason"),
             &shown,
