@@ -1,0 +1,213 @@
+//! Makes the parts of the plugin from the command line, and starts them.
+
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::Context;
+use kube::Client;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::record::BootId;
+use tessera_shell::client::{self, ApiSource};
+use tokio::sync::watch;
+
+use crate::args::Args;
+use crate::cdi_dir::CdiDir;
+use crate::claim_reader::ApiClaimReader;
+use crate::claims::{Claims, Grace, Identity};
+use crate::directories::Directories;
+use crate::driver_root::DriverRoot;
+use crate::events::board::KubeBoard;
+use crate::events::{EventMetrics, Inbox, Notices, Teller};
+use crate::executor::LocalNode;
+use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight, Pace, Places};
+use crate::hook_file;
+use crate::journal::Journal;
+use crate::locks::GpuLocks;
+use crate::metrics::PreparedDevices;
+use crate::offering::Offering;
+use crate::parts::Parts;
+use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
+use crate::reconcile::{self, RepairMetrics, Schedule};
+use crate::slice_metrics::SliceMetrics;
+use crate::wait::Waits;
+
+/// Where Linux says which boot this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The claims of the API server, on this node.
+pub(super) type NodeClaims = Claims<ApiClaimReader, Journal, LocalNode>;
+
+/// What the parts have in common while they are put together.
+pub(super) struct Assembly<'a> {
+    pub(super) parts: &'a mut Parts,
+    pub(super) args: &'a Args,
+    pub(super) directories: &'a Directories,
+    pub(super) client: Client,
+    pub(super) registry: Registry,
+}
+
+impl<'a> Assembly<'a> {
+    /// No part yet. The API server is not asked for anything.
+    pub(super) async fn begin(
+        parts: &'a mut Parts,
+        args: &'a Args,
+        directories: &'a Directories,
+    ) -> anyhow::Result<Self> {
+        let mut registry = Registry::default();
+        tessera_shell::metrics::register_process(&mut registry);
+        let source = ApiSource {
+            kubeconfig: args.kubeconfig.clone(),
+            program: "tessera-kubelet-plugin",
+        };
+        Ok(Self {
+            parts,
+            args,
+            directories,
+            client: client::connect(&source).await?,
+            registry,
+        })
+    }
+
+    /// What the journal itself tells.
+    pub(super) fn register_journal(&mut self, journal: &Journal) {
+        self.registry.register(
+            "tessera_damaged_records",
+            "Journal records that were damaged and set aside",
+            journal.damaged().clone(),
+        );
+        let Args {
+            drivers, node_name, ..
+        } = self.args;
+        PreparedDevices::register(
+            &mut self.registry,
+            journal.clone(),
+            drivers.name(),
+            node_name,
+        );
+    }
+
+    /// A worker's own counters begin anew with it; this one is the keeper's.
+    pub(super) fn register_restarts(&mut self, restarts: u32) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(restarts.into());
+        self.registry.register(
+            "tessera_worker_restarts",
+            "Processes of the plugin in this container that ended unasked and were replaced",
+            counter,
+        );
+    }
+
+    /// Where the driver and the hook are; the hook is installed if nobody else did.
+    pub(super) fn places(&self) -> anyhow::Result<Places> {
+        let Self {
+            args, directories, ..
+        } = self;
+        let hook = match &args.nvidia_cdi_hook_path {
+            Some(installed) => installed.clone(),
+            None => hook_file::install(&args.bundled_cdi_hook, &directories.plugin)?,
+        };
+        let ldconfig = Some(args.ldconfig_path.clone()).filter(|path| !path.is_empty());
+        Ok(Places {
+            driver_root: DriverRoot::new(&args.container_driver_root, &args.nvidia_driver_root),
+            sysfs: args.sysfs_root.clone(),
+            hook: Some(hook.to_string_lossy().into_owned()),
+            ldconfig,
+        })
+    }
+
+    /// Follows the driver and its GPUs.
+    pub(super) fn follow_hardware(&mut self, places: Places, notices: Notices) -> HardwareWatch {
+        let (probe, hardware) = HardwareProbe::new(LocalSight(places), Pace::default(), notices);
+        self.parts.start("hardware", |stop| async move {
+            probe.run(stop.clone()).await;
+            stop.cancelled().await;
+            Ok(())
+        });
+        HardwareMetrics::register(&mut self.registry, hardware.clone());
+        hardware
+    }
+
+    /// The claims, with the node's directories made.
+    pub(super) fn claims(
+        &self,
+        journal: Journal,
+        hardware: HardwareWatch,
+        waits: Waits,
+    ) -> anyhow::Result<NodeClaims> {
+        let Self {
+            args, directories, ..
+        } = self;
+        let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
+        let identity = Identity {
+            driver: args.drivers.name().to_owned(),
+            pool: args.node_name.clone(),
+            cdi_kind: CdiKind::claim(),
+            boot: BootId(boot.trim().to_owned()),
+        };
+        let cdi = CdiDir::open(&args.cdi_root)
+            .with_context(|| format!("open CDI directory {}", args.cdi_root.display()))?;
+        let locks = GpuLocks::open(&directories.locks())
+            .with_context(|| format!("open lock directory {}", directories.locks().display()))?;
+        let reader = ApiClaimReader::new(self.client.clone());
+        Ok(Claims::new(
+            identity,
+            reader,
+            journal,
+            LocalNode { cdi },
+            locks,
+            hardware,
+            waits,
+        ))
+    }
+
+    /// Writes what there is to tell as events.
+    pub(super) fn teller(&mut self, inbox: Inbox) -> Teller<ApiClaimReader, KubeBoard> {
+        let reader = ApiClaimReader::new(self.client.clone());
+        let driver = self.args.drivers.name();
+        let board = KubeBoard::new(self.client.clone(), driver, &self.args.node_name);
+        Teller::new(inbox, reader, board, EventMetrics::new(&mut self.registry))
+    }
+
+    /// Looks after claims that nobody asks about.
+    pub(super) fn look_after(&mut self, claims: Arc<NodeClaims>, hardware: HardwareWatch) {
+        let schedule = Schedule {
+            interval: self.args.reconcile_interval,
+            grace: Grace(self.args.leftover_grace),
+        };
+        let repairs = RepairMetrics::new(&mut self.registry);
+        self.parts.start("reconcile", move |stop| async move {
+            reconcile::run(claims, hardware, schedule, repairs, stop).await;
+            Ok(())
+        });
+    }
+
+    /// Publishes what the hardware is worth, once the kubelet has registered us.
+    pub(super) fn publish(
+        &mut self,
+        hardware: HardwareWatch,
+        registrations: watch::Receiver<u64>,
+    ) -> watch::Receiver<PublishState> {
+        let (driver, node) = (self.args.drivers.name(), &self.args.node_name);
+        let (offers, offer) = watch::channel(None);
+        let slices = KubeSlices::new(self.client.clone(), node, driver);
+        let turns = Turns::at(&self.directories.publisher());
+        let metrics = SliceMetrics::new(&mut self.registry);
+        let (publisher, state) = Publisher::new(slices, metrics, offer, turns);
+        self.parts.start("publisher", |stop| async move {
+            publisher.run(stop).await;
+            Ok(())
+        });
+        let offering = Offering {
+            client: self.client.clone(),
+            node: node.clone(),
+            driver,
+            hardware,
+            registrations,
+            offers,
+        };
+        self.parts.start("offer", |stop| offering.run(stop));
+        state
+    }
+}
