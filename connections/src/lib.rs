@@ -10,6 +10,7 @@
 //! # Assumptions
 //! The protocol's server drops a connection whose reads and writes fail.
 
+pub mod accept;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 mod places;

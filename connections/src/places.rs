@@ -39,7 +39,7 @@ struct Held {
 ///
 /// A connection with a call in hand goes last, because its peer would not hear the answer; one that
 /// never asked anything goes before one that did; among equals, whoever asked longest ago.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 struct Merit {
     calls: usize,
     asked: bool,
@@ -77,6 +77,17 @@ impl Places {
     pub fn dismiss(&self) {
         for held in self.0.guests().held.values() {
             held.leave.cancel();
+        }
+    }
+
+    /// Waits for a moment in which all are free.
+    pub async fn all_free(&self) {
+        loop {
+            let freed = self.0.freed.notified();
+            if self.taken() == 0 {
+                return;
+            }
+            freed.await;
         }
     }
 
@@ -276,6 +287,17 @@ mod tests {
         assert_eq!(places.taken(), 1);
         drop(second);
         assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn all_are_free_when_the_last_is_left() {
+        let places = places(2);
+        let [first, second] = take(&places).await;
+        let mut all_free = Box::pin(places.all_free());
+        drop(first);
+        assert!(all_free.as_mut().now_or_never().is_none());
+        drop(second);
+        all_free.await;
     }
 
     #[tokio::test]

@@ -5,11 +5,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Places, Seated};
-
-/// Pause after a failed accept: what makes it fail (no free descriptor) lasts, and without a pause
-/// the loop would take a whole core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::{Places, Seated, accept};
 
 /// The next connection, in a place, for at most `limit`. What passes is tried again; an error is
 /// that the socket does not listen any more.
@@ -26,10 +22,7 @@ pub async fn next(
             }
             // EINVAL: the socket does not listen (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => accept::after_failure(&error).await,
         }
     }
 }

@@ -4,9 +4,9 @@
 //! Path, flags and answers are those of the reference driver's webhook.
 //!
 //! # Guarantees
-//! A peer costs a bounded number of connections, of which the idlest yields to whoever comes, and a bounded
-//! body; one that does not finish its handshake holds nobody else up. A renewed
-//! certificate is served from the next connection on; one that cannot be read leaves the former in use.
+//! A peer costs a bounded number of connections, of which the oldest yields to whoever comes, and a
+//! bounded body; one that does not finish its handshake holds nobody else up. A renewed certificate is
+//! served from the next connection on; one that cannot be read leaves the former in use.
 
 mod certificate;
 mod review;

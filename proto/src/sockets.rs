@@ -189,8 +189,7 @@ impl Sockets {
         let (dra_file, dra_connections) = listen(dra.0, calling.clone())?;
         let (file, connections) = listen(registration.bound, registering.clone())?;
         let info = plugin_info(&served.driver, &registration.endpoint);
-        let open = TaskTracker::new();
-        let dra_connections = observed(dra_connections, open.clone(), served.observer.clone());
+        let dra_connections = observed(dra_connections, served.observer.clone());
         let registration_service = RegistrationService::new(info, served.observer);
         // A child: the end of our servers is no reason to stop what else hangs on the token.
         let stop = stop.child_token();
@@ -202,7 +201,7 @@ impl Sockets {
         // A farewell on either socket.
         let grace = ending.calls + ending.hang_up + 2 * limits::FAREWELL;
         let both = Box::pin(async {
-            let (registering, calling) = tokio::join!(
+            let (registered, called) = tokio::join!(
                 async {
                     let _over = deregistered.clone().drop_guard();
                     let path = file.path().clone();
@@ -210,12 +209,12 @@ impl Sockets {
                         let _left = left.clone().drop_guard();
                         leave(file, &stop, &calls, &ending.told).await;
                     };
-                    let registering =
+                    let registered =
                         serve_registration(path, connections, registration_service, until).await;
                     if ending.told.is_cancelled() {
-                        hung_up(&open, ending.hang_up).await;
+                        hung_up(&calling, ending.hang_up).await;
                     }
-                    registering
+                    registered
                 },
                 async {
                     let _over = stop.clone().drop_guard();
@@ -225,7 +224,7 @@ impl Sockets {
                 }
             );
             ended(&calls).await;
-            registering.and(calling)
+            registered.and(called)
         });
         let over = async {
             deregistered.cancelled().await;
@@ -234,8 +233,8 @@ impl Sockets {
         let servers = async {
             tokio::select! {
                 ended = both => ended,
-                never = dismiss_after(left.cancelled(), registering) => match never {},
-                never = dismiss_after(over, calling) => match never {},
+                never = dismiss_after(left.cancelled(), &registering) => match never {},
+                never = dismiss_after(over, &calling) => match never {},
             }
         };
         until_grace(servers, &stop, grace).await
@@ -254,16 +253,14 @@ fn guest(extensions: &Extensions) -> Option<&Guest> {
 /// Tells of connections by others than this process, whose probe connects as well.
 fn observed(
     connections: impl Stream<Item = Result<Connection, Infallible>> + Send,
-    open: TaskTracker,
     observer: Observer,
 ) -> impl Stream<Item = Result<Connection, Infallible>> + Send {
     let own = i32::try_from(std::process::id()).ok();
-    connections.map(move |accepted| {
-        let Ok(connection) = accepted;
+    connections.map(move |Ok(connection)| {
         if connection.connect_info().peer().pid != own {
             observer(RegistrationEvent::Connected);
         }
-        Ok(connection.counted(&open))
+        Ok(connection)
     })
 }
 
@@ -274,10 +271,12 @@ async fn ended(calls: &TaskTracker) {
 }
 
 /// Waits until nobody is connected any more, but not for ever.
-async fn hung_up(open: &TaskTracker, limit: Duration) {
-    open.close();
-    if tokio::time::timeout(limit, open.wait()).await.is_err() {
-        tracing::debug!(connections = open.len(), "not everybody has hung up");
+async fn hung_up(places: &Places, limit: Duration) {
+    if tokio::time::timeout(limit, places.all_free())
+        .await
+        .is_err()
+    {
+        tracing::debug!(connections = places.taken(), "not everybody has hung up");
     }
 }
 
@@ -339,7 +338,7 @@ async fn serve_dra<P: DraPlugin, H: DraResourceHealth>(
 
 /// Closes the connections of a socket a moment after `over`: a peer that does not hear that it is
 /// over would keep its server for as long as it likes.
-async fn dismiss_after(over: impl Future<Output = ()>, places: Places) -> Infallible {
+async fn dismiss_after(over: impl Future<Output = ()>, places: &Places) -> Infallible {
     over.await;
     tokio::time::sleep(limits::FAREWELL).await;
     places.dismiss();

@@ -1,6 +1,6 @@
 //! Connects to the API server over a connector of our own.
 //!
-//! The stack differs from kube's default in four points, each measured or forced:
+//! The stack differs from kube's default in four points, each with its reason:
 //!
 //! - `TCP_NODELAY` is on. kube speaks HTTP/1.1, so a request beside an open watch needs a second
 //!   connection. With a resumed TLS session its last handshake flight and the request leave as two

@@ -7,8 +7,8 @@
 //! Shutdown takes at most [`GRACE`], whatever a client does. The endpoint is open to the network, so
 //! a client costs one of [`CONNECTIONS`] for at most [`CONNECTION_LIMIT`] and [`REQUEST_BYTES`], and
 //! whoever connects is served, however many others sit there. Each connection serves one request,
-//! whose body is never read. Nothing here blocks: the two closures
-//! are called on the runtime's thread and must return at once.
+//! whose body is never read. Nothing here blocks: the two closures are called on the runtime's thread
+//! and must return at once.
 
 use std::borrow::Cow;
 use std::io;

@@ -96,11 +96,16 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end -}}
 
-{{/* Whether a claim, a template or a class carries a configuration for gpu.nvidia.com, in CEL. */}}
-{{- define "tessera.configuresGpus" -}}
+{{/* The configurations that a claim, a template or a class carries, in CEL. */}}
+{{- define "tessera.configurations" -}}
 (request.resource.resource == "resourceclaimtemplates" ? object.spec.spec.?devices.?config
 : request.resource.resource == "deviceclasses" ? object.spec.?config
 : object.spec.?devices.?config).orValue([])
+{{- end -}}
+
+{{/* Whether one of them is for gpu.nvidia.com, in CEL. */}}
+{{- define "tessera.configuresGpus" -}}
+{{ include "tessera.configurations" . }}
 .exists(c, c.?opaque.?driver.orValue("") == "gpu.nvidia.com")
 {{- end -}}
 

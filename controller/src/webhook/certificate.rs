@@ -55,23 +55,31 @@ pub(super) struct Renewed {
 }
 
 struct Held {
-    /// Times at which the files were written that `pair` comes from, or that could not be used.
-    written: Option<(SystemTime, SystemTime)>,
+    /// Times at which the files of `pair` were written, certificate and key.
+    written: (SystemTime, SystemTime),
     pair: Arc<CertifiedKey>,
 }
 
 impl Renewed {
     /// Reads the files for the first time.
     pub(super) fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let held = Held {
-            written: Some((written(certificate)?, written(key)?)),
-            pair: Arc::new(read(certificate, key)?),
-        };
         Ok(Self {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
-            held: Mutex::new(held),
+            held: Mutex::new(Held::read(certificate, key, stamps(certificate, key)?)?),
         })
+    }
+
+    /// What the files hold, if they were written at other times than `known`.
+    fn newer_than(
+        &self,
+        known: (SystemTime, SystemTime),
+    ) -> Result<Option<Held>, CertificateError> {
+        let found = stamps(&self.certificate, &self.key)?;
+        if found == known {
+            return Ok(None);
+        }
+        Held::read(&self.certificate, &self.key, found).map(Some)
     }
 
     /// The pair of now: read again if a file was written since.
@@ -80,23 +88,30 @@ impl Renewed {
     /// a certificate in use is never older than its files.
     fn current(&self) -> Arc<CertifiedKey> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = written(&self.certificate)
-            .and_then(|certificate| Ok((certificate, written(&self.key)?)))
-            .ok();
-        if stamp.is_some() && stamp != held.written {
-            match read(&self.certificate, &self.key) {
-                Ok(pair) => {
-                    info!("serves the renewed certificate");
-                    held.pair = Arc::new(pair);
-                    held.written = stamp;
-                }
-                Err(error) => warn!(
-                    error = %tessera_shell::logging::chain(&error),
-                    "cannot use the renewed certificate; the former stays in use"
-                ),
+        match self.newer_than(held.written) {
+            Ok(None) => {}
+            Ok(Some(newer)) => {
+                info!("serves the renewed certificate");
+                *held = newer;
             }
+            Err(error) => warn!(
+                error = %tessera_shell::logging::chain(&error),
+                "cannot use the renewed certificate; the former stays in use"
+            ),
         }
         Arc::clone(&held.pair)
+    }
+}
+
+impl Held {
+    /// Reads the pair after its times were taken, so that a later change of the files shows.
+    fn read(
+        certificate: &Path,
+        key: &Path,
+        written: (SystemTime, SystemTime),
+    ) -> Result<Self, CertificateError> {
+        let pair = Arc::new(read(certificate, key)?);
+        Ok(Self { written, pair })
     }
 }
 
@@ -110,6 +125,10 @@ impl fmt::Debug for Renewed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "certificate of {}", self.certificate.display())
     }
+}
+
+fn stamps(certificate: &Path, key: &Path) -> Result<(SystemTime, SystemTime), CertificateError> {
+    Ok((written(certificate)?, written(key)?))
 }
 
 fn written(path: &Path) -> Result<SystemTime, CertificateError> {

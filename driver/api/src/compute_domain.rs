@@ -3,7 +3,7 @@
 //! The templates that a compute domain makes carry these kinds; nobody needs to write them by hand.
 
 use crate::error::ConfigError;
-use crate::fields::Fields;
+use crate::fields::{Field, Fields};
 
 /// Configuration of a channel that a workload gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub enum AllocationMode {
     All,
 }
 
-const MODES: &[&str] = &["Single", "All"];
-
 impl AllocationMode {
+    const ALL: [Self; 2] = [Self::Single, Self::All];
+
     /// The name that users write.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Single => MODES[0],
-            Self::All => MODES[1],
+            Self::Single => "Single",
+            Self::All => "All",
         }
     }
 }
@@ -48,13 +48,18 @@ impl ComputeDomainChannelConfig {
         &["apiVersion", "kind", "domainID", "allocationMode"];
 
     pub(crate) fn decode(fields: &Fields<'_>) -> Result<Self, ConfigError> {
-        let allocation_mode = match fields.get("allocationMode") {
-            None => AllocationMode::default(),
-            Some(mode) => match mode.one_of("allocation mode", MODES)? {
-                0 => AllocationMode::Single,
-                _ => AllocationMode::All,
-            },
+        let mode = |field: Field<'_>| {
+            field.one_of(
+                "allocation mode",
+                &AllocationMode::ALL,
+                AllocationMode::as_str,
+            )
         };
+        let allocation_mode = fields
+            .get("allocationMode")
+            .map(mode)
+            .transpose()?
+            .unwrap_or_default();
         Ok(Self {
             domain_id: domain_id(fields)?,
             allocation_mode,

@@ -87,7 +87,7 @@ impl Config {
                 at: version.at,
             });
         }
-        let named = fields.required("kind", driver.kinds())?;
+        let named = fields.required("kind", &driver.kinds())?;
         let name = named.text()?;
         let kind = Kind::named(name).ok_or_else(|| ConfigError::UnknownKind {
             at: named.at.clone(),
@@ -137,16 +137,17 @@ impl Config {
         let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
         match self {
             Self::Gpu(GpuConfig { sharing }) => {
-                let sharing = sharing.as_ref().map(GpuSharing::encode);
-                sharing.map(|sharing| set("sharing", sharing));
+                if let Some(sharing) = sharing {
+                    set("sharing", sharing.encode());
+                }
             }
             Self::MigDevice(MigDeviceConfig { sharing }) => {
-                let sharing = sharing.as_ref().map(MigSharing::encode);
-                sharing.map(|sharing| set("sharing", sharing));
+                if let Some(sharing) = sharing {
+                    set("sharing", sharing.encode());
+                }
             }
             Self::VfioDevice(config) => {
-                let (name, iommu) = config.encode();
-                set(name, iommu);
+                set("iommu", config.encode());
             }
             Self::ComputeDomainChannel(config) => {
                 set("domainID", config.domain_id.clone().into());
@@ -218,11 +219,9 @@ impl Driver {
     }
 
     /// Names of the kinds that the driver takes.
-    pub fn kinds(self) -> &'static [&'static str] {
-        match self {
-            Self::Gpu => &["GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"],
-            Self::ComputeDomain => &["ComputeDomainChannelConfig", "ComputeDomainDaemonConfig"],
-        }
+    pub fn kinds(self) -> Vec<&'static str> {
+        let taken = Kind::ALL.into_iter().filter(|kind| kind.driver() == self);
+        taken.map(Kind::as_str).collect()
     }
 }
 

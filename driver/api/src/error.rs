@@ -64,7 +64,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A kind that the group does not have.
-    #[error("{at}: unknown kind {found:?}; write {}", one_of(driver.kinds()))]
+    #[error("{at}: unknown kind {found:?}; write {}", one_of(&driver.kinds()))]
     UnknownKind {
         /// Where.
         at: FieldPath,
@@ -77,7 +77,7 @@ pub enum ConfigError {
     #[error(
         "{at}: {:?} configures devices of {}, not of {driver}; name that driver in opaque.driver, \
          or write {}",
-        kind.as_str(), kind.driver(), one_of(driver.kinds())
+        kind.as_str(), kind.driver(), one_of(&driver.kinds())
     )]
     OtherDriver {
         /// Where.
@@ -97,7 +97,7 @@ pub enum ConfigError {
         /// What it says.
         found: String,
         /// The values that there are.
-        values: &'static [&'static str],
+        values: Vec<&'static str>,
     },
     /// A number outside its range.
     #[error("{at}: {what} must not be {found}; write a whole number from {least} to {most}")]

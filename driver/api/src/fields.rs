@@ -107,19 +107,20 @@ impl<'d> Field<'d> {
         }
     }
 
-    /// Which of `values` this field holds, by its position. `what` is what users call the field.
-    pub(crate) fn one_of(
+    /// Which of `choices` this field holds, by its name. `what` is what users call the field.
+    pub(crate) fn one_of<T: Copy>(
         &self,
         what: &'static str,
-        values: &'static [&'static str],
-    ) -> Result<usize, ConfigError> {
+        choices: &[T],
+        name: impl Fn(T) -> &'static str,
+    ) -> Result<T, ConfigError> {
         let text = self.text()?;
-        let position = values.iter().position(|value| *value == text);
-        position.ok_or_else(|| ConfigError::Value {
+        let chosen = choices.iter().find(|choice| name(**choice) == text);
+        chosen.copied().ok_or_else(|| ConfigError::Value {
             at: self.at.clone(),
             what,
             found: excerpt(text),
-            values,
+            values: choices.iter().copied().map(name).collect(),
         })
     }
 

@@ -47,7 +47,6 @@ pub enum Interval {
 
 impl Interval {
     const ALL: [Self; 4] = [Self::Default, Self::Short, Self::Medium, Self::Long];
-    const NAMES: &'static [&'static str] = &["Default", "Short", "Medium", "Long"];
 
     /// The name that users write.
     pub fn as_str(self) -> &'static str {
@@ -141,7 +140,7 @@ impl MigSharing {
 
 fn strategy(fields: &Fields<'_>) -> Result<&'static str, ConfigError> {
     let field = fields.required("strategy", STRATEGIES)?;
-    Ok(STRATEGIES[field.one_of("GPU sharing strategy", STRATEGIES)?])
+    field.one_of("GPU sharing strategy", STRATEGIES, |name| name)
 }
 
 fn refuse(
@@ -164,10 +163,7 @@ fn interval(settings: Field<'_>) -> Result<Interval, ConfigError> {
     let fields = settings.fields()?.only(&["interval"])?;
     match fields.get("interval") {
         None => Ok(Interval::default()),
-        Some(field) => {
-            let position = field.one_of("time-slice interval", Interval::NAMES)?;
-            Ok(Interval::ALL[position])
-        }
+        Some(field) => field.one_of("time-slice interval", &Interval::ALL, Interval::as_str),
     }
 }
 

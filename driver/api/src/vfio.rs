@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::ConfigError;
-use crate::fields::Fields;
+use crate::fields::{Field, Fields};
 
 /// Configuration of a GPU that is bound to a VFIO driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,17 @@ pub enum IommuBackend {
     PreferIommuFd,
 }
 
-const POLICIES: &[&str] = &["LegacyOnly", "PreferIommuFD"];
+impl IommuBackend {
+    const ALL: [Self; 2] = [Self::LegacyOnly, Self::PreferIommuFd];
+
+    /// The policy that users write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LegacyOnly => "LegacyOnly",
+            Self::PreferIommuFd => "PreferIommuFD",
+        }
+    }
+}
 
 impl VfioDeviceConfig {
     pub(crate) const FIELDS: &'static [&'static str] = &["apiVersion", "kind", "iommu"];
@@ -36,13 +46,18 @@ impl VfioDeviceConfig {
         let iommu = iommu
             .fields()?
             .only(&["backendPolicy", "enableAPIDevice"])?;
-        let backend = match iommu.get("backendPolicy") {
-            None => IommuBackend::default(),
-            Some(policy) => match policy.one_of("IOMMU backend policy", POLICIES)? {
-                0 => IommuBackend::LegacyOnly,
-                _ => IommuBackend::PreferIommuFd,
-            },
+        let policy = |field: Field<'_>| {
+            field.one_of(
+                "IOMMU backend policy",
+                &IommuBackend::ALL,
+                IommuBackend::as_str,
+            )
         };
+        let backend = iommu
+            .get("backendPolicy")
+            .map(policy)
+            .transpose()?
+            .unwrap_or_default();
         let enable_api_device = iommu
             .get("enableAPIDevice")
             .map(|field| field.boolean())
@@ -54,12 +69,8 @@ impl VfioDeviceConfig {
         })
     }
 
-    pub(crate) fn encode(&self) -> (&'static str, Value) {
-        let policy = match self.backend {
-            IommuBackend::LegacyOnly => POLICIES[0],
-            IommuBackend::PreferIommuFd => POLICIES[1],
-        };
-        let iommu = json!({"backendPolicy": policy, "enableAPIDevice": self.enable_api_device});
-        ("iommu", iommu)
+    pub(crate) fn encode(&self) -> Value {
+        let policy = self.backend.as_str();
+        json!({"backendPolicy": policy, "enableAPIDevice": self.enable_api_device})
     }
 }

@@ -1,6 +1,8 @@
 //! From a `ResourceClaim` to the devices that it gives to this driver.
 
-use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
+use k8s_openapi::api::resource::v1::{
+    DeviceAllocationResult, DeviceRequestAllocationResult, ResourceClaim,
+};
 use tessera_api::Config;
 use tessera_device::{DeviceName, IdError};
 use thiserror::Error;
@@ -93,21 +95,15 @@ pub fn allocation(
     wanted: &ClaimRef,
     driver: &str,
 ) -> Result<Allocation, ClaimRefusal> {
-    let found = claim.metadata.uid.as_deref().unwrap_or_default();
-    if found != wanted.uid.as_str() {
+    if !wanted.is(claim) {
         return Err(ClaimRefusal::Replaced {
             wanted: wanted.clone(),
-            found: found.to_owned(),
+            found: claim.metadata.uid.clone().unwrap_or_default(),
         });
     }
-    let allocated = claim
-        .status
-        .as_ref()
-        .and_then(|status| status.allocation.as_ref())
-        .and_then(|allocation| allocation.devices.as_ref())
-        .ok_or_else(|| ClaimRefusal::NotAllocated {
-            claim: wanted.clone(),
-        })?;
+    let allocated = allocated(claim).ok_or_else(|| ClaimRefusal::NotAllocated {
+        claim: wanted.clone(),
+    })?;
     let refused = |refusal| ClaimRefusal::Configuration {
         claim: wanted.clone(),
         refusal: Box::new(refusal),
@@ -115,11 +111,11 @@ pub fn allocation(
     let entries = allocated.config.as_deref().unwrap_or_default();
     let configurations = Configurations::decode(entries, driver).map_err(refused)?;
     let read = |result: &DeviceRequestAllocationResult| {
-        let mut device = allocated_device(result, wanted)?;
-        device.configuration = configurations
-            .effective(&result.request, &device.device)
+        let device = device_name(result, wanted)?;
+        let configuration = configurations
+            .effective(&result.request, &device)
             .map_err(refused)?;
-        Ok(device)
+        Ok(allocated_device(result, device, configuration))
     };
     let devices = allocated
         .results
@@ -152,44 +148,43 @@ pub fn still_allocates(
     pool: &str,
     device: &DeviceName,
 ) -> bool {
-    let results = claim
-        .status
-        .as_ref()
-        .and_then(|status| status.allocation.as_ref())
-        .and_then(|allocation| allocation.devices.as_ref())
-        .and_then(|devices| devices.results.as_ref());
-    claim.metadata.uid.as_deref() == Some(holder.uid.as_str())
+    let results = allocated(claim).and_then(|devices| devices.results.as_ref());
+    holder.is(claim)
         && results.into_iter().flatten().any(|result| {
             result.driver == driver && result.pool == pool && result.device == device.as_str()
         })
 }
 
-fn allocated_device(
+fn allocated(claim: &ResourceClaim) -> Option<&DeviceAllocationResult> {
+    claim.status.as_ref()?.allocation.as_ref()?.devices.as_ref()
+}
+
+fn device_name(
     result: &DeviceRequestAllocationResult,
     claim: &ClaimRef,
-) -> Result<AllocatedDevice, ClaimRefusal> {
-    let request = result
-        .request
-        .split('/')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    let device = result
-        .device
-        .parse()
-        .map_err(|source| ClaimRefusal::BadDevice {
-            claim: claim.clone(),
-            request: result.request.clone(),
-            source,
-        })?;
-    Ok(AllocatedDevice {
-        request,
+) -> Result<DeviceName, ClaimRefusal> {
+    let name = result.device.parse();
+    name.map_err(|source| ClaimRefusal::BadDevice {
+        claim: claim.clone(),
+        request: result.request.clone(),
+        source,
+    })
+}
+
+fn allocated_device(
+    result: &DeviceRequestAllocationResult,
+    device: DeviceName,
+    configuration: Option<Config>,
+) -> AllocatedDevice {
+    let request = result.request.split('/').next().unwrap_or_default();
+    AllocatedDevice {
+        request: request.to_owned(),
         pool: result.pool.clone(),
         device,
         admin_access: result.admin_access.unwrap_or_default(),
         share_id: result.share_id.clone(),
-        configuration: None,
-    })
+        configuration,
+    }
 }
 
 #[cfg(test)]

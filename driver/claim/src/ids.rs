@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -71,6 +72,13 @@ pub struct ClaimRef {
     pub name: String,
     /// UID of this very object; a claim made anew under the name has another.
     pub uid: ClaimUid,
+}
+
+impl ClaimRef {
+    /// Whether `claim`, which the API has under the name, is this very object.
+    pub(crate) fn is(&self, claim: &ResourceClaim) -> bool {
+        claim.metadata.uid.as_deref() == Some(self.uid.as_str())
+    }
 }
 
 impl fmt::Display for ClaimRef {

@@ -19,7 +19,7 @@ pub struct PodRef {
 ///
 /// A claim made anew under the name has users of its own, which are none of `wanted`.
 pub fn users(claim: &ResourceClaim, wanted: &ClaimRef) -> Vec<PodRef> {
-    if claim.metadata.uid.as_deref() != Some(wanted.uid.as_str()) {
+    if !wanted.is(claim) {
         return Vec::new();
     }
     let reserved = claim

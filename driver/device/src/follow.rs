@@ -24,12 +24,16 @@ pub enum Absence {
 }
 
 impl Absence {
+    /// Every label that there is.
+    pub const LABELS: [&str; 3] = ["lost", "not_listed", "no_answer"];
+
     /// The label of a metric.
     pub fn label(&self) -> &'static str {
+        let [lost, not_listed, no_answer] = Self::LABELS;
         match self {
-            Self::Lost => "lost",
-            Self::NotListed => "not_listed",
-            Self::NoAnswer { .. } => "no_answer",
+            Self::Lost => lost,
+            Self::NotListed => not_listed,
+            Self::NoAnswer { .. } => no_answer,
         }
     }
 }

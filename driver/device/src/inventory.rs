@@ -1,6 +1,6 @@
 //! The facts of one node's GPUs at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use thiserror::Error;
 
@@ -153,7 +153,6 @@ impl Inventory {
     /// Orders the GPUs and refuses contradictions.
     pub fn new(driver: DriverFacts, mut gpus: Vec<Gpu>) -> Result<Self, InventoryError> {
         gpus.sort_by_key(|gpu| gpu.minor);
-        let mut seen = BTreeMap::new();
         for pair in gpus.windows(2) {
             if pair[0].minor == pair[1].minor {
                 return Err(InventoryError::DuplicateMinor {
@@ -163,8 +162,9 @@ impl Inventory {
                 });
             }
         }
+        let mut seen = BTreeSet::new();
         for gpu in &gpus {
-            if seen.insert(&gpu.uuid, gpu.minor).is_some() {
+            if !seen.insert(&gpu.uuid) {
                 return Err(InventoryError::DuplicateUuid {
                     uuid: gpu.uuid.clone(),
                 });
@@ -234,63 +234,36 @@ impl Inventory {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn gpu(minor: u32, digit: u32) -> Gpu {
-        Gpu {
-            uuid: format!("GPU-0000000{digit}-0000-0000-0000-000000000000")
-                .parse()
-                .unwrap(),
-            minor,
-            pci: "0000:1b:00.0".parse().unwrap(),
-            product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-            brand: "Nvidia".to_owned(),
-            architecture: Architecture::Hopper,
-            compute_capability: CudaVersion { major: 9, minor: 0 },
-            memory: Bytes::from_mib(81559),
-            addressing_mode: None,
-            pcie_root: None,
-            numa_node: None,
-        }
-    }
-
-    fn driver() -> DriverFacts {
-        DriverFacts {
-            version: DriverVersion::new("580.95.05"),
-            cuda: CudaVersion {
-                major: 13,
-                minor: 0,
-            },
-        }
-    }
+    use crate::testing::{driver, gpu, gpu_uuid, inventory};
 
     #[test]
     fn gpus_are_ordered_by_minor_number_whatever_order_the_library_gives() {
-        let inventory = Inventory::new(driver(), vec![gpu(10, 1), gpu(2, 2), gpu(0, 3)]).unwrap();
+        let inventory = inventory([10, 2, 0]);
         let minors: Vec<u32> = inventory.gpus().iter().map(|gpu| gpu.minor).collect();
         assert_eq!(minors, [0, 2, 10]);
     }
 
     #[test]
     fn two_gpus_with_one_minor_or_one_uuid_are_refused() {
+        let other = |minor, uuid| Gpu {
+            uuid: gpu_uuid(uuid),
+            ..gpu(minor)
+        };
         assert!(matches!(
-            Inventory::new(driver(), vec![gpu(1, 1), gpu(1, 2)]),
+            Inventory::new(driver("580"), vec![gpu(1), other(1, 2)]),
             Err(InventoryError::DuplicateMinor { minor: 1, .. })
         ));
         assert!(matches!(
-            Inventory::new(driver(), vec![gpu(1, 1), gpu(2, 1)]),
+            Inventory::new(driver("580"), vec![gpu(1), other(2, 1)]),
             Err(InventoryError::DuplicateUuid { .. })
         ));
     }
 
     #[test]
     fn a_gpu_is_found_by_the_name_it_is_offered_under() {
-        let inventory = Inventory::new(driver(), vec![gpu(0, 1), gpu(1, 2)]).unwrap();
-        let found = inventory.by_device_name(&DeviceName::whole_gpu(1)).unwrap();
-        assert_eq!(found.minor, 1);
-        assert!(
-            inventory
-                .by_device_name(&DeviceName::whole_gpu(2))
-                .is_none()
-        );
+        let inventory = inventory([0, 1]);
+        let by_minor = |minor| inventory.by_device_name(&DeviceName::whole_gpu(minor));
+        assert_eq!(by_minor(1).unwrap().minor, 1);
+        assert!(by_minor(2).is_none());
     }
 }

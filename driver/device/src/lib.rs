@@ -8,6 +8,8 @@ pub mod follow;
 mod ids;
 mod inventory;
 pub mod quantity;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod units;
 mod version;
 

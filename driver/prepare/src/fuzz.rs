@@ -3,12 +3,13 @@
 use bolero::TypeGenerator;
 use serde_json::{Map, json};
 use tessera_claim::{ClaimRef, ClaimUid};
+use tessera_device::testing::inventory;
 use tessera_fuzz::fuzz;
 
 use crate::cdi::{CdiKind, claim_of_file, claimed_devices, device_name, file_name};
-use crate::plan::tests::inventory;
 use crate::record::{BootId, FORMAT, Phase, PreparedDevice, Record, View};
 use crate::step::Effect;
+use crate::testing::boot;
 use crate::upkeep::rebuild;
 
 /// A record as generated texts make it.
@@ -144,8 +145,8 @@ enum SpecBytes {
 #[test]
 fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are_there() {
     let claim: ClaimUid = "0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001".parse().unwrap();
-    let (kind, boot) = (CdiKind::claim(), BootId("4f1c".to_owned()));
-    let inventory = inventory();
+    let (kind, boot) = (CdiKind::claim(), boot());
+    let inventory = inventory(0..8);
     let gpus: Vec<_> = inventory.gpus().iter().map(|gpu| &gpu.uuid).collect();
     let spec = |names: Vec<String>| {
         let devices: Vec<_> = names

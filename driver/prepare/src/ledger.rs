@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::GpuUuid;
 
-use crate::plan::ResolvedDevice;
 use crate::record::{Record, View};
 use crate::refusal::Refusal;
+use crate::resolve::ResolvedDevice;
 
 /// Proof that locks on certain GPUs are held. The shell's lock guard implements it.
 pub trait GpuGuard {
@@ -105,13 +105,13 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 "the caller locks every GPU that it asks about; {} is not locked",
                 device.gpu.uuid
             );
-            if device.view == View::Admin {
+            if device.view() == View::Admin {
                 continue;
             }
             self.refuse_unaccounted(claim, device)?;
             let twice = devices[..at]
                 .iter()
-                .any(|other| other.gpu.uuid == device.gpu.uuid && other.view == View::Whole);
+                .any(|other| other.gpu.uuid == device.gpu.uuid && other.view() == View::Whole);
             let holder = if twice {
                 Some(claim)
             } else {
@@ -169,11 +169,11 @@ mod tests {
 
     use proptest::prelude::*;
     use tessera_claim::AllocatedDevice;
+    use tessera_device::testing::{gpu, gpu_uuid};
     use tessera_device::{DeviceName, Gpu};
 
     use super::*;
-    use crate::plan::tests::gpu;
-    use crate::record::tests::{gpu_uuid, record};
+    use crate::testing::record;
 
     #[derive(Debug)]
     struct Locked(BTreeSet<GpuUuid>);
@@ -200,7 +200,6 @@ mod tests {
                     configuration: None,
                 },
                 gpu,
-                view,
             })
             .collect()
     }

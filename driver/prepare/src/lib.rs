@@ -12,5 +12,10 @@ pub mod plan;
 pub mod reason;
 pub mod record;
 pub mod refusal;
+pub mod resolve;
+pub mod standing;
 pub mod step;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod upkeep;
+pub mod waiting;

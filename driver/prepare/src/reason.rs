@@ -1,7 +1,7 @@
 //! The names under which users meet what the node does with their claims.
 //!
-//! A name is the reason of an event, a value of a metric's label and a heading of `docs/errors.md`, so it
-//! is spelt once, here, and tests hold the page against it.
+//! A name is the reason of an event, a value of a metric's label and a heading of `docs/errors.md`,
+//! so it is spelt once, here, and tests hold the page against it.
 
 use std::fmt;
 

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
-use tessera_claim::ClaimRef;
+use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
 
@@ -49,6 +49,17 @@ pub enum View {
     Whole,
     /// All of it, beside whoever else uses it: admin access, which counts against nobody.
     Admin,
+}
+
+impl View {
+    /// How an allocated device is to be used.
+    pub fn of(allocated: &AllocatedDevice) -> Self {
+        if allocated.admin_access {
+            Self::Admin
+        } else {
+            Self::Whole
+        }
+    }
 }
 
 /// One prepared device: what the kubelet is told of it.
@@ -143,6 +154,11 @@ impl Record {
         bytes
     }
 
+    /// Whether its claim is prepared, and that in this boot: the effects of another are gone.
+    pub fn is_prepared_in(&self, boot: &BootId) -> bool {
+        self.phase == Phase::Prepared && self.boot == *boot
+    }
+
     /// Whether it is a record of the driver whose CDI devices are of this kind.
     pub fn is_of(&self, kind: &CdiKind) -> bool {
         self.devices
@@ -217,48 +233,12 @@ mod text {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-
-    pub(crate) fn record(claim: &str, gpus: &[u32]) -> Record {
-        let uid = format!("{claim}-uid");
-        Record {
-            boot: BootId("4f1c".to_owned()),
-            claim: ClaimRef {
-                namespace: "default".to_owned(),
-                name: claim.to_owned(),
-                uid: uid.parse().unwrap(),
-            },
-            phase: Phase::Prepared,
-            devices: gpus
-                .iter()
-                .map(|minor| PreparedDevice {
-                    request: "gpu".to_owned(),
-                    pool: "node0".to_owned(),
-                    device: DeviceName::whole_gpu(*minor),
-                    share_id: None,
-                    gpu: gpu_uuid(*minor),
-                    view: View::Whole,
-                    cdi_id: format!("k8s.gpu.nvidia.com/claim={uid}-gpu-{minor}"),
-                    unknown: Map::new(),
-                })
-                .collect(),
-            effects: vec![Effect::CdiFile {
-                file: format!("claim_{uid}.json"),
-                crc32: 7,
-            }],
-            unknown: Map::new(),
-        }
-    }
-
-    pub(crate) fn gpu_uuid(minor: u32) -> GpuUuid {
-        format!("GPU-{minor:08x}-0000-0000-0000-000000000000")
-            .parse()
-            .unwrap()
-    }
+    use crate::testing::record;
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {

@@ -17,7 +17,21 @@ use crate::record::{BootId, Phase, PreparedDevice, Record, View};
 use crate::step::Effect;
 
 /// What a rebuilt record says in place of a name that is not known.
-pub const UNKNOWN_NAME: &str = "unknown";
+const UNKNOWN_NAME: &str = "unknown";
+
+/// A claim of which only the UID is known.
+pub(crate) fn nameless(uid: &ClaimUid) -> ClaimRef {
+    ClaimRef {
+        namespace: UNKNOWN_NAME.to_owned(),
+        name: UNKNOWN_NAME.to_owned(),
+        uid: uid.clone(),
+    }
+}
+
+/// Whether the claim's name is known, so that the API server can be asked about it.
+pub fn has_name(claim: &ClaimRef) -> bool {
+    claim.namespace != UNKNOWN_NAME || claim.name != UNKNOWN_NAME
+}
 
 /// What the API server says about a recorded claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +89,10 @@ pub fn repair(
 ) -> Repair {
     match api {
         ApiView::LetGo(time) if time >= grace => Repair::TakeBack,
-        ApiView::Allocated | ApiView::Unknown | ApiView::LetGo(_) => {
-            let in_use = record.phase == Phase::Prepared && record.boot == *boot;
-            match effects {
-                Effects::Damaged | Effects::Outdated if in_use => Repair::Restore,
-                Effects::Good | Effects::Damaged | Effects::Outdated => Repair::Nothing,
-            }
-        }
+        ApiView::Allocated | ApiView::Unknown | ApiView::LetGo(_) => match effects {
+            Effects::Damaged | Effects::Outdated if record.is_prepared_in(boot) => Repair::Restore,
+            Effects::Good | Effects::Damaged | Effects::Outdated => Repair::Nothing,
+        },
     }
 }
 
@@ -135,11 +146,7 @@ pub(crate) fn rebuild(
     };
     Some(Record {
         boot: boot.clone(),
-        claim: ClaimRef {
-            namespace: UNKNOWN_NAME.to_owned(),
-            name: UNKNOWN_NAME.to_owned(),
-            uid: claim.clone(),
-        },
+        claim: nameless(claim),
         phase: Phase::Prepared,
         devices,
         effects: vec![effect],
@@ -149,19 +156,21 @@ pub(crate) fn rebuild(
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::testing::inventory;
+
     use super::*;
     use crate::cdi::DriverInstall;
     use crate::ledger::{Flaw, Ledger};
-    use crate::plan::tests::{allocation, everything_locked, inventory};
-    use crate::plan::{plan, resolve};
-    use crate::record::tests::record;
+    use crate::plan::plan;
+    use crate::resolve::resolve;
     use crate::step::Step;
+    use crate::testing::{AllLocked, allocation, boot, record};
 
     const GRACE: Duration = Duration::from_mins(2);
 
     #[test]
     fn only_what_is_gone_for_long_is_taken_back_and_only_what_is_in_use_is_restored() {
-        let boot = BootId("4f1c".to_owned());
+        let boot = boot();
         let prepared = record("a", &[0]);
         let mut preparing = prepared.clone();
         preparing.phase = Phase::Preparing;
@@ -229,14 +238,13 @@ mod tests {
 
     #[test]
     fn a_lost_record_is_rebuilt_from_the_spec_with_the_same_gpus_and_the_same_undo() {
-        let inventory = inventory();
+        let inventory = inventory(0..8);
         let allocation = allocation("a", &[0, 3]);
         let devices = resolve(&allocation, "node0", &inventory).unwrap();
-        let guard = everything_locked();
-        let admitted = Ledger::under(&guard, [], vec![])
+        let admitted = Ledger::under(&AllLocked, [], vec![])
             .admit(&allocation.claim, devices)
             .unwrap();
-        let boot = BootId("4f1c".to_owned());
+        let boot = boot();
         let plan = plan(
             &admitted,
             &CdiKind::claim(),
@@ -269,8 +277,8 @@ mod tests {
 
     #[test]
     fn what_a_copy_says_goes_before_what_a_spec_says_and_without_either_nothing_is_known() {
-        let inventory = inventory();
-        let boot = BootId("4f1c".to_owned());
+        let inventory = inventory(0..8);
+        let boot = boot();
         let spec = br#"{"devices": [{"name": "a-uid-gpu-0"}]}"#;
         let found = |copy: Option<Record>, spec| {
             let unreadable = Unreadable {
@@ -291,9 +299,9 @@ mod tests {
 
     #[test]
     fn a_spec_that_says_nothing_certain_rebuilds_nothing() {
-        let inventory = inventory();
+        let inventory = inventory(0..8);
         let uid: ClaimUid = "a-uid".parse().unwrap();
-        let boot = BootId("4f1c".to_owned());
+        let boot = boot();
         for spec in [
             &b""[..],
             b"{}",

@@ -5,12 +5,6 @@
     reason = "a test's own functions fail by panic, as the test does"
 )]
 
-#[path = "../../../proto/tests/hostile/driver.rs"]
-mod driver;
-#[path = "../../../proto/tests/hostile/wire.rs"]
-#[allow(dead_code, reason = "here frames have any kind")]
-mod wire;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +12,7 @@ use std::time::Duration;
 
 use bolero::TypeGenerator;
 use tessera_fuzz::fuzz;
+use tessera_hostile::{driver, wire};
 use tessera_proto::client::connect;
 use tessera_proto::dra::v1::NodePrepareResourcesRequest;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
@@ -130,7 +125,7 @@ fn whatever_a_peer_says_nothing_panics_and_the_next_one_is_served() {
         .build()
         .unwrap();
     let root = tempfile::tempdir().unwrap();
-    let paths = driver::paths(root.path());
+    let paths = driver::paths(root.path()).unwrap();
     let stop = CancellationToken::new();
     let server = {
         let _runtime = runtime.enter();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::file_error::if_there;
 use crate::replace::{replace, sweep};
 
 /// Mode of a spec: the runtime reads it as root, and so may anybody who debugs it.
@@ -37,21 +38,14 @@ impl CdiDir {
 
     /// The bytes of a spec, if it is there.
     pub fn read(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.path(file)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        if_there(fs::read(self.path(file)))
     }
 
     /// The names of all files.
     pub fn list(&self) -> io::Result<Vec<String>> {
-        let files = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            files => files?,
-        };
+        let files = if_there(fs::read_dir(&self.directory))?;
         let mut names = Vec::new();
-        for file in files {
+        for file in files.into_iter().flatten() {
             names.extend(file?.file_name().into_string());
         }
         names.sort();
@@ -70,8 +64,5 @@ impl CdiDir {
 }
 
 fn is_there(path: &Path) -> bool {
-    match fs::symlink_metadata(path) {
-        Ok(_) => true,
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
+    !matches!(if_there(fs::symlink_metadata(path)), Ok(None))
 }

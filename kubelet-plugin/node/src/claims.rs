@@ -12,40 +12,41 @@
 
 mod accounting;
 mod error;
+mod locking;
+mod prepared;
 mod release;
 mod upkeep;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
-use tessera_claim::{Allocation, ClaimRef, allocation};
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use tessera_claim::{ClaimRef, allocation};
 use tessera_device::GpuUuid;
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::ledger::{Flaw, GpuGuard, Ledger};
-use tessera_prepare::notice::{Happening, WaitingFor};
-use tessera_prepare::plan::{
-    self, ResolvedDevice, Standing, is_prepared_for, plan, resolve, standing,
-};
-use tessera_prepare::record::{BootId, Phase, PreparedDevice, Record};
+use tessera_prepare::ledger::{Flaw, Ledger};
+use tessera_prepare::notice::Happening;
+use tessera_prepare::plan::{self, plan};
+use tessera_prepare::record::{BootId, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
+use tessera_prepare::resolve::{ResolvedDevice, resolve};
+use tessera_prepare::standing::{Standing, standing};
 use tessera_prepare::step::{Step, undo_all};
+use tessera_prepare::waiting::WaitingFor;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{Span, info, info_span, warn};
 
 pub use self::error::ClaimError;
-pub use self::upkeep::{Grace, Outcome, Seen};
+use self::locking::Locked;
+pub use self::upkeep::{Grace, LetGo, Outcome};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{self, Node, StepError, execute, take_back, take_back_unreadable};
+use crate::executor::{self, Node, execute, take_back, take_back_unreadable};
 use crate::hardware::{Hardware, HardwareWatch};
-use crate::journal::{Contents, Entry, JournalError, Records};
+use crate::journal::{Contents, Entry, Records};
 use crate::locks::{GpuLocks, HeldGpus};
 use crate::metrics::Operation;
 use crate::wait::Waits;
-
-/// How long the API is asked about a claim that is prepared already, before the journal answers for it.
-/// It should be asked, for the claim can have been allocated anew; but its pod is waiting.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What never changes while the process runs.
 #[derive(Clone, Debug)]
@@ -102,19 +103,12 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         claim: &ClaimRef,
         deadline: Deadline,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        let operation = Operation::prepare;
-        let read = self.api.read(claim, self.patience(claim, deadline)?);
-        let read = self
-            .waits
-            .during(operation, claim, || WaitingFor::Api, read)
-            .await;
-        let object = match read {
-            Ok(Ok(object)) => object,
-            Ok(Err(error @ ReadError::Unavailable { .. })) => {
-                return self.known(claim, error.into());
-            }
-            Ok(Err(error)) => return Err(error.into()),
-            Err(interrupted) => return self.known(claim, interrupted.into()),
+        let object = match self.read_claim(claim, deadline).await {
+            Err(
+                error @ (ClaimError::Read(ReadError::Unavailable { .. })
+                | ClaimError::Interrupted(_)),
+            ) => return self.without_api(claim, error),
+            read => read?,
         };
         let allocation =
             allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
@@ -123,11 +117,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         {
             return Ok(devices);
         }
-        let ready = self.hardware.ready(deadline);
-        let hardware = self
-            .waits
-            .during(operation, claim, || self.missing_driver(), ready)
-            .await??;
+        let hardware = self.ready_hardware(claim, deadline).await?;
         let resolved = resolve(&allocation, &self.identity.pool, &hardware.inventory);
         let devices = match resolved {
             Err(lost @ Refusal::GpuLost { .. }) => {
@@ -136,27 +126,17 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             resolved => resolved?,
         };
-        loop {
-            let held = self
-                .locked(operation, claim, gpus_of(&devices), deadline)
-                .await?;
-            match self.prepare_locked(claim, devices.clone(), &hardware, &held) {
-                Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
-                    drop(held);
-                    self.await_release(refusal, deadline).await?;
-                }
-                outcome => return outcome,
-            }
-        }
+        self.prepare_resolved(claim, devices, &hardware, deadline)
+            .await
     }
 
     /// Takes back whatever was prepared of a claim. A claim that was not is no error.
     pub async fn unprepare(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
-        let _held = self
+        let Locked { held: _held, entry } = self
             .locked(Operation::unprepare, claim, BTreeSet::new(), deadline)
             .await?;
         let (records, node) = (&self.records, &self.node);
-        match records.read(&claim.uid)? {
+        match entry {
             Some(Entry::Record(record)) => {
                 take_back(&claim.uid, &undo_all(&record.effects), records, node)?;
             }
@@ -173,103 +153,51 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         Ok(())
     }
 
-    /// How long the API is asked about the claim: until the deadline, unless an answer is known here.
-    fn patience(&self, claim: &ClaimRef, deadline: Deadline) -> Result<Deadline, JournalError> {
-        Ok(match self.records.read(&claim.uid)? {
-            Some(Entry::Record(record)) if record.phase == Phase::Prepared => {
-                deadline.at_most(PATIENCE)
-            }
-            _ => deadline,
-        })
-    }
-
-    /// Answers for a claim that the API cannot be asked about, if it is prepared already.
-    fn known(
+    async fn read_claim(
         &self,
         claim: &ClaimRef,
-        error: ClaimError,
-    ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        match self.records.read(&claim.uid)?.and_then(Entry::record) {
-            Some(record)
-                if record.phase == Phase::Prepared
-                    && record.boot == self.identity.boot
-                    && self.intact(&record)? =>
-            {
-                warn!("the API server is away; answered from the journal");
-                Ok(record.devices)
-            }
-            _ => Err(error),
-        }
-    }
-
-    /// The devices of a claim that is prepared already, where its GPUs cannot be looked at: its
-    /// containers keep what they have, whatever has become of the driver or the GPU.
-    async fn prepared_before(
-        &self,
-        allocation: &Allocation,
         deadline: Deadline,
-    ) -> Result<Option<Vec<PreparedDevice>>, ClaimError> {
-        let claim = &allocation.claim;
-        let _held = self
-            .locked(Operation::prepare, claim, BTreeSet::new(), deadline)
-            .await?;
-        let recorded = self.records.read(&claim.uid)?.and_then(Entry::record);
-        let Some(record) = recorded else {
-            return Ok(None);
-        };
-        let is_prepared = is_prepared_for(&record, allocation, &self.identity.boot);
-        Ok((is_prepared && self.intact(&record)?).then_some(record.devices))
+    ) -> Result<ResourceClaim, ClaimError> {
+        let read = self.api.read(claim, self.patience(claim, deadline)?);
+        let read = self
+            .waits
+            .during(Operation::prepare, claim, || WaitingFor::Api, read);
+        Ok(read.await??)
     }
 
-    fn missing_driver(&self) -> WaitingFor {
-        WaitingFor::Driver {
+    async fn ready_hardware(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> Result<Arc<Hardware>, ClaimError> {
+        let missing = || WaitingFor::Driver {
             why: self.hardware.problem().unwrap_or_default(),
-        }
-    }
-
-    /// [`Self::lock`] for a call of the kubelet.
-    async fn locked(
-        &self,
-        operation: Operation,
-        claim: &ClaimRef,
-        gpus: BTreeSet<GpuUuid>,
-        deadline: Deadline,
-    ) -> Result<HeldGpus, ClaimError> {
-        let wanted = gpus.clone();
-        let describe = || {
-            let recorded = self.recorded_gpus(claim).unwrap_or_default();
-            WaitingFor::GpuLock {
-                gpus: wanted.iter().cloned().chain(recorded).collect(),
-            }
         };
-        let lock = self.lock(claim, gpus, deadline);
-        self.waits.during(operation, claim, describe, lock).await?
+        let ready = self.hardware.ready(deadline);
+        let ready = self.waits.during(Operation::prepare, claim, missing, ready);
+        Ok(ready.await??)
     }
 
-    /// Locks these GPUs and those that the claim's record names.
-    ///
-    /// The record can change while locks are waited for, so it is looked at again under them.
-    async fn lock(
+    /// Prepares the claim under the locks of its GPUs, once whoever lets them go has done so.
+    async fn prepare_resolved(
         &self,
         claim: &ClaimRef,
-        mut gpus: BTreeSet<GpuUuid>,
+        devices: Vec<ResolvedDevice<'_>>,
+        hardware: &Hardware,
         deadline: Deadline,
-    ) -> Result<HeldGpus, ClaimError> {
-        gpus.extend(self.recorded_gpus(claim)?);
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
         loop {
-            let held = self.locks.acquire(&gpus, deadline).await?;
-            let recorded = self.recorded_gpus(claim)?;
-            if recorded.iter().all(|gpu| held.covers(gpu)) {
-                return Ok(held);
+            let Locked { held, .. } = self
+                .locked(Operation::prepare, claim, gpus_of(&devices), deadline)
+                .await?;
+            match self.prepare_locked(claim, devices.clone(), hardware, &held) {
+                Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
+                    drop(held);
+                    self.await_release(refusal, deadline).await?;
+                }
+                outcome => return outcome,
             }
-            gpus.extend(recorded);
         }
-    }
-
-    fn recorded_gpus(&self, claim: &ClaimRef) -> Result<Vec<GpuUuid>, JournalError> {
-        let recorded = self.records.read(&claim.uid)?.and_then(Entry::record);
-        let devices = recorded.into_iter().flat_map(|record| record.devices);
-        Ok(devices.map(|device| device.gpu).collect())
     }
 
     /// Everything that must not be interrupted by another claim on the same GPUs.
@@ -282,7 +210,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
         let Identity { cdi_kind, boot, .. } = &self.identity;
         let mut contents = self.traces()?;
-        self.find_own(claim, &devices, &mut contents, hardware)?;
+        self.mend_own(claim, &devices, &mut contents, hardware)?;
         let own = contents
             .records
             .iter()
@@ -306,7 +234,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Puts the claim's own record back in its place, if that is damaged.
     ///
     /// One of a newer version is left: what that version did is not undone by forgetting it.
-    fn find_own(
+    fn mend_own(
         &self,
         claim: &ClaimRef,
         devices: &[ResolvedDevice<'_>],
@@ -356,19 +284,19 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         Ok(())
     }
 
-    fn intact(&self, record: &Record) -> Result<bool, StepError> {
-        for effect in &record.effects {
-            if !self.node.has(effect)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     fn usual_leftovers(&self, claim: &ClaimRef) -> Vec<Step> {
         let file = self.spec_file(&claim.uid);
         vec![Step::RemoveCdi { file }]
     }
+}
+
+/// What is logged within is about this claim.
+pub(crate) fn span(claim: &ClaimRef) -> Span {
+    info_span!(
+        "claim",
+        claim = %format!("{}/{}", claim.namespace, claim.name),
+        claimUID = %claim.uid,
+    )
 }
 
 fn gpus_of(devices: &[ResolvedDevice<'_>]) -> BTreeSet<GpuUuid> {

@@ -13,14 +13,14 @@
 pub mod board;
 pub mod budget;
 
-use std::collections::VecDeque;
+use std::iter;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
-use tessera_claim::{PodRef, users};
+use tessera_claim::{ClaimRef, PodRef, users};
 use tessera_prepare::notice::{Happening, Notice, Subject, notice};
 use tessera_shell::logging::chain;
 use tokio::sync::broadcast;
@@ -158,24 +158,26 @@ impl<A: ClaimReader, B: Board> Teller<A, B> {
     }
 
     async fn tell(&mut self, notice: &Notice) {
-        let mut abouts = VecDeque::from(match &notice.subject {
+        let abouts = match &notice.subject {
             Subject::Node => vec![About::Node],
-            Subject::Claim(claim) => vec![About::Claim(claim.clone())],
-        });
-        if let Subject::Claim(claim) = &notice.subject {
-            let users = self.users(claim).await;
-            abouts.extend(users.into_iter().take(PODS_TOLD).map(|pod| About::Pod {
-                pod,
-                claim: claim.clone(),
-            }));
-        }
+            Subject::Claim(claim) => {
+                let users = self.users(claim).await.into_iter().take(PODS_TOLD);
+                let pods = users.map(|pod| About::Pod {
+                    pod,
+                    claim: claim.clone(),
+                });
+                iter::once(About::Claim(claim.clone()))
+                    .chain(pods)
+                    .collect()
+            }
+        };
         for about in abouts {
             self.post(&about, notice).await;
         }
     }
 
     /// The pods that use the claim now. There are none where the claim is gone or not ours to see.
-    async fn users(&self, claim: &tessera_claim::ClaimRef) -> Vec<PodRef> {
+    async fn users(&self, claim: &ClaimRef) -> Vec<PodRef> {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.claims.read(claim, Deadline::after(ATTEMPT)).await {

@@ -49,6 +49,15 @@ fn remedy(reason: &io::Error) -> &'static str {
     }
 }
 
+/// What was found, or nothing where nothing is.
+pub fn if_there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(reason) if reason.kind() == ErrorKind::NotFound => Ok(None),
+        Err(reason) => Err(reason),
+    }
+}
+
 /// Whether a failed read says something about this very file, and not about the process or the node.
 pub fn concerns_the_file(reason: &io::Error) -> bool {
     matches!(

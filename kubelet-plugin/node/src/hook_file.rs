@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::file_error::if_there;
 use crate::replace::{replace, sweep};
 
 /// File name in the plugin's directory.
@@ -49,10 +50,7 @@ pub fn install(bundled: &Path, plugin_directory: &Path) -> Result<PathBuf, HookF
 
 /// Removes the copy, when nothing on the node needs it any more.
 pub fn remove(plugin_directory: &Path) -> io::Result<()> {
-    match fs::remove_file(plugin_directory.join(NAME)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    if_there(fs::remove_file(plugin_directory.join(NAME))).map(drop)
 }
 
 #[cfg(test)]

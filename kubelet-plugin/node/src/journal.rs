@@ -6,9 +6,13 @@
 //!
 //! # Guarantees
 //! A reader sees the former record or the new one, never a part. A damaged record hides no other,
-//! and is replaced only by being set aside. A record is never ahead of its copy, whenever this
-//! process dies: its first state aside, the copy is written first. A directory that has vanished is made again. Calls are
+//! and is replaced only by being set aside. A directory that has vanished is made again. Calls are
 //! short file operations in memory, so they are made in place.
+//!
+//! Record and copy hold to two rules, at whichever call this process dies:
+//! - A copy is made after its record and removed before it. So a copy alone is a record that was lost.
+//! - Whatever lies in a record's place is replaced after the copy. So no record is ahead of its copy,
+//!   and what the copy tells of a damaged one is not out of date.
 
 mod damaged;
 mod entry;
@@ -27,7 +31,7 @@ use tessera_prepare::record::Record;
 use thiserror::Error;
 
 use self::damaged::{Damaged, remove_whatever};
-use crate::file_error::{FileError, concerns_the_file};
+use crate::file_error::{FileError, concerns_the_file, if_there};
 use crate::replace::{replace, sweep};
 
 /// Ending of a record's file name. A file with another name is no record.
@@ -52,10 +56,10 @@ pub enum Entry {
 
 impl Entry {
     /// The record, or what its copy says.
-    pub fn record(self) -> Option<Record> {
+    pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Record(record) => Some(record),
-            Self::Unreadable(unreadable) => unreadable.copy,
+            Self::Unreadable(unreadable) => unreadable.copy.as_ref(),
         }
     }
 }
@@ -132,9 +136,8 @@ impl Journal {
 
     /// What lies at `path`, or `None` where nothing does.
     fn read_at(&self, claim: &ClaimUid, path: &Path) -> Result<Option<Entry>, JournalError> {
-        match fs::read(path) {
-            Ok(bytes) => Ok(Some(entry::of(claim, &self.kind, &bytes))),
-            Err(reason) if is_absence(&reason) => Ok(None),
+        match if_there(fs::read(path)) {
+            Ok(found) => Ok(found.map(|bytes| entry::of(claim, &self.kind, &bytes))),
             Err(reason) if concerns_the_file(&reason) => {
                 Ok(Some(entry::damaged(claim, reason.to_string())))
             }
@@ -196,7 +199,6 @@ impl Records for Journal {
                 unreadable.copy = self.copy(claim)?;
                 Ok(Some(Entry::Unreadable(unreadable)))
             }
-            // A claim's first record is written before its copy, and the last removed after it.
             None => Ok(self.copy(claim)?.map(entry::lost)),
         }
     }
@@ -217,8 +219,6 @@ impl Records for Journal {
     }
 
     fn write(&self, record: &Record) -> Result<(), JournalError> {
-        // A first record says what was begun, and without a copy it is begun anew. A later one may
-        // say that all is done: nobody writes it again, so nobody would bring an old copy up to date.
         let (first, second) = if self.is_there(&record.claim.uid) {
             (&self.copies, &self.directory)
         } else {
@@ -229,11 +229,8 @@ impl Records for Journal {
     }
 
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
-        for directory in [&self.copies, &self.directory] {
-            let path = path(directory, claim);
-            remove_whatever(&path).map_err(FileError::of("remove", &path))?;
-        }
-        Ok(())
+        remove(&self.copies, claim)?;
+        remove(&self.directory, claim)
     }
 
     fn set_aside(
@@ -242,22 +239,15 @@ impl Records for Journal {
         replacement: Option<&Record>,
     ) -> Result<(), JournalError> {
         let claim = &unreadable.claim;
-        let is_there = self.is_there(claim);
         match replacement {
-            Some(record) if is_there => {
-                put(&self.copies, record)?;
-                self.move_aside(unreadable, replacement)
-            }
-            Some(record) => self.write(record),
-            None => {
-                let copy = path(&self.copies, claim);
-                remove_whatever(&copy).map_err(FileError::of("remove", &copy))?;
-                if is_there {
-                    self.move_aside(unreadable, None)?;
-                }
-                Ok(())
-            }
+            Some(record) if !self.is_there(claim) => return self.write(record),
+            Some(record) => put(&self.copies, record)?,
+            None => remove(&self.copies, claim)?,
         }
+        if self.is_there(claim) {
+            self.move_aside(unreadable, replacement)?;
+        }
+        Ok(())
     }
 }
 
@@ -267,13 +257,9 @@ fn path(directory: &Path, claim: &ClaimUid) -> PathBuf {
 
 /// The claims that have a record in this directory.
 fn list(directory: &Path) -> Result<BTreeSet<ClaimUid>, JournalError> {
-    let listing = match fs::read_dir(directory) {
-        Ok(listing) => listing,
-        Err(reason) if is_absence(&reason) => return Ok(BTreeSet::new()),
-        Err(reason) => return Err(FileError::of("list", directory)(reason).into()),
-    };
+    let listing = if_there(fs::read_dir(directory)).map_err(FileError::of("list", directory))?;
     let mut claims = BTreeSet::new();
-    for file in listing {
+    for file in listing.into_iter().flatten() {
         let path = file.map_err(FileError::of("list", directory))?.path();
         claims.extend(claim_of(&path));
     }
@@ -287,16 +273,19 @@ fn put(directory: &Path, record: &Record) -> Result<(), JournalError> {
     Ok(())
 }
 
+/// Removes what the directory has of the claim, if anything.
+fn remove(directory: &Path, claim: &ClaimUid) -> Result<(), JournalError> {
+    let path = path(directory, claim);
+    remove_whatever(&path).map_err(FileError::of("remove", &path))?;
+    Ok(())
+}
+
 fn write_at(path: &Path, record: &Record) -> io::Result<()> {
     replace(path, RECORD_MODE, |file| file.write_all(&record.encode()))
 }
 
 fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
-}
-
-fn is_absence(reason: &io::Error) -> bool {
-    reason.kind() == io::ErrorKind::NotFound
 }
 
 /// The claim whose record lies at `path`, if it is one.

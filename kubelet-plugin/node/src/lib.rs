@@ -18,6 +18,7 @@ pub mod health;
 pub mod hook_file;
 pub mod journal;
 pub mod keeper;
+pub mod lock_file;
 pub mod locks;
 pub mod metrics;
 pub mod offering;

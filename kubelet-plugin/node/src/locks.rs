@@ -6,13 +6,12 @@
 //! other. The kernel releases a file's lock when its process dies, whatever it was doing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use tessera_device::GpuUuid;
 use tessera_prepare::ledger::GpuGuard;
 use thiserror::Error;
@@ -20,6 +19,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::deadline::Deadline;
 use crate::file_error::FileError;
+use crate::lock_file;
 
 /// Time between two looks at a lock that another process holds. Only an upgrade has two processes,
 /// and a Prepare takes milliseconds.
@@ -94,41 +94,30 @@ impl GpuLocks {
 
     async fn lock_file(&self, gpu: &GpuUuid, deadline: Deadline) -> Result<File, LockError> {
         let path = self.directory.join(format!("{gpu}.lock"));
-        let file = match open(&path) {
-            // Somebody has removed the directory, which lies on a tmpfs.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.directory).and_then(|()| open(&path))
-            }
-            opened => opened,
-        }
-        .map_err(FileError::of("open the GPU's lock file", &path))?;
+        let opened = lock_file::open(&path);
+        let file = opened.map_err(FileError::of("open the GPU's lock file", &path))?;
         loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::WOULDBLOCK) if deadline.allows(FOREIGN_HOLDER_POLL) => {
+                Err(TryLockError::WouldBlock) if deadline.allows(FOREIGN_HOLDER_POLL) => {
                     tokio::time::sleep(FOREIGN_HOLDER_POLL).await;
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(TryLockError::WouldBlock) => {
                     return Err(LockError::Busy { gpu: gpu.clone() });
                 }
-                Err(error) => return Err(FileError::of("lock", &path)(error.into()).into()),
+                Err(TryLockError::Error(error)) => {
+                    return Err(FileError::of("lock", &path)(error).into());
+                }
             }
         }
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use tessera_device::testing::gpu_uuid;
+
     use super::*;
-    use crate::testing::gpu_uuid;
 
     fn set(minors: &[u32]) -> BTreeSet<GpuUuid> {
         minors.iter().map(|minor| gpu_uuid(*minor)).collect()

@@ -4,12 +4,13 @@
 //! while the process itself is well. Its end repairs that: a start makes all of them anew.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+
+use crate::file_error::if_there;
 
 /// Time between two looks. The probe notices a missing socket too, but only after a minute and more.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -36,7 +37,7 @@ pub async fn watch(files: Vec<PathBuf>, stop: CancellationToken) -> Result<(), R
 
 /// A path that cannot be looked at may be there.
 fn is_gone(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    matches!(if_there(fs::symlink_metadata(path)), Ok(None))
 }
 
 #[cfg(test)]

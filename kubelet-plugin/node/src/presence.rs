@@ -4,7 +4,7 @@
 //! ends. So each holds a shared lock on one file while it works, and only who gets the exclusive one
 //! at its end is the last and may tidy up. The kernel releases the lock of a process that dies.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::deadline::Deadline;
+use crate::file_error::if_there;
+use crate::lock_file;
 
 /// How long somebody else may tidy up: a few files.
 const TIDYING: Duration = Duration::from_secs(10);
@@ -80,24 +82,15 @@ impl Presence {
 
 /// A lock on the file that is at the path now: who tidies up removes the file that it has locked.
 fn lock_shared(path: &Path) -> io::Result<Option<File>> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)?;
+    let file = lock_file::open(path)?;
     match file.try_lock_shared() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(error),
     }
     let locked = file.metadata()?;
-    let there = match fs::metadata(path) {
-        Ok(there) => there,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(there) = if_there(fs::metadata(path))? else {
+        return Ok(None);
     };
     let same = (locked.dev(), locked.ino()) == (there.dev(), there.ino());
     Ok(same.then_some(file))

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::claim_reader::ClaimReader;
-use crate::claims::{Claims, Grace, Outcome, Seen};
+use crate::claims::{Claims, Grace, LetGo, Outcome};
 use crate::executor::Node;
 use crate::hardware::HardwareWatch;
 use crate::journal::Records;
@@ -78,17 +78,17 @@ pub async fn run<A: ClaimReader, R: Records, N: Node>(
     stop: CancellationToken,
 ) {
     let looking = async {
-        let mut seen = Seen::default();
+        let mut let_go = LetGo::default();
         loop {
             hardware.settled().await;
             let now = hardware.now();
             for outcome in claims
-                .look_after(&mut seen, schedule.grace, now.as_deref())
+                .look_after(&mut let_go, schedule.grace, now.as_deref())
                 .await
             {
                 metrics.count(outcome);
             }
-            let pause = tokio::time::sleep(schedule.pause(seen.is_waiting()));
+            let pause = tokio::time::sleep(schedule.pause(let_go.is_waiting()));
             let arrival = async {
                 // What could not be made anew without a driver can be now, and what names the
                 // files of a former driver is due.

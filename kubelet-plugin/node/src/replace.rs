@@ -1,8 +1,9 @@
 //! Replaces a file in one step, and removes what dead processes have left of such steps.
 //!
-//! A file is written under a temporary name and renamed, so a reader sees the former contents or the new ones. A process
-//! that is killed in between leaves the temporary file. Its writer holds a lock on it, which ends with the writer: so what
-//! is not locked is nobody's, although two plugin processes may write into one directory during an upgrade.
+//! A file is written under a temporary name and renamed, so a reader sees the former contents or the
+//! new ones. A process that is killed in between leaves the temporary file. Its writer holds a lock on
+//! it, which ends with the writer: so what is not locked is nobody's, although two plugin processes may
+//! write into one directory during an upgrade.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -12,15 +13,18 @@ use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
 use tracing::{info, warn};
 
-/// Beginning and ending of a temporary file's name: container runtimes take it for no CDI spec, and the journal for no
-/// record.
+use crate::file_error::if_there;
+
+/// Beginning and ending of a temporary file's name: container runtimes take it for no CDI spec, and the
+/// journal for no record.
 const NAME: (&str, &str) = (".tessera-", ".tmp");
 
 /// Each attempt fails only if another process starts in the very moment between two system calls.
 const ATTEMPTS: usize = 10;
 
-/// Puts what `write` writes in the place of the file at `path`, if there is one, with this mode. Its directory is made
-/// if it is not there: most lie on a tmpfs, from which anybody who cleans up may have removed it.
+/// Puts what `write` writes in the place of the file at `path`, if there is one, with this mode. Its
+/// directory is made if it is not there: most lie on a tmpfs, from which anybody who cleans up may have
+/// removed it.
 pub fn replace(
     path: &Path,
     mode: u32,
@@ -60,10 +64,8 @@ fn temporary(directory: &Path, mode: u32) -> io::Result<(NamedTempFile, File)> {
 
 /// Locks a file; nothing if somebody else has locked it, or it is gone.
 fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(file) = if_there(File::open(path))? else {
+        return Ok(None);
     };
     match file.try_lock() {
         // It may have gone between the opening and the locking.
@@ -73,7 +75,8 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes the temporary files of dead processes. What cannot be removed harms nobody, so it is only told.
+/// Removes the temporary files of dead processes. What cannot be removed harms nobody, so it is only
+/// told.
 pub fn sweep(directory: &Path) {
     let swept = files(directory).and_then(|names| {
         let mut count = 0;
@@ -104,12 +107,8 @@ fn remove_if_nobodys(path: &Path) -> io::Result<bool> {
     let Some(_lock) = lock(path)? else {
         return Ok(false);
     };
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        // Its writer has renamed it in this moment.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    // Its writer may have renamed it in this moment.
+    Ok(if_there(fs::remove_file(path))?.is_some())
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use tessera_proto::DraPlugin;
 use tessera_proto::dra::v1::{
     Claim, Device, NodePrepareResourceResponse, NodeUnprepareResourceResponse,
 };
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, warn};
 
 use crate::claim_reader::ClaimReader;
-use crate::claims::{ClaimError, Claims};
+use crate::claims::{ClaimError, Claims, span};
 use crate::deadline::Deadline;
 use crate::events::Notices;
 use crate::executor::Node;
@@ -65,11 +65,7 @@ where
             Ok(claim) => claim,
             Err(error) => return Err(self.failed(operation, begun, None, &error.into())),
         };
-        let span = info_span!(
-            "claim",
-            claim = %format!("{}/{}", named.namespace, named.name),
-            claimUID = %named.uid,
-        );
+        let span = span(&named);
         let task = tokio::spawn(work(self.claims.clone(), named.clone()).instrument(span.clone()));
         let outcome = task.await;
         let _entered = span.entered();

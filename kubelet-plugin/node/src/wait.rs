@@ -1,4 +1,5 @@
-//! The one way in which a call waits: measured, told when it takes long, and ended when the plugin must end.
+//! The one way in which a call waits: measured, told when it takes long, and ended when the plugin
+//! must end.
 //!
 //! # Guarantees
 //! What is there at once is no wait and leaves no trace. Every wait is in the metrics, while it lasts
@@ -15,7 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tessera_claim::ClaimRef;
-use tessera_prepare::notice::{Happening, WaitingFor};
+use tessera_prepare::notice::Happening;
+use tessera_prepare::waiting::WaitingFor;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

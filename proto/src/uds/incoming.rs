@@ -6,19 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::{Stream, stream};
-use tessera_connections::{Guest, Place, Places, Seated};
+use tessera_connections::{Guest, Place, Places, Seated, accept};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
-
-/// Pause after a failed accept: what makes it fail (no free descriptor) lasts, and without a pause
-/// the loop would take a whole core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is at the other end of a connection (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,19 +91,9 @@ impl ConnectionInfo {
 pub struct Connection {
     stream: Seated<UnixStream>,
     info: ConnectionInfo,
-    open: Option<TaskTrackerToken>,
 }
 
 impl Connection {
-    /// The connection, which `open` counts until it is closed.
-    #[must_use]
-    pub fn counted(self, open: &TaskTracker) -> Self {
-        // A type with a destructor cannot be taken apart, so the field is set.
-        let mut counted = self;
-        counted.open = Some(open.token());
-        counted
-    }
-
     fn new(stream: UnixStream, peer: Peer, place: Place) -> Self {
         let info = ConnectionInfo {
             peer,
@@ -118,11 +101,7 @@ impl Connection {
             guest: place.guest().clone(),
         };
         let stream = Seated::new(stream, place);
-        Self {
-            stream,
-            info,
-            open: None,
-        }
+        Self { stream, info }
     }
 }
 
@@ -188,7 +167,8 @@ impl AsyncWrite for Connection {
 /// The connections of admitted peers, without end; tonic serves them as they are.
 ///
 /// A peer that is not admitted is logged and dropped before a byte is read, and costs nobody a
-/// place. A connection beyond `places` takes the place of the one that least deserves it. A failed accept is logged and tried again.
+/// place. A connection beyond `places` takes the place of the one that least deserves it. A failed
+/// accept is logged and tried again.
 pub fn incoming(
     listener: UnixListener,
     peers: Peers,
@@ -203,10 +183,7 @@ pub fn incoming(
                         return Some((Ok(connection), (listener, places)));
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => accept::after_failure(&error).await,
             }
         }
     })
@@ -282,6 +259,30 @@ mod tests {
         assert!(info.is_unheard(), "it said something before it was closed");
         info.mark_served();
         assert!(!info.is_unheard());
+    }
+
+    /// A connection whose peer is neither root nor the user that is admitted beside it.
+    fn from_a_stranger() -> (std::os::unix::net::UnixStream, Peers) {
+        let pair = || std::os::unix::net::UnixStream::pair().unwrap().0;
+        let us = rustix::process::geteuid();
+        if !us.is_root() {
+            let own = us.as_raw() + 1;
+            return (pair(), Peers { own });
+        }
+        let becomes_one = std::thread::spawn(move || {
+            let nobody = rustix::thread::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            pair()
+        });
+        (becomes_one.join().unwrap(), Peers::root_and_self())
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_not_admitted() {
+        let (stream, peers) = from_a_stranger();
+        stream.set_nonblocking(true).unwrap();
+        let stream = UnixStream::from_std(stream).unwrap();
+        assert_eq!(admitted(&stream, peers), None);
     }
 
     #[tokio::test]

@@ -1,33 +1,8 @@
 use super::*;
-use crate::{Architecture, Bytes, CudaVersion, DriverFacts};
-
-fn gpu(minor: u32) -> Gpu {
-    Gpu {
-        uuid: format!("GPU-{minor:08x}-0000-0000-0000-000000000000")
-            .parse()
-            .unwrap(),
-        minor,
-        pci: format!("0000:{:02x}:00.0", 0x1b + minor).parse().unwrap(),
-        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-        brand: "Nvidia".to_owned(),
-        architecture: Architecture::Hopper,
-        compute_capability: CudaVersion { major: 9, minor: 0 },
-        memory: Bytes::from_mib(81559),
-        addressing_mode: None,
-        pcie_root: None,
-        numa_node: None,
-    }
-}
+use crate::testing::{driver, gpu};
 
 fn inventory(version: &str, minors: &[u32]) -> Inventory {
-    let driver = DriverFacts {
-        version: DriverVersion::new(version),
-        cuda: CudaVersion {
-            major: 13,
-            minor: 0,
-        },
-    };
-    Inventory::new(driver, minors.iter().copied().map(gpu).collect()).unwrap()
+    Inventory::new(driver(version), minors.iter().copied().map(gpu).collect()).unwrap()
 }
 
 fn found(version: &str, minors: &[u32]) -> Look {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use tessera_device::{
-    AddressingMode, Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu,
+    AddressingMode, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, testing,
 };
 
 use super::*;
@@ -22,32 +22,19 @@ fn node() -> Node {
     }
 }
 
+/// The test GPU in a place that sysfs tells of.
 fn h100(minor: u32) -> Gpu {
     Gpu {
-        uuid: format!("GPU-{minor:08x}-0000-4000-8000-000000000000")
-            .parse()
-            .unwrap(),
-        minor,
         pci: format!("0000:{:02x}:00.0", minor % 256).parse().unwrap(),
-        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-        brand: "Nvidia".to_owned(),
-        architecture: Architecture::Hopper,
-        compute_capability: CudaVersion { major: 9, minor: 0 },
-        memory: Bytes::from_mib(81559),
         addressing_mode: Some(AddressingMode::Hmm),
         pcie_root: Some(format!("pci0000:{:02x}", minor % 256).parse().unwrap()),
         numa_node: Some(minor / 4),
+        ..testing::gpu(minor)
     }
 }
 
 fn driver() -> DriverFacts {
-    DriverFacts {
-        version: DriverVersion::new("580.95.05"),
-        cuda: CudaVersion {
-            major: 13,
-            minor: 0,
-        },
-    }
+    testing::driver("580.95.05")
 }
 
 fn offer_of(gpus: Vec<Gpu>) -> Offer {

@@ -42,9 +42,10 @@ fn is_library(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::testing::gpu;
+
     use super::super::{CdiKind, DriverFile, GpuEdits, claim_spec};
     use super::*;
-    use crate::plan::tests::gpu;
 
     fn install(names: &[&str]) -> DriverInstall {
         let file = |name: &&str| DriverFile {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tessera_claim::{ClaimRef, still_allocates};
 use tessera_device::DeviceName;
-use tessera_prepare::notice::WaitingFor;
 use tessera_prepare::refusal::Refusal;
+use tessera_prepare::waiting::WaitingFor;
 use tracing::info;
 
 use super::{ClaimError, Claims, Identity};

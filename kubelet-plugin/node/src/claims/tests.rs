@@ -1,3 +1,7 @@
+mod crashes;
+mod damage;
+mod driver;
+mod faults;
 mod odd;
 
 use std::collections::BTreeSet;
@@ -11,12 +15,6 @@ use tessera_prepare::record::PreparedDevice;
 use super::*;
 use crate::testing::claim;
 use crate::testing::machine::{Fuse, Machine, TestClaims, hardware};
-
-mod damage;
-mod faults;
-
-mod crashes;
-mod driver;
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(200))
@@ -66,7 +64,7 @@ async fn a_claim_whose_predecessor_is_gone_from_the_api_waits_for_its_unprepare(
     machine.api.allocate("next", &[3]);
     let claims = Arc::new(machine.start());
     claims.prepare(&claim("former"), soon()).await.unwrap();
-    machine.api.claims.lock().unwrap().remove("former");
+    machine.api.forget("former");
 
     let waiting = claims.clone();
     let next = tokio::spawn(async move {
@@ -92,7 +90,7 @@ async fn a_release_by_another_process_is_noticed_too() {
     let ours = Arc::new(machine.start());
     let theirs = machine.start();
     theirs.prepare(&claim("former"), soon()).await.unwrap();
-    machine.api.claims.lock().unwrap().remove("former");
+    machine.api.forget("former");
     let waiting = ours.clone();
     let next = tokio::spawn(async move {
         waiting
@@ -111,7 +109,7 @@ async fn a_predecessor_that_does_not_let_go_in_time_is_named() {
     machine.api.allocate("next", &[3]);
     let claims = machine.start();
     claims.prepare(&claim("former"), soon()).await.unwrap();
-    machine.api.claims.lock().unwrap().remove("former");
+    machine.api.forget("former");
     let error = claims.prepare(&claim("next"), soon()).await.unwrap_err();
     assert_eq!(error.label(), "GpuBeingReleased");
     assert!(error.to_string().contains("default/former"), "{error}");
@@ -123,7 +121,7 @@ async fn a_removed_or_altered_spec_of_a_prepared_claim_is_made_anew() {
     machine.api.allocate("a", &[0]);
     let claims = machine.start();
     claims.prepare(&claim("a"), soon()).await.unwrap();
-    let spec = machine.path("cdi").join(&machine.files("cdi")[0]);
+    let spec = machine.spec_of("a");
     let good = std::fs::read(&spec).unwrap();
     std::fs::write(&spec, "{}").unwrap();
     claims.prepare(&claim("a"), soon()).await.unwrap();
@@ -180,7 +178,7 @@ async fn a_damaged_record_holds_its_own_gpu_and_no_other() {
     let claims = machine.start();
     claims.prepare(&claim("a"), soon()).await.unwrap();
     for damage in [&b""[..], b"damage"] {
-        std::fs::write(machine.path("claims").join("a-uid.record"), damage).unwrap();
+        std::fs::write(machine.record_of("a"), damage).unwrap();
         let error = claims.prepare(&claim("same"), soon()).await.unwrap_err();
         assert_eq!(error.label(), "GpuHeld", "{error}");
         claims.prepare(&claim("other"), soon()).await.unwrap();
@@ -194,7 +192,7 @@ async fn a_record_that_nothing_accounts_for_blocks_new_claims_until_it_is_unprep
     let machine = Machine::new();
     machine.api.allocate("b", &[1]);
     let claims = machine.start();
-    std::fs::write(machine.path("claims").join("lost-uid.record"), b"damage").unwrap();
+    std::fs::write(machine.record_of("lost"), b"damage").unwrap();
     let error = claims.prepare(&claim("b"), soon()).await.unwrap_err();
     assert_eq!(error.label(), "GpuUnaccounted", "{error}");
     claims.unprepare(&claim("lost"), soon()).await.unwrap();
@@ -207,7 +205,7 @@ async fn a_prepared_claim_whose_spec_cannot_be_made_anew_keeps_its_gpu() {
     machine.api.allocate("a", &[3]);
     machine.api.allocate("b", &[3]);
     machine.start().prepare(&claim("a"), soon()).await.unwrap();
-    std::fs::remove_file(machine.path("cdi").join(&machine.files("cdi")[0])).unwrap();
+    std::fs::remove_file(machine.spec_of("a")).unwrap();
     for burns_at in 0..2 {
         let fuse = Fuse {
             burns_at: Some(burns_at),
@@ -236,22 +234,24 @@ async fn what_the_kubelet_forgot_is_taken_back_after_the_grace_and_not_before() 
     for name in ["kept", "gone"] {
         claims.prepare(&claim(name), soon()).await.unwrap();
     }
-    machine.api.claims.lock().unwrap().remove("gone");
-    let mut seen = Seen::default();
+    machine.api.forget("gone");
+    let mut let_go = LetGo::default();
     assert_eq!(
-        claims.look_after(&mut seen, LATER, Some(&hardware())).await,
+        claims
+            .look_after(&mut let_go, LATER, Some(&hardware()))
+            .await,
         []
     );
-    assert!(seen.is_waiting());
+    assert!(let_go.is_waiting());
     assert_eq!(
-        claims.look_after(&mut seen, NOW, Some(&hardware())).await,
+        claims.look_after(&mut let_go, NOW, Some(&hardware())).await,
         [Outcome::TakenBack]
     );
     assert_eq!(
-        claims.look_after(&mut seen, NOW, Some(&hardware())).await,
+        claims.look_after(&mut let_go, NOW, Some(&hardware())).await,
         []
     );
-    assert!(!seen.is_waiting());
+    assert!(!let_go.is_waiting());
     assert_eq!(machine.told(), ["ClaimTakenBack"]);
     assert_eq!(machine.files("claims"), ["kept-uid.record"]);
     machine.assert_specs_match_the_journal();
@@ -266,7 +266,7 @@ async fn while_the_api_server_is_away_nothing_is_taken_back() {
     machine.api.away.store(true, Ordering::Relaxed);
     assert_eq!(
         claims
-            .look_after(&mut Seen::default(), NOW, Some(&hardware()))
+            .look_after(&mut LetGo::default(), NOW, Some(&hardware()))
             .await,
         []
     );
@@ -282,10 +282,10 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
     for name in ["a", "b"] {
         claims.prepare(&claim(name), soon()).await.unwrap();
     }
-    std::fs::remove_file(machine.path("cdi").join(&machine.files("cdi")[0])).unwrap();
-    std::fs::remove_file(machine.path("claims").join("b-uid.record")).unwrap();
+    std::fs::remove_file(machine.spec_of("a")).unwrap();
+    std::fs::remove_file(machine.record_of("b")).unwrap();
     let done = claims
-        .look_after(&mut Seen::default(), LATER, Some(&hardware()))
+        .look_after(&mut LetGo::default(), LATER, Some(&hardware()))
         .await;
     let done: BTreeSet<String> = done.iter().map(|outcome| format!("{outcome:?}")).collect();
     assert_eq!(
@@ -299,7 +299,7 @@ async fn lost_specs_and_lost_records_are_made_anew_by_looking() {
     assert_eq!(error.label(), "GpuHeld", "{error}");
     assert_eq!(
         claims
-            .look_after(&mut Seen::default(), LATER, Some(&hardware()))
+            .look_after(&mut LetGo::default(), LATER, Some(&hardware()))
             .await,
         []
     );

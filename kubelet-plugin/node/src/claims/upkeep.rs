@@ -9,12 +9,12 @@ use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::Record;
 use tessera_prepare::step::{Effect, undo_all};
-use tessera_prepare::upkeep::{ApiView, Effects, Repair, UNKNOWN_NAME, repair};
+use tessera_prepare::upkeep::{ApiView, Effects, Repair, has_name, repair};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, warn};
 
-use super::{ClaimError, Claims, Identity};
+use super::{ClaimError, Claims, Identity, Locked, span};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
 use crate::executor::{Node, StepError, take_back};
@@ -32,9 +32,9 @@ pub struct Grace(pub Duration);
 ///
 /// It is not kept over a restart: to wait once more is safe.
 #[derive(Clone, Debug, Default)]
-pub struct Seen(BTreeMap<ClaimUid, Instant>);
+pub struct LetGo(BTreeMap<ClaimUid, Instant>);
 
-impl Seen {
+impl LetGo {
     /// Whether a claim is being waited for.
     pub fn is_waiting(&self) -> bool {
         !self.0.is_empty()
@@ -73,7 +73,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// and nothing is made anew: it would name files that are not there.
     pub async fn look_after(
         &self,
-        seen: &mut Seen,
+        let_go: &mut LetGo,
         grace: Grace,
         hardware: Option<&Hardware>,
     ) -> Vec<Outcome> {
@@ -88,17 +88,13 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 return outcomes;
             }
         };
-        seen.0
+        let_go
+            .0
             .retain(|claim, _| contents.records.iter().any(|r| r.claim.uid == *claim));
         for record in &contents.records {
-            let span = info_span!(
-                "claim",
-                claim = %format!("{}/{}", record.claim.namespace, record.claim.name),
-                claimUID = %record.claim.uid,
-            );
             let done = self
-                .look_after_one(record, seen, grace, hardware)
-                .instrument(span)
+                .look_after_one(record, let_go, grace, hardware)
+                .instrument(span(&record.claim))
                 .await;
             outcomes.extend(done.unwrap_or_else(|error| Some(failed(&error))));
         }
@@ -171,22 +167,21 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     async fn look_after_one(
         &self,
         record: &Record,
-        seen: &mut Seen,
+        let_go: &mut LetGo,
         grace: Grace,
         hardware: Option<&Hardware>,
     ) -> Result<Option<Outcome>, ClaimError> {
-        let api = self.api_view(record, seen).await;
+        let api = self.api_view(record, let_go).await;
         let boot = &self.identity.boot;
         let effects = self.effects(record, hardware)?;
         if repair(record, boot, api, effects, grace.0) == Repair::Nothing {
             return Ok(None);
         }
         let claim = &record.claim;
-        let _held = self
-            .lock(claim, BTreeSet::new(), Deadline::after(PER_CLAIM))
-            .await?;
+        let deadline = Deadline::after(PER_CLAIM);
+        let Locked { held: _held, entry } = self.lock(claim, BTreeSet::new(), deadline).await?;
         // What was seen without the locks may have been in the middle of something.
-        let Some(Entry::Record(record)) = self.records.read(&claim.uid)? else {
+        let Some(Entry::Record(record)) = entry else {
             return Ok(None);
         };
         let effects = self.effects(&record, hardware)?;
@@ -242,8 +237,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         Ok(Effects::Good)
     }
 
-    async fn api_view(&self, record: &Record, seen: &mut Seen) -> ApiView {
-        if record.claim.name == UNKNOWN_NAME && record.claim.namespace == UNKNOWN_NAME {
+    async fn api_view(&self, record: &Record, let_go: &mut LetGo) -> ApiView {
+        if !has_name(&record.claim) {
             return ApiView::Unknown;
         }
         let Identity { driver, .. } = &self.identity;
@@ -256,10 +251,13 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             Err(_) => return ApiView::Unknown,
         };
         if allocated {
-            seen.0.remove(&claim.uid);
+            let_go.0.remove(&claim.uid);
             ApiView::Allocated
         } else {
-            let since = seen.0.entry(claim.uid.clone()).or_insert_with(Instant::now);
+            let since = let_go
+                .0
+                .entry(claim.uid.clone())
+                .or_insert_with(Instant::now);
             ApiView::LetGo(since.elapsed())
         }
     }

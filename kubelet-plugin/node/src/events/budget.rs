@@ -6,8 +6,7 @@ use std::time::Duration;
 pub const BURST: u32 = 25;
 
 /// Time in which one more event may be written, once the burst is spent. Eight pods that the kubelet
-/// tries again every 80 s, with an event for each pod and claim, stay below it; ten thousand nodes
-/// in the worst case write two thousand events a second, which an API server bears.
+/// tries again every 80 s, with an event for each pod and claim, write just so many.
 pub const REFILL: Duration = Duration::from_secs(5);
 
 /// A bucket of tokens, one per event.

@@ -8,9 +8,15 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tessera_device::Inventory;
-use tessera_device::follow::Known;
+use tessera_device::follow::{Absence, Known};
 
 use super::HardwareWatch;
+
+/// State of a GPU that answers and is offered.
+const READY: &str = "ready";
+
+/// State of a GPU that was there when there was a driver.
+const NO_DRIVER: &str = "no_driver";
 
 /// `tessera_driver_ready`, `tessera_driver_silent_seconds` and `tessera_gpus{state}`.
 #[derive(Debug)]
@@ -58,8 +64,8 @@ impl Collector for HardwareMetrics {
 
 /// How many GPUs are in which state. Every state is there, so that a sum over time has no gap.
 fn states(known: &Known) -> BTreeMap<&'static str, i64> {
-    let names = [READY, NO_DRIVER, "lost", "not_listed", "no_answer"];
-    let mut states: BTreeMap<_, i64> = names.map(|name| (name, 0)).into();
+    let names = [READY, NO_DRIVER].into_iter().chain(Absence::LABELS);
+    let mut states: BTreeMap<_, i64> = names.map(|name| (name, 0)).collect();
     let mut count = |name| *states.entry(name).or_default() += 1;
     match known {
         Known::Unseen => {}
@@ -76,11 +82,6 @@ fn states(known: &Known) -> BTreeMap<&'static str, i64> {
     }
     states
 }
-
-/// It answers and is offered.
-const READY: &str = "ready";
-/// It was there when there was a driver.
-const NO_DRIVER: &str = "no_driver";
 
 #[cfg(test)]
 mod tests {

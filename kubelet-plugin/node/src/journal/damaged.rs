@@ -12,6 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use tessera_claim::ClaimUid;
 use tracing::warn;
 
+use crate::file_error::if_there;
+
 /// How many are kept.
 const KEPT: usize = 16;
 
@@ -50,11 +52,8 @@ impl Damaged {
                 .filter(alone)
                 .try_for_each(|file| remove_whatever(file))
         });
-        match swept {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(%error, "files are left beside the damaged records");
-            }
-            _ => {}
+        if let Err(error) = if_there(swept) {
+            warn!(%error, "files are left beside the damaged records");
         }
     }
 
@@ -138,15 +137,14 @@ fn with_reason(place: &Path) -> PathBuf {
 
 /// Removes what lies at `path`, a directory with all that is in it. It may be gone already.
 pub(super) fn remove_whatever(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let removed = fs::symlink_metadata(path).and_then(|found| {
+        if found.is_dir() {
+            fs::remove_dir_all(path)
+        } else {
+            fs::remove_file(path)
+        }
+    });
+    if_there(removed).map(drop)
 }
 
 #[cfg(test)]

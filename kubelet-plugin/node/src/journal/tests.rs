@@ -143,6 +143,18 @@ fn a_directory_that_vanished_is_made_again() {
 }
 
 #[test]
+fn a_first_record_is_there_before_its_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    let copies = directory.path().join("copies");
+    fs::remove_dir_all(&copies).unwrap();
+    fs::write(&copies, "in the way").unwrap();
+    journal.write(&record("a", &[0])).unwrap_err();
+    let stored = journal.read(&uid("a")).unwrap();
+    assert_eq!(stored, Some(Entry::Record(record("a", &[0]))));
+}
+
+#[test]
 fn a_record_is_never_ahead_of_its_copy() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(directory.path());

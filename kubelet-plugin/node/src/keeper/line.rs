@@ -1,8 +1,8 @@
 //! What keeper and worker tell each other, over a socket that is the worker's standard input.
 //!
-//! The keeper sends one message before the worker runs: what the worker comes to ([`Post`]), and with it
-//! the sockets (`SCM_RIGHTS`, unix(7)). The worker answers with one byte once it serves. When either side
-//! is gone, the kernel tells the other by the end of the stream.
+//! The keeper sends one message before the worker runs: what the worker comes to ([`Post`]), and with
+//! it the sockets (`SCM_RIGHTS`, unix(7)). The worker answers with one byte once it serves. When
+//! either side is gone, the kernel tells the other by the end of the stream.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -93,9 +93,7 @@ impl KeeperLine {
 
     /// Whether the worker has said that it serves.
     pub(super) fn has_served(&self) -> bool {
-        let mut said = [0; 1];
-        let heard = recv(&self.0, &mut said, RecvFlags::DONTWAIT | RecvFlags::PEEK);
-        heard.is_ok_and(|(_, length)| length > 0)
+        peek(&self.0).is_ok_and(|waiting| waiting > 0)
     }
 }
 
@@ -152,14 +150,16 @@ impl Kept {
     }
 
     fn keeper_is_gone(&self) -> bool {
-        let mut nothing = [0; 1];
-        let heard = recv(
-            &self.serving.0,
-            &mut nothing,
-            RecvFlags::DONTWAIT | RecvFlags::PEEK,
-        );
-        heard.is_ok_and(|(_, length)| length == 0)
+        peek(&self.serving.0).is_ok_and(|waiting| waiting == 0)
     }
+}
+
+/// How many bytes wait, of one that is looked for. None wait where the other side is gone; while it is
+/// there and silent, this fails.
+fn peek(line: impl AsFd) -> rustix::io::Result<usize> {
+    let mut byte = [0; 1];
+    let (_, waiting) = recv(line, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK)?;
+    Ok(waiting)
 }
 
 /// Tells the keeper that the worker serves.

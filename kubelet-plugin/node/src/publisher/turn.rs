@@ -3,13 +3,14 @@
 //! During an upgrade there are two. Whoever has locked one file writes; the other one waits until the
 //! first gives the lock up, which it does when it is told to stop, or when it dies.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::warn;
+
+use crate::lock_file;
 
 /// Time between two looks at a lock that another process holds. The slices stay as they are while
 /// it changes hands, so nobody waits for it.
@@ -28,7 +29,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// By a lock on the file at `path`, whose directory exists.
+    /// By a lock on the file at `path`.
     pub fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -58,12 +59,7 @@ impl Turns {
     }
 
     fn lock(&self) -> Result<Turn, TryLockError> {
-        let opened: io::Result<File> = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&self.path);
-        let file = opened.map_err(TryLockError::Error)?;
+        let file = lock_file::open(&self.path).map_err(TryLockError::Error)?;
         file.try_lock()?;
         Ok(Turn { _locked: file })
     }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use tessera_api::{ConfigError, Feature, FieldPath, Kind, Unsupported};
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::{Absence, Change};
+use tessera_device::testing::gpu_uuid;
 use tessera_device::{DeviceName, DriverVersion};
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::notice::{Action, Happening, WaitingFor, notice};
+use tessera_prepare::notice::{Action, Happening, notice};
 use tessera_prepare::reason::{News, Reason};
 use tessera_prepare::refusal::Refusal;
+use tessera_prepare::waiting::WaitingFor;
 use tessera_proto::RegistrationEvent;
 use tessera_proto::uds::Peer;
 
@@ -26,7 +28,7 @@ use crate::locks::LockError;
 use crate::publisher::StoreError;
 use crate::wait::Interrupted;
 
-use super::{claim, gpu_uuid};
+use super::claim;
 
 /// The entries below a heading of the second level: their names and their messages.
 fn page(section: &str) -> Vec<(String, String)> {

@@ -12,17 +12,14 @@ use rustix::io::Errno;
 use serde_json::json;
 use tempfile::TempDir;
 use tessera_claim::{ClaimRef, ClaimUid};
-use tessera_device::follow::{Absence, Known, Look, SilentGpu};
-use tessera_device::{
-    Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, Inventory,
-};
+use tessera_device::testing::{inventory, inventory_that_lost};
 use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
 use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::record::{BootId, Phase, Record};
 use tessera_prepare::step::{Effect, Step};
 use tokio_util::sync::CancellationToken;
 
-use super::gpu_uuid;
+use super::claim;
 use crate::cdi_dir::CdiDir;
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::claims::{Claims, Identity};
@@ -64,7 +61,17 @@ impl Api {
             "status": {"allocation": {"devices": {"results": results}}},
         });
         let object = serde_json::from_value(object).unwrap();
+        self.put(name, object);
+    }
+
+    /// Stores a claim under this name, whatever it says.
+    pub(crate) fn put(&self, name: &str, object: ResourceClaim) {
         self.claims.lock().unwrap().insert(name.to_owned(), object);
+    }
+
+    /// The claim is deleted.
+    pub(crate) fn forget(&self, name: &str) {
+        self.claims.lock().unwrap().remove(name);
     }
 }
 
@@ -258,6 +265,32 @@ impl Machine {
             .collect()
     }
 
+    /// Where the record of the claim of this name lies.
+    pub(crate) fn record_of(&self, name: &str) -> PathBuf {
+        self.path("claims").join(format!("{name}-uid.record"))
+    }
+
+    /// Where the CDI spec of the claim of this name lies.
+    pub(crate) fn spec_of(&self, name: &str) -> PathBuf {
+        let file = cdi::file_name(&CdiKind::claim(), &claim(name).uid);
+        self.path("cdi").join(file)
+    }
+
+    /// All files of the node with their bytes, but for locks and what is kept of damaged records.
+    pub(crate) fn everything(&self) -> BTreeMap<String, Vec<u8>> {
+        let directories = ["claims", "claims/copies", "cdi"];
+        let files = directories.iter().flat_map(|directory| {
+            let names = self.files(directory).into_iter();
+            names.map(move |name| format!("{directory}/{name}"))
+        });
+        files
+            .map(|file| {
+                let bytes = std::fs::read(self.path(&file)).unwrap();
+                (file, bytes)
+            })
+            .collect()
+    }
+
     /// The files of a directory, without its directories.
     pub(crate) fn files(&self, directory: &str) -> Vec<String> {
         list(&self.path(directory))
@@ -292,48 +325,18 @@ fn list(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The same, with this GPU lost.
-pub(crate) fn hardware_without(minor: u32) -> Hardware {
-    let whole = hardware();
-    let left = whole.inventory.gpus().iter().cloned();
-    let left = left.filter(|gpu| gpu.minor != minor).collect();
-    let look = Look::Found {
-        inventory: Inventory::new(whole.inventory.driver().clone(), left).unwrap(),
-        silent: vec![SilentGpu {
-            uuid: None,
-            absence: Absence::Lost,
-        }],
-    };
-    let (known, _) = Known::Present(whole.inventory).next(look);
+/// A node with eight GPUs.
+pub(crate) fn hardware() -> Hardware {
     Hardware {
-        inventory: known.last().unwrap().clone(),
-        install: whole.install,
+        inventory: inventory(0..8),
+        install: DriverInstall::default(),
     }
 }
 
-pub(crate) fn hardware() -> Hardware {
-    let gpu = |minor: u32| Gpu {
-        uuid: gpu_uuid(minor),
-        minor,
-        pci: format!("0000:{:02x}:00.0", 0x1b + minor).parse().unwrap(),
-        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-        brand: "Nvidia".to_owned(),
-        architecture: Architecture::Hopper,
-        compute_capability: CudaVersion { major: 9, minor: 0 },
-        memory: Bytes::from_mib(81559),
-        addressing_mode: None,
-        pcie_root: None,
-        numa_node: None,
-    };
-    let driver = DriverFacts {
-        version: DriverVersion::new("580.95.05"),
-        cuda: CudaVersion {
-            major: 13,
-            minor: 0,
-        },
-    };
+/// The same, with this GPU lost.
+pub(crate) fn hardware_without(minor: u32) -> Hardware {
     Hardware {
-        inventory: Inventory::new(driver, (0..8).map(gpu).collect()).unwrap(),
-        install: DriverInstall::default(),
+        inventory: inventory_that_lost(minor, 0..8),
+        ..hardware()
     }
 }

@@ -1,29 +1,11 @@
 use std::collections::BTreeSet;
 
-use tessera_device::{Architecture, Bytes, CudaVersion};
+use tessera_device::testing::gpu;
 
 use super::*;
 use crate::cdi::DriverLink;
 
 const VERSION: &str = "580.95.05";
-
-fn gpu(minor: u32) -> Gpu {
-    Gpu {
-        uuid: format!("GPU-0000000{minor}-0000-0000-0000-000000000000")
-            .parse()
-            .unwrap(),
-        minor,
-        pci: format!("0000:{:02x}:00.0", 0x1b + minor).parse().unwrap(),
-        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-        brand: "Nvidia".to_owned(),
-        architecture: Architecture::Hopper,
-        compute_capability: CudaVersion { major: 9, minor: 0 },
-        memory: Bytes::from_mib(81559),
-        addressing_mode: None,
-        pcie_root: None,
-        numa_node: None,
-    }
-}
 
 fn file(root: &str, path: &str) -> DriverFile {
     DriverFile {

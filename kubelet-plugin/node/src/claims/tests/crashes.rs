@@ -1,11 +1,11 @@
-//! The process dies at every call to a port that changes something, before and after the call's effect. The next process
-//! finds the same folders, the kubelet repeats its calls, and the end must be that of a life without a crash.
+//! The process dies at every call to a port that changes something, before and after the call's
+//! effect. The next process finds the same folders, the kubelet repeats its calls, and the end must
+//! be that of a life without a crash.
 //!
-//! A death at a call that only looks leaves what the change before it has left, so such calls are not counted.
+//! A death at a call that only looks leaves what the change before it has left, so such calls are not
+//! counted.
 
 use std::collections::BTreeMap;
-
-use tessera_prepare::cdi;
 
 use super::*;
 use crate::testing::machine::TestClaims;
@@ -71,7 +71,7 @@ impl Life {
         match self {
             Self::Prepare => machine.api.allocate("held", &[1, 6]),
             Self::Wait => {
-                machine.api.claims.lock().unwrap().remove("a");
+                machine.api.forget("a");
                 machine.api.allocate("next", &[1]);
             }
             Self::Move => machine.api.allocate("a", &[1, 6]),
@@ -108,8 +108,8 @@ impl Life {
                 vec![]
             }
             Self::LookAfter => {
-                let mut seen = Seen::default();
-                claims.look_after(&mut seen, NOW, Some(&hardware())).await;
+                let mut let_go = LetGo::default();
+                claims.look_after(&mut let_go, NOW, Some(&hardware())).await;
                 vec![]
             }
         };
@@ -119,31 +119,11 @@ impl Life {
 }
 
 fn damage(machine: &Machine) {
-    let spec = |name: &str| {
-        let file = cdi::file_name(&CdiKind::claim(), &claim(name).uid);
-        machine.path("cdi").join(file)
-    };
-    let record = |name: &str| machine.path("claims").join(format!("{name}-uid.record"));
-    std::fs::remove_file(spec("a")).unwrap();
-    std::fs::write(spec("b"), "{}").unwrap();
-    std::fs::remove_file(record("c")).unwrap();
-    std::fs::write(record("d"), "damage").unwrap();
-    machine.api.claims.lock().unwrap().remove("e");
-}
-
-/// All files of the node but its locks.
-fn files(machine: &Machine) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    for directory in ["claims", "claims/copies", "cdi"] {
-        for name in machine.files(directory) {
-            let path = machine.path(directory).join(&name);
-            if path.is_file() {
-                let bytes = std::fs::read(path).unwrap();
-                files.insert(format!("{directory}/{name}"), bytes);
-            }
-        }
-    }
-    files
+    std::fs::remove_file(machine.spec_of("a")).unwrap();
+    std::fs::write(machine.spec_of("b"), "{}").unwrap();
+    std::fs::remove_file(machine.record_of("c")).unwrap();
+    std::fs::write(machine.record_of("d"), "damage").unwrap();
+    machine.api.forget("e");
 }
 
 /// No GPU is in two specs, whatever the journal says.
@@ -191,11 +171,8 @@ async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_do
     for life in LIVES {
         let machine = life.set_up().await;
         let answers = life.act(&machine.start()).await;
-        let files_without = files(&machine);
-        let unharmed = End {
-            files: files_without,
-            answers,
-        };
+        let files = machine.everything();
+        let unharmed = End { files, answers };
         let mut points = 0;
         for effect_first in [false, true] {
             for burns_at in 0.. {
@@ -204,7 +181,7 @@ async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_do
                 };
                 points += 1;
                 let answers = life.act(&machine.start()).await;
-                let files = files(&machine);
+                let files = machine.everything();
                 let at = format!("{life:?} at call {burns_at}, after its effect: {effect_first}");
                 assert_eq!(End { files, answers }, unharmed, "{at}");
                 machine.assert_specs_match_the_journal();

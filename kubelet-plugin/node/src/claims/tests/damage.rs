@@ -119,12 +119,12 @@ struct Case {
 
 impl Case {
     fn strike(&self, machine: &Machine) {
-        let claims = machine.path("claims");
-        self.damage.strike(&claims.join("a-uid.record"));
+        self.damage.strike(&machine.record_of("a"));
         if self.hits == Hits::RecordAndCopy || self.damage.strikes_the_copy_too() {
-            self.damage.strike(&claims.join("copies/a-uid.record"));
+            self.damage
+                .strike(&machine.path("claims/copies/a-uid.record"));
         }
-        let spec = machine.path("cdi").join(&machine.files("cdi")[0]);
+        let spec = machine.spec_of("a");
         match self.spec {
             Spec::Present => {}
             Spec::Missing => fs::remove_file(spec).unwrap(),
@@ -137,7 +137,7 @@ impl Case {
                 let claim = claims.get_mut("a").unwrap();
                 claim.metadata.uid = Some("another".to_owned());
             }
-            InApi::Gone => drop(machine.api.claims.lock().unwrap().remove("a")),
+            InApi::Gone => machine.api.forget("a"),
             InApi::Away => machine.api.away.store(true, Ordering::Relaxed),
         }
     }
@@ -167,11 +167,13 @@ async fn holds(case: &Case) {
     machine.start().prepare(&claim("a"), soon()).await.unwrap();
     case.strike(&machine);
     let claims = machine.start();
-    let mut seen = Seen::default();
+    let mut let_go = LetGo::default();
     // Before anybody has looked after it, and after.
     for look in [false, true] {
         if look {
-            claims.look_after(&mut seen, LATER, Some(&hardware())).await;
+            claims
+                .look_after(&mut let_go, LATER, Some(&hardware()))
+                .await;
         }
         machine.api.away.store(false, Ordering::Relaxed);
         machine.api.allocate("same", &[3]);
@@ -180,7 +182,7 @@ async fn holds(case: &Case) {
         let other = claims.prepare(&claim("other"), at_once()).await;
         if case.is_accounted_for() {
             assert!(
-                error.label().starts_with("GpuHeld") || error.label() == "GpuBeingReleased",
+                ["GpuHeld", "GpuBeingReleased"].contains(&error.label()),
                 "{error}"
             );
             other.unwrap();
@@ -248,7 +250,7 @@ async fn whatever_is_damaged_the_claim_in_use_gets_the_same_devices_again() {
         machine.api.allocate("a", &[3]);
         let claims = machine.start();
         let first = claims.prepare(&claim("a"), soon()).await.unwrap();
-        damage.strike(&machine.path("claims").join("a-uid.record"));
+        damage.strike(&machine.record_of("a"));
         let again = claims.prepare(&claim("a"), soon()).await.unwrap();
         assert_eq!(again, first, "{damage:?}");
         machine.assert_specs_match_the_journal();
@@ -268,11 +270,11 @@ async fn a_damaged_record_of_a_claim_that_is_gone_is_taken_back_after_the_grace(
         machine.api.allocate("a", &[3]);
         let claims = machine.start();
         claims.prepare(&claim("a"), soon()).await.unwrap();
-        damage.strike(&machine.path("claims").join("a-uid.record"));
-        machine.api.claims.lock().unwrap().remove("a");
-        let mut seen = Seen::default();
+        damage.strike(&machine.record_of("a"));
+        machine.api.forget("a");
+        let mut let_go = LetGo::default();
         assert_eq!(
-            claims.look_after(&mut seen, NOW, Some(&hardware())).await,
+            claims.look_after(&mut let_go, NOW, Some(&hardware())).await,
             [Outcome::Rebuilt, Outcome::TakenBack],
             "{damage:?}"
         );
@@ -286,13 +288,13 @@ async fn a_record_of_a_newer_version_is_left_as_it_is_while_its_claim_is_in_use(
     machine.api.allocate("a", &[3]);
     let claims = machine.start();
     claims.prepare(&claim("a"), soon()).await.unwrap();
-    let path = machine.path("claims").join("a-uid.record");
+    let path = machine.record_of("a");
     Damage::NewerFormat.strike(&path);
     let newer = fs::read(&path).unwrap();
     let error = claims.prepare(&claim("a"), soon()).await.unwrap_err();
     assert!(error.to_string().contains("run the version"), "{error}");
     claims
-        .look_after(&mut Seen::default(), LATER, Some(&hardware()))
+        .look_after(&mut LetGo::default(), LATER, Some(&hardware()))
         .await;
     assert_eq!(fs::read(&path).unwrap(), newer);
 }
@@ -301,11 +303,11 @@ async fn a_record_of_a_newer_version_is_left_as_it_is_while_its_claim_is_in_use(
 async fn what_nothing_accounts_for_is_reported_at_every_look() {
     let machine = Machine::new();
     let claims = machine.start();
-    fs::write(machine.path("claims").join("lost-uid.record"), b"damage").unwrap();
+    fs::write(machine.record_of("lost"), b"damage").unwrap();
     for _ in 0..2 {
-        let mut seen = Seen::default();
+        let mut let_go = LetGo::default();
         assert_eq!(
-            claims.look_after(&mut seen, NOW, Some(&hardware())).await,
+            claims.look_after(&mut let_go, NOW, Some(&hardware())).await,
             [Outcome::Unaccounted]
         );
     }

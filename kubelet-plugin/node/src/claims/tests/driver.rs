@@ -69,14 +69,14 @@ async fn without_a_driver_what_is_gone_is_taken_back_and_what_is_damaged_waits_f
     for name in ["gone", "kept"] {
         claims.prepare(&claim(name), soon()).await.unwrap();
     }
-    machine.api.claims.lock().unwrap().remove("gone");
+    machine.api.forget("gone");
     for file in machine.files("cdi") {
         std::fs::remove_file(machine.path("cdi").join(file)).unwrap();
     }
-    let mut seen = Seen::default();
-    let done = claims.look_after(&mut seen, NOW, None).await;
+    let mut let_go = LetGo::default();
+    let done = claims.look_after(&mut let_go, NOW, None).await;
     assert_eq!(done, [Outcome::TakenBack]);
-    let done = claims.look_after(&mut seen, NOW, Some(&hardware())).await;
+    let done = claims.look_after(&mut let_go, NOW, Some(&hardware())).await;
     assert_eq!(done, [Outcome::Restored]);
     machine.assert_specs_match_the_journal();
 }
@@ -89,7 +89,7 @@ async fn a_spec_follows_the_driver_that_replaces_its_own_and_only_once_that_is_t
     hand.set(Some(driver("580.95.05")));
     let claims = machine.start_on(watch, Fuse::default(), "boot");
     let first = claims.prepare(&claim("a"), soon()).await.unwrap();
-    let mut seen = Seen::default();
+    let mut let_go = LetGo::default();
     let (old, new) = (driver("580.95.05"), driver("590.48.01"));
     for (hardware, done, names) in [
         (Some(&old), vec![], "libcuda.so.580.95.05"),
@@ -97,8 +97,8 @@ async fn a_spec_follows_the_driver_that_replaces_its_own_and_only_once_that_is_t
         (Some(&new), vec![Outcome::Restored], "libcuda.so.590.48.01"),
         (Some(&new), vec![], "libcuda.so.590.48.01"),
     ] {
-        assert_eq!(claims.look_after(&mut seen, NOW, hardware).await, done);
-        let file = machine.path("cdi").join(&machine.files("cdi")[0]);
+        assert_eq!(claims.look_after(&mut let_go, NOW, hardware).await, done);
+        let file = machine.spec_of("a");
         let spec = std::fs::read_to_string(file).unwrap();
         assert!(spec.contains(names), "{spec}");
     }

@@ -38,13 +38,13 @@ impl Work {
         if !matches!(self, Self::Prepare) {
             claims.prepare(&claim("a"), soon()).await.unwrap();
         }
-        let spec = machine.path("cdi").join(claims.spec_file(&claim("a").uid));
-        let record = machine.path("claims").join("a-uid.record");
         match self {
             Self::Prepare | Self::Unprepare => {}
-            Self::PrepareAgain | Self::LookAfterLost => std::fs::remove_file(spec).unwrap(),
-            Self::LookAfterDamaged => std::fs::write(record, "damage").unwrap(),
-            Self::LookAfterGone => drop(machine.api.claims.lock().unwrap().remove("a")),
+            Self::PrepareAgain | Self::LookAfterLost => {
+                std::fs::remove_file(machine.spec_of("a")).unwrap();
+            }
+            Self::LookAfterDamaged => std::fs::write(machine.record_of("a"), "damage").unwrap(),
+            Self::LookAfterGone => machine.api.forget("a"),
         }
         machine
     }
@@ -55,27 +55,12 @@ impl Work {
             Self::Prepare | Self::PrepareAgain => claims.prepare(&claim("a"), soon()).await.is_ok(),
             Self::Unprepare => claims.unprepare(&claim("a"), soon()).await.is_ok(),
             Self::LookAfterLost | Self::LookAfterDamaged | Self::LookAfterGone => {
-                let mut seen = Seen::default();
-                let done = claims.look_after(&mut seen, NOW, Some(&hardware())).await;
+                let mut let_go = LetGo::default();
+                let done = claims.look_after(&mut let_go, NOW, Some(&hardware())).await;
                 !done.contains(&Outcome::Failed)
             }
         }
     }
-}
-
-/// All files of a node with their bytes, but for what is kept of damaged records.
-fn everything(machine: &Machine) -> Vec<(String, Vec<u8>)> {
-    let directories = ["claims", "claims/copies", "cdi"];
-    let files = directories.iter().flat_map(|directory| {
-        let names = machine.files(directory).into_iter();
-        names.map(move |name| format!("{directory}/{name}"))
-    });
-    files
-        .map(|file| {
-            let bytes = std::fs::read(machine.path(&file)).unwrap();
-            (file, bytes)
-        })
-        .collect()
 }
 
 /// Runs `work` with one failing call, then again without; returns whether that call was reached.
@@ -104,7 +89,7 @@ async fn fails_and_passes(work: Work, errno: Errno, burns_at: usize, effect_firs
     }
     // A reconciler whose look was hindered looks again, and so does a kubelet.
     assert!(work.run(&claims).await, "the next try works");
-    assert_eq!(everything(&machine), everything(&unharmed));
+    assert_eq!(machine.everything(), unharmed.everything());
     machine.assert_specs_match_the_journal();
     true
 }
@@ -168,7 +153,7 @@ async fn directories_that_vanish_are_made_again_and_what_they_held_is_remembered
         claims.unprepare(&claim("a"), soon()).await.unwrap();
         claims.prepare(&claim("same"), soon()).await.unwrap();
         claims
-            .look_after(&mut Seen::default(), LATER, Some(&hardware()))
+            .look_after(&mut LetGo::default(), LATER, Some(&hardware()))
             .await;
         machine.assert_specs_match_the_journal();
     }

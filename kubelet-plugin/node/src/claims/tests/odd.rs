@@ -3,6 +3,7 @@
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Value, json};
 
+use super::prepared::PATIENCE;
 use super::*;
 
 /// A claim `a` as the API has it, with these results and this UID.
@@ -52,12 +53,7 @@ async fn a_claim_that_is_not_what_it_was_is_refused_with_its_reason_and_leaves_n
     for (case, stored, reason) in cases {
         let machine = Machine::new();
         if let Some(object) = stored {
-            machine
-                .api
-                .claims
-                .lock()
-                .unwrap()
-                .insert("a".to_owned(), object);
+            machine.api.put("a", object);
         }
         let claims = machine.start();
         let error = claims.prepare(&claim("a"), soon()).await.unwrap_err();
@@ -76,13 +72,7 @@ async fn of_a_claim_that_several_drivers_serve_only_our_devices_are_prepared() {
         result("gpu.nvidia.com", "node0", "gpu-3"),
         result("storage.example.com", "elsewhere", "disk"),
     ]);
-    let stored = object("a-uid", &results);
-    machine
-        .api
-        .claims
-        .lock()
-        .unwrap()
-        .insert("a".to_owned(), stored);
+    machine.api.put("a", object("a-uid", &results));
     let claims = machine.start();
     let devices = claims.prepare(&claim("a"), soon()).await.unwrap();
     assert_eq!(names(&devices), [&DeviceName::whole_gpu(3)]);

@@ -217,7 +217,7 @@ impl Server {
 
 impl SliceStore for Server {
     async fn list(&self) -> Result<Vec<ResourceSlice>, StoreError> {
-        let ours = |slice: &&ResourceSlice| slice.spec.driver == super::DRIVER;
+        let ours = |slice: &&ResourceSlice| slice.spec.driver == super::running::DRIVER;
         self.call(Call::List, |inner| {
             Ok(inner.slices.values().filter(ours).cloned().collect())
         })

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, BoxStream, StreamExt};
 use tessera_proto::dra::v1::{Claim, NodePrepareResourceResponse, NodeUnprepareResourceResponse};
 use tessera_proto::health::v1::DeviceHealth;
-use tessera_proto::{DraPlugin, DraResourceHealth, Ending, Served, SocketPaths};
+use tessera_proto::{DraPlugin, DraResourceHealth, Ending, NameError, Served, SocketPaths};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) struct Driver;
+/// It keeps nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Driver;
 
 impl DraPlugin for Driver {
     async fn node_prepare_resources(
@@ -39,21 +41,25 @@ impl DraResourceHealth for Driver {
     }
 }
 
-pub(crate) fn paths(root: &Path) -> SocketPaths {
-    SocketPaths::new(&root.join("reg"), &root.join("p"), "gpu.nvidia.com", None).unwrap()
+const NAME: &str = "gpu.nvidia.com";
+
+/// The driver's sockets below `root`.
+pub fn paths(root: &Path) -> Result<SocketPaths, NameError> {
+    SocketPaths::new(&root.join("reg"), &root.join("p"), NAME, None)
 }
 
-pub(crate) fn served() -> Served<Driver, Driver> {
+/// What the sockets serve.
+pub fn served() -> Served<Driver, Driver> {
     Served {
-        driver: "gpu.nvidia.com".to_owned(),
+        driver: NAME.to_owned(),
         plugin: Arc::new(Driver),
         health: Arc::new(Driver),
         observer: Arc::new(|_| {}),
     }
 }
 
-/// Nobody is waited for to hang up.
-pub(crate) fn ending(told: &CancellationToken, calls: Duration) -> Ending {
+/// An end for which calls have the time `calls`, and nobody is waited for to hang up.
+pub fn ending(told: &CancellationToken, calls: Duration) -> Ending {
     Ending {
         told: told.clone(),
         calls,

@@ -6,16 +6,15 @@
     reason = "a test's own functions fail by panic, as the test does"
 )]
 
-#[path = "hostile/driver.rs"]
-mod driver;
-#[path = "hostile/server.rs"]
 mod server;
-#[path = "hostile/wire.rs"]
-mod wire;
 
 use std::path::Path;
 use std::time::Duration;
 
+use tessera_hostile::wire::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, NO_FLAGS, PING, PREPARE, RST_STREAM, SETTINGS, call,
+    frame, greeting, streams,
+};
 use tessera_proto::client::connect;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest};
@@ -28,10 +27,6 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use self::server::Server;
-use self::wire::{
-    DATA, END_HEADERS, HEADERS, NO_FLAGS, PING, PREPARE, RST_STREAM, SETTINGS, call, frame,
-    greeting, streams,
-};
 
 /// Far more than a test needs; what never comes fails the test and does not hang it.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -40,15 +35,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// socket.
 const WAITING: usize = 2;
 
-/// What hostile peers may add to resident memory: the sum for one socket in the module `limits`,
+/// What hostile peers may add to resident memory: the sum for one socket in `tessera_proto::limits`,
 /// and what an allocator keeps of it.
 const MEMORY_KIB: u64 = 48 << 10;
-
-#[test]
-#[ignore = "the other tests run it, as a process of its own"]
-fn the_process_that_serves() {
-    server::serve();
-}
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.unwrap()
@@ -125,7 +114,7 @@ async fn press(stream: &mut UnixStream, bytes: &[u8]) {
     let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(bytes)).await;
 }
 
-/// Whether the server closed this connection: everything it said has been read, and then the end.
+/// Waits until the server has closed this connection, and reads whatever it says before.
 async fn ended(stream: &mut UnixStream) {
     let mut rest = Vec::new();
     // A reset is an end too.
@@ -264,7 +253,7 @@ async fn a_peer_that_never_reads_its_answers_makes_nobody_keep_them() {
     let calls: Vec<u8> = streams()
         .take(4096)
         .flat_map(|id| {
-            let whole = frame(DATA, 1, id, &[0, 0, 0, 0, 0]);
+            let whole = frame(DATA, END_STREAM, id, &[0, 0, 0, 0, 0]);
             [call(id, PREPARE), whole].concat()
         })
         .collect();

@@ -1,0 +1,68 @@
+//! GPUs for the tests of whoever handles them.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's own values fail by panic, as the test does"
+)]
+
+use crate::follow::{Absence, Known, Look, SilentGpu};
+use crate::{
+    Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, GpuUuid, Inventory,
+};
+
+/// The UUID of the test GPU with this minor number.
+pub fn gpu_uuid(minor: u32) -> GpuUuid {
+    format!("GPU-{minor:08x}-0000-0000-0000-000000000000")
+        .parse()
+        .unwrap()
+}
+
+/// An H100 of which sysfs tells nothing.
+pub fn gpu(minor: u32) -> Gpu {
+    Gpu {
+        uuid: gpu_uuid(minor),
+        minor,
+        pci: format!("0000:{:02x}:00.0", (0x1b + minor) % 0x100)
+            .parse()
+            .unwrap(),
+        product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+        brand: "Nvidia".to_owned(),
+        architecture: Architecture::Hopper,
+        compute_capability: CudaVersion { major: 9, minor: 0 },
+        memory: Bytes::from_mib(81559),
+        addressing_mode: None,
+        pcie_root: None,
+        numa_node: None,
+    }
+}
+
+/// A driver of this version.
+pub fn driver(version: &str) -> DriverFacts {
+    DriverFacts {
+        version: DriverVersion::new(version),
+        cuda: CudaVersion {
+            major: 13,
+            minor: 0,
+        },
+    }
+}
+
+/// A node with these GPUs.
+pub fn inventory(minors: impl IntoIterator<Item = u32>) -> Inventory {
+    let gpus = minors.into_iter().map(gpu).collect();
+    Inventory::new(driver("580.95.05"), gpus).unwrap()
+}
+
+/// The same node, on which one of these GPUs has fallen off the bus.
+pub fn inventory_that_lost(lost: u32, minors: impl IntoIterator<Item = u32> + Clone) -> Inventory {
+    let left = minors.clone().into_iter().filter(|minor| *minor != lost);
+    let look = Look::Found {
+        inventory: inventory(left),
+        silent: vec![SilentGpu {
+            uuid: None,
+            absence: Absence::Lost,
+        }],
+    };
+    let (known, _) = Known::Present(inventory(minors)).next(look);
+    known.last().unwrap().clone()
+}

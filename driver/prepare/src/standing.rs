@@ -1,0 +1,131 @@
+//! Says what the journal already has of a claim that is to be prepared.
+
+use tessera_claim::{AllocatedDevice, Allocation};
+
+use crate::record::{BootId, PreparedDevice, Record, View};
+use crate::resolve::ResolvedDevice;
+use crate::step::{Step, undo_all};
+
+/// What the journal already has of a claim that is to be prepared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    New,
+    /// It is prepared, with these devices, in this boot.
+    Prepared,
+    /// Something else: a preparation that did not end, an allocation that has changed, or a former
+    /// boot. These steps take it back.
+    Leftover(Vec<Step>),
+}
+
+/// Compares the record of a claim with what is to be prepared now.
+pub fn standing(
+    record: Option<&Record>,
+    devices: &[ResolvedDevice<'_>],
+    boot: &BootId,
+) -> Standing {
+    let Some(record) = record else {
+        return Standing::New;
+    };
+    let is_for = |(prepared, device): (&PreparedDevice, &ResolvedDevice<'_>)| {
+        prepared.gpu == device.gpu.uuid && serves(prepared, &device.allocated)
+    };
+    let same_devices =
+        record.devices.len() == devices.len() && record.devices.iter().zip(devices).all(is_for);
+    if record.is_prepared_in(boot) && same_devices {
+        Standing::Prepared
+    } else {
+        Standing::Leftover(undo_all(&record.effects))
+    }
+}
+
+/// Whether the record is that of a claim which was prepared in this boot for exactly this
+/// allocation.
+///
+/// For a claim whose GPUs cannot be looked at, because the driver is away or the GPU is lost: what
+/// its containers were given stays theirs. Where the GPUs are known, [`standing`] decides.
+pub fn is_prepared_for(record: &Record, allocation: &Allocation, boot: &BootId) -> bool {
+    record.is_prepared_in(boot)
+        && record.claim.uid == allocation.claim.uid
+        && record.devices.len() == allocation.devices.len()
+        && record
+            .devices
+            .iter()
+            .zip(&allocation.devices)
+            .all(|(prepared, allocated)| serves(prepared, allocated))
+}
+
+/// Whether what was prepared is what is allocated, as far as that can be said without the GPU.
+fn serves(prepared: &PreparedDevice, allocated: &AllocatedDevice) -> bool {
+    prepared.pool == allocated.pool
+        && prepared.device == allocated.device
+        && prepared.request == allocated.request
+        && prepared.share_id == allocated.share_id
+        && prepared.view == View::of(allocated)
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_device::testing::inventory;
+
+    use super::*;
+    use crate::record::Phase;
+    use crate::resolve::resolve;
+    use crate::testing::{allocation, boot, record};
+
+    #[test]
+    fn without_the_gpus_a_claim_is_prepared_for_the_allocation_that_its_record_names() {
+        let boot = boot();
+        let prepared = record("a", &[0, 3]);
+        assert!(is_prepared_for(&prepared, &allocation("a", &[0, 3]), &boot));
+        let mut begun = prepared.clone();
+        begun.phase = Phase::Preparing;
+        let other_boot = BootId("former".to_owned());
+        for (record, allocation, boot) in [
+            (&begun, allocation("a", &[0, 3]), &boot),
+            (&prepared, allocation("a", &[0, 3]), &other_boot),
+            (&prepared, allocation("a", &[0]), &boot),
+            (&prepared, allocation("a", &[0, 4]), &boot),
+            (&prepared, allocation("b", &[0, 3]), &boot),
+        ] {
+            assert!(
+                !is_prepared_for(record, &allocation, boot),
+                "{record:?} {allocation:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_same_devices_of_the_same_boot_count_as_prepared() {
+        let inventory = inventory(0..8);
+        let (boot, allocation) = (boot(), allocation("a", &[0, 3]));
+        let devices = resolve(&allocation, "node0", &inventory).unwrap();
+        let prepared = record("a", &[0, 3]);
+        let undo = undo_all(&prepared.effects);
+        assert_eq!(standing(None, &devices, &boot), Standing::New);
+        assert_eq!(
+            standing(Some(&prepared), &devices, &boot),
+            Standing::Prepared
+        );
+
+        let mut begun = prepared.clone();
+        begun.phase = Phase::Preparing;
+        let mut former_boot = prepared.clone();
+        former_boot.boot = BootId("former".to_owned());
+        let mut admin = prepared.clone();
+        admin.devices[0].view = View::Admin;
+        for other in [
+            begun,
+            former_boot,
+            admin,
+            record("a", &[0, 4]),
+            record("a", &[0]),
+        ] {
+            assert_eq!(
+                standing(Some(&other), &devices, &boot),
+                Standing::Leftover(undo.clone()),
+                "{other:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a claim can wait for, and what its users are told of that.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use tessera_claim::ClaimRef;
+use tessera_device::{DeviceName, GpuUuid};
+
+use crate::reason::News;
+
+/// What a claim waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitingFor {
+    /// A former claim on its GPU that has been let go.
+    Predecessor {
+        /// The device that both were allocated.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// The former claim.
+        by: ClaimRef,
+    },
+    /// An answer of the API server.
+    Api,
+    /// The NVIDIA driver.
+    Driver {
+        /// Why it is not there.
+        why: String,
+    },
+    /// The lock of a GPU.
+    GpuLock {
+        /// The GPUs whose locks are wanted.
+        gpus: BTreeSet<GpuUuid>,
+    },
+}
+
+impl WaitingFor {
+    /// The metric label: one of four.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Predecessor { .. } => "predecessor",
+            Self::Api => "api",
+            Self::Driver { .. } => "driver",
+            Self::GpuLock { .. } => "gpu_lock",
+        }
+    }
+
+    /// The name under which users are told.
+    pub(crate) fn news(&self) -> News {
+        match self {
+            Self::Predecessor { .. } => News::WaitingForClaim,
+            Self::Api => News::WaitingForApi,
+            Self::Driver { .. } => News::WaitingForDriver,
+            Self::GpuLock { .. } => News::WaitingForGpu,
+        }
+    }
+}
+
+impl fmt::Display for WaitingFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Predecessor { device, gpu, by } => write!(
+                f,
+                "claim {by} to be unprepared: it had {device} (GPU {gpu}) before, and its pod has \
+                 not ended on this node yet"
+            ),
+            Self::Api => f.write_str("the API server to answer"),
+            Self::Driver { why } => write!(f, "the NVIDIA driver: {why}"),
+            Self::GpuLock { gpus } => {
+                f.write_str("other claims to be done with ")?;
+                for (at, gpu) in gpus.iter().enumerate() {
+                    let comma = if at == 0 { "" } else { ", " };
+                    write!(f, "{comma}GPU {gpu}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
