@@ -16,7 +16,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -34,8 +33,8 @@ use crate::progress::Progress;
 use crate::{control_plane, interrupt, supervisor, teardown};
 use turn::Turn;
 
-/// How long a part that was ended may be away.
-const RESTART_LIMIT: Duration = Duration::from_secs(30);
+/// The part of the control plane that serves the API.
+const API_SERVER: &str = "kube-apiserver";
 
 /// What kind of cluster is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,8 +212,7 @@ impl Cluster {
 
     /// Stops the API server's process: connections are taken, and nobody answers, until the value ends.
     pub fn stop_api_server(&self) -> Result<Stopped, ClusterError> {
-        let first = firsts::pid(&self.dir, control_plane::OWNER).ok_or(ClusterError::NotUp)?;
-        let pids = processes::beside(first, "kube-apiserver");
+        let pids = processes::beside(self.control_plane()?, API_SERVER);
         if pids.is_empty() {
             return Err(ClusterError::NotUp);
         }
@@ -223,21 +221,13 @@ impl Cluster {
 
     /// Kills the API server and returns when another was started. It does not answer yet.
     pub fn restart_api_server(&self) -> Result<(), ClusterError> {
-        const PART: &str = "kube-apiserver";
-        let failed = |reason: &str| ClusterError::Restart {
-            part: "the API server".to_owned(),
-            reason: reason.to_owned(),
-        };
-        let first = firsts::pid(&self.dir, control_plane::OWNER).ok_or(ClusterError::NotUp)?;
-        let starts = || firsts::starts(&self.dir, control_plane::OWNER, PART);
-        let before = starts();
-        let pids = processes::beside(first, PART);
-        if pids.is_empty() {
-            return Err(failed("none runs"));
-        }
-        processes::send(&pids, Signal::KILL);
-        processes::until(Instant::now() + RESTART_LIMIT, || starts() > before)
-            .map_err(|_late| failed("it did not start again in time; see its log"))
+        let control = (control_plane::OWNER, self.control_plane()?);
+        firsts::restart(&self.dir, control, API_SERVER, Signal::KILL)
+    }
+
+    /// The first process of the control plane.
+    fn control_plane(&self) -> Result<u32, ClusterError> {
+        firsts::pid(&self.dir, control_plane::OWNER).ok_or(ClusterError::NotUp)
     }
 
     fn lifelines(&self) -> MutexGuard<'_, BTreeMap<String, ChildStdin>> {

@@ -71,12 +71,11 @@ pub(crate) fn of_node(
     control: u32,
     all: &[NodeIndex],
 ) -> Vec<(Within, Ip)> {
-    let mut commands = cable(node, process, control);
+    let mut commands = of_node_again(node, process, control, all);
     commands.extend([
         (Within::Process(control), way_to(node)),
         (Within::Host, way_to(node)),
     ]);
-    commands.extend(ways_from(node, process, all));
     commands
 }
 

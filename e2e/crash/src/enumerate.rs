@@ -49,7 +49,7 @@ pub fn enumerate(
         unharmed,
         interrupted,
     };
-    Ok(Points {
+    let points = Points {
         changes: runs.each(Kind::Change)?,
         requests: runs.each(Kind::Request)?,
         nvml: if operation.asks_nvml() {
@@ -57,7 +57,12 @@ pub fn enumerate(
         } else {
             0
         },
-    })
+    };
+    // A tracer or a driver that sees nothing must not pass for a plugin that does nothing.
+    if points.changes == 0 || (operation.asks_nvml() && points.nvml == 0) {
+        return Err(Failure::NoPoints(operation.name()));
+    }
+    Ok(points)
 }
 
 /// The runs of one operation.

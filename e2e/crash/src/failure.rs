@@ -19,6 +19,9 @@ pub enum Failure {
         #[source]
         source: Box<Failure>,
     },
+    /// Nothing was counted where the plugin cannot have done nothing.
+    #[error("{0}: no change to a file was seen, or no NVML call where there must be some")]
+    NoPoints(&'static str),
     /// The end is not that of a life without a crash.
     #[error("{what} is not as without the crash:\n  without: {without}\n  now:     {now}")]
     Differs {

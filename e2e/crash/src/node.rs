@@ -227,13 +227,13 @@ impl<'a> Node<'a> {
 
     /// Whether the death of the plugin was asked for.
     pub(crate) fn was_killed(&self) -> Result<Option<String>, Failure> {
-        if let Some(Point::Nvml(n)) = self.fuse.point() {
+        if let Some(point @ Point::Nvml(_)) = self.fuse.point() {
             if !self.doomed.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let (_, driver) = self.place.driver.state.read()?;
             let gone = driver.injections.is_empty();
-            return Ok(gone.then(|| format!("NVML call {n}")));
+            return Ok(gone.then(|| point.to_string()));
         }
         Ok(self.fuse.burnt())
     }

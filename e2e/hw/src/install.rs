@@ -158,6 +158,19 @@ pub fn upgrade(root: &Path, version: &str, replaced: Replaced) -> Result<Install
     })
 }
 
+/// Copies the programs of the installation under `root` to where these artifacts are to be.
+pub fn keep(root: &Path, kept: &Artifacts) -> Result<(), InstallError> {
+    let installed = [
+        ("usr/lib64/libnvidia-ml.so.1", &kept.nvml),
+        ("usr/bin/nvidia-smi", &kept.nvidia_smi),
+    ];
+    for (from, to) in installed {
+        let from = root.join(from);
+        fs::copy(&from, to).map_err(|source| Tree::error("copy", &from, source))?;
+    }
+    Ok(())
+}
+
 /// The programs of an installation, kept beside it while its files are replaced.
 struct Kept {
     artifacts: Artifacts,
@@ -171,15 +184,7 @@ impl Kept {
                 nvidia_smi: root.join(".nvidia-smi.kept"),
             },
         };
-        let Artifacts { nvml, nvidia_smi } = &kept.artifacts;
-        let installed = [
-            ("usr/lib64/libnvidia-ml.so.1", nvml),
-            ("usr/bin/nvidia-smi", nvidia_smi),
-        ];
-        for (from, to) in installed {
-            let from = root.join(from);
-            fs::copy(&from, to).map_err(|source| Tree::error("copy", &from, source))?;
-        }
+        keep(root, &kept.artifacts)?;
         Ok(kept)
     }
 }

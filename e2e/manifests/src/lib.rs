@@ -4,4 +4,6 @@
 //! understand and what the plain manifests say. They need no cluster, only a `helm` program.
 
 pub mod chart;
+pub mod rendered;
+pub mod sources;
 pub mod strict;

@@ -183,42 +183,34 @@ impl Object {
 
     /// The pods that it makes, if it makes any.
     pub fn pod(&self) -> Option<&PodSpec> {
-        match self {
-            Self::DaemonSet(set) => set.spec.template.spec.as_ref(),
-            Self::Deployment(deployment) => deployment.spec.template.spec.as_ref(),
-            Self::Job(job) => job.spec.as_ref()?.template.spec.as_ref(),
-            Self::ServiceAccount(_)
-            | Self::ClusterRole(_)
-            | Self::ClusterRoleBinding(_)
-            | Self::Role(_)
-            | Self::RoleBinding(_)
-            | Self::Lease(_)
-            | Self::DeviceClass(_)
-            | Self::Policy(_)
-            | Self::PolicyBinding(_)
-            | Self::Service(_)
-            | Self::Webhook(_)
-            | Self::Issuer(_)
-            | Self::Certificate(_)
-            | Self::ConfigMap(_)
-            | Self::NetworkPolicy(_)
-            | Self::DisruptionBudget(_)
-            | Self::ServiceMonitor(_)
-            | Self::PodMonitor(_) => None,
+        match self.content() {
+            Content::Pods(spec) => spec,
+            Content::Rights(_) | Content::Other => None,
         }
     }
 
     /// The rights that it grants, if it is a role.
     pub fn rules(&self) -> Option<&[PolicyRule]> {
+        match self.content() {
+            Content::Rights(rules) => rules,
+            Content::Pods(_) | Content::Other => None,
+        }
+    }
+
+    /// Names every kind, so that a new one with pods or rights cannot go past the tests of those.
+    fn content(&self) -> Content<'_> {
         match self {
-            Self::ClusterRole(role) => role.rules.as_deref(),
-            Self::Role(role) => role.rules.as_deref(),
+            Self::DaemonSet(set) => Content::Pods(set.spec.template.spec.as_ref()),
+            Self::Deployment(deployment) => Content::Pods(deployment.spec.template.spec.as_ref()),
+            Self::Job(job) => {
+                let spec = job.spec.as_ref();
+                Content::Pods(spec.and_then(|spec| spec.template.spec.as_ref()))
+            }
+            Self::ClusterRole(role) => Content::Rights(role.rules.as_deref()),
+            Self::Role(role) => Content::Rights(role.rules.as_deref()),
             Self::ServiceAccount(_)
             | Self::ClusterRoleBinding(_)
             | Self::RoleBinding(_)
-            | Self::DaemonSet(_)
-            | Self::Deployment(_)
-            | Self::Job(_)
             | Self::Lease(_)
             | Self::DeviceClass(_)
             | Self::Policy(_)
@@ -231,9 +223,16 @@ impl Object {
             | Self::NetworkPolicy(_)
             | Self::DisruptionBudget(_)
             | Self::ServiceMonitor(_)
-            | Self::PodMonitor(_) => None,
+            | Self::PodMonitor(_) => Content::Other,
         }
     }
+}
+
+/// What tests look at in an object beyond its metadata.
+enum Content<'a> {
+    Pods(Option<&'a PodSpec>),
+    Rights(Option<&'a [PolicyRule]>),
+    Other,
 }
 
 fn typed<T: DeserializeOwned>(document: &Value) -> Result<T, StrictError> {

@@ -5,10 +5,9 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
-use std::path::Path;
-
 use serde_yaml_ng::Value;
 use tessera_manifests::chart::{chart, repository};
+use tessera_manifests::sources::rust_files;
 
 fn page() -> String {
     std::fs::read_to_string(repository().join("docs/compatibility.md")).unwrap()
@@ -35,21 +34,8 @@ fn tests(text: &str) -> impl Iterator<Item = &str> {
 
 /// The code of the repository in one text.
 fn code() -> String {
-    fn read(folder: &Path, text: &mut String) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, text);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                text.push_str(&std::fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
-    let mut text = String::new();
-    for folder in ["controller", "driver", "e2e", "kubelet-plugin", "shell"] {
-        read(&repository().join(folder), &mut text);
-    }
-    text
+    let files = rust_files(&["controller", "driver", "e2e", "kubelet-plugin", "shell"]).unwrap();
+    files.into_iter().map(|(_, text)| text).collect()
 }
 
 #[test]

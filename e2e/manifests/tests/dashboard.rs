@@ -6,10 +6,10 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use serde_json::Value;
-use tessera_manifests::chart::{Install, chart, repository};
+use tessera_manifests::chart::{Install, chart};
+use tessera_manifests::sources::rust_files;
 
 /// What a metric is, which says under which names a scrape shows it.
 #[derive(Clone, Copy, Debug)]
@@ -97,25 +97,10 @@ const BOUNDS: &[(&str, &str)] = &[
 
 /// The sources of what runs in the cluster, without their tests.
 fn sources() -> String {
-    fn read(folder: &Path, text: &mut String) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() {
-                read(&path, text);
-            } else if path.extension().is_some_and(|extension| extension == "rs")
-                && name != "tests.rs"
-            {
-                let file = std::fs::read_to_string(&path).unwrap();
-                text.push_str(file.split("mod tests {").next().unwrap());
-            }
-        }
-    }
-    let mut text = String::new();
-    for folder in ["kubelet-plugin/node/src", "controller/src", "shell/src"] {
-        read(&repository().join(folder), &mut text);
-    }
-    text
+    let files = rust_files(&["kubelet-plugin/node/src", "controller/src", "shell/src"]).unwrap();
+    let code = files.iter().filter(|(path, _)| !path.ends_with("tests.rs"));
+    code.filter_map(|(_, text)| text.split("mod tests {").next())
+        .collect()
 }
 
 fn is_metric(word: &str) -> bool {

@@ -12,6 +12,7 @@ use k8s_openapi::api::networking::v1::{NetworkPolicyPort, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_yaml_ng::Value;
 use tessera_manifests::chart::Install;
+use tessera_manifests::rendered;
 use tessera_manifests::strict::Object;
 
 const POLICIES: &str =
@@ -19,9 +20,7 @@ const POLICIES: &str =
 
 #[track_caller]
 fn objects(settings: &str) -> Vec<Object> {
-    let documents = Install::default().set(settings).render().unwrap();
-    let read = |document| Object::read(&document).unwrap();
-    documents.into_iter().map(read).collect()
+    rendered::objects(&Install::default().set(settings)).unwrap()
 }
 
 fn policy<'a>(objects: &'a [Object], name: &str) -> &'a NetworkPolicySpec {

@@ -6,9 +6,8 @@
 )]
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use tessera_manifests::chart::{Install, RenderError, chart};
+use tessera_manifests::chart::{Install, RenderError, chart, repository};
 
 #[track_caller]
 fn refused(install: &Install, mentions: &[&str]) {
@@ -167,8 +166,7 @@ fn messages() -> BTreeSet<String> {
 
 #[test]
 fn the_documentation_has_every_message_with_which_values_are_refused_and_no_other() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
-    let page = std::fs::read_to_string(page).unwrap();
+    let page = std::fs::read_to_string(repository().join("docs/errors.md")).unwrap();
     let (_, section) = page.split_once("\n## Installation\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let mut explained = BTreeSet::new();

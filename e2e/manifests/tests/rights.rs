@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
 use tessera_manifests::chart::Install;
+use tessera_manifests::rendered::{controller, everything, objects, plugin, plugin_set};
 use tessera_manifests::strict::Object;
 
 /// Rights as `verb resource.group names`, with what needs each.
@@ -83,13 +84,6 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
-#[track_caller]
-fn objects(install: &Install) -> Vec<Object> {
-    let documents = install.render().unwrap();
-    let read = |document| Object::read(&document).unwrap();
-    documents.into_iter().map(read).collect()
-}
-
 fn grants(rules: &[PolicyRule]) -> BTreeSet<String> {
     let mut grants = BTreeSet::new();
     for rule in rules {
@@ -113,7 +107,7 @@ fn each_role_grants_exactly_the_rights_that_have_a_reason() {
         "image.tag=dev",
         "controller.replicas=2,controller.networkPolicy.enabled=true,monitoring.podMonitor.enabled=true",
     ] {
-        let objects = objects(&Install::default().set(settings));
+        let objects = objects(&Install::default().set(settings)).unwrap();
         let roles: BTreeMap<_, _> = objects
             .iter()
             .filter_map(|object| Some((object.name(), (object, grants(object.rules()?)))))
@@ -131,13 +125,111 @@ fn each_role_grants_exactly_the_rights_that_have_a_reason() {
     }
 }
 
+#[test]
+fn the_controllers_lease_is_the_one_that_is_made_and_that_its_role_names() {
+    let objects = objects(&Install::default().set("fullnameOverride=other")).unwrap();
+    let container = &controller(&objects).unwrap().containers[0];
+    let mut variables = container.env.iter().flatten();
+    let lease = variables.find(|variable| variable.name == "LEADER_ELECTION_LEASE_NAME");
+    let lease = lease.unwrap().value.as_deref().unwrap();
+    let role = objects
+        .iter()
+        .find(|object| matches!(object, Object::Role(_)))
+        .unwrap();
+    assert!(
+        grants(role.rules().unwrap())
+            .contains(&format!("patch leases.coordination.k8s.io {lease}"))
+    );
+}
+
+#[test]
+fn each_binding_joins_a_role_and_an_account_that_are_rendered() {
+    for objects in everything().unwrap() {
+        let names = |wanted: fn(&Object) -> bool| -> BTreeSet<&str> {
+            objects
+                .iter()
+                .filter(|object| wanted(object))
+                .map(Object::name)
+                .collect()
+        };
+        let roles = names(|object| object.rules().is_some());
+        let accounts = names(|object| matches!(object, Object::ServiceAccount(_)));
+        for object in objects {
+            let (role, subjects) = match object {
+                Object::ClusterRoleBinding(binding) => (&binding.role_ref, &binding.subjects),
+                Object::RoleBinding(binding) => (&binding.role_ref, &binding.subjects),
+                _ => continue,
+            };
+            assert!(roles.contains(role.name.as_str()), "{}", role.name);
+            for subject in subjects.iter().flatten() {
+                assert!(accounts.contains(subject.name.as_str()), "{}", subject.name);
+                let namespace = objects
+                    .iter()
+                    .find_map(|object| object.metadata().namespace.as_ref());
+                assert_eq!(subject.namespace.as_ref(), namespace);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_accounts_of_its_own_the_chart_makes_no_rbac() {
+    let objects =
+        objects(&Install::default().set("serviceAccount.create=false,serviceAccount.name=mine"))
+            .unwrap();
+    assert!(objects.iter().all(|object| object.rules().is_none()));
+    assert!(
+        !objects
+            .iter()
+            .any(|object| matches!(object, Object::ServiceAccount(_) | Object::Job(_)))
+    );
+    let account = plugin(&objects).unwrap().service_account_name.as_deref();
+    assert_eq!(account, Some("mine-kubelet-plugin"));
+}
+
+#[test]
+fn the_admission_policy_matches_the_very_account_that_the_plugin_runs_under() {
+    for objects in everything().unwrap() {
+        let Some(pod) = plugin(objects) else {
+            continue;
+        };
+        let set = plugin_set(objects).unwrap();
+        let user = format!(
+            "\"system:serviceaccount:{}:{}\"",
+            set.metadata.namespace.as_deref().unwrap(),
+            pod.service_account_name.as_deref().unwrap()
+        );
+        let policy = objects.iter().find_map(|object| match object {
+            Object::Policy(policy) if object.name().ends_with("-node-slices") => {
+                policy.spec.as_ref()
+            }
+            _ => None,
+        });
+        let policy = policy.unwrap();
+        let conditions = policy.match_conditions.as_ref().unwrap();
+        assert!(
+            conditions[0].expression.ends_with(&user),
+            "{conditions:?} {user}"
+        );
+        let rules = policy
+            .match_constraints
+            .as_ref()
+            .unwrap()
+            .resource_rules
+            .as_ref()
+            .unwrap();
+        let operations = rules[0].operations.as_ref().unwrap();
+        assert_eq!(operations[..], ["CREATE", "UPDATE", "DELETE"]);
+    }
+}
+
 /// What is bound beyond the roles of the chart, as on `OpenShift`: the account and the role.
 fn constraints(install: &Install) -> Vec<(String, String)> {
     let pair = |role: &RoleRef, subjects: &Option<Vec<Subject>>| {
         let subject = subjects.as_ref().unwrap()[0].name.clone();
         (subject, role.name.clone())
     };
-    let objects = objects(install);
+    let objects = objects(install).unwrap();
     let bindings = objects.iter().filter_map(|object| match object {
         Object::RoleBinding(binding) => Some(pair(&binding.role_ref, &binding.subjects)),
         _ => None,

@@ -5,10 +5,10 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_yaml_ng::Value;
-use tessera_manifests::chart::{Install, RenderError, chart};
+use tessera_manifests::chart::{Install, chart, repository};
 
 /// How the chart's default relates to that of the reference.
 #[derive(Clone, Copy, Debug)]
@@ -295,72 +295,6 @@ fn a_values_file_with_every_key_of_the_reference_renders() {
     assert!(!install.render().unwrap().is_empty());
 }
 
-/// The values file of the AWS guide for P6e-GB200 with the node affinity that its print cuts off.
-const GUIDE: &str = include_str!("data/guide-values.yaml");
-
-/// Renders the guide's values file up to the line that starts with `last`.
-fn guide_up_to(last: Option<&str>) -> Result<Vec<Value>, RenderError> {
-    let mut lines = Vec::new();
-    for line in GUIDE.lines() {
-        lines.push(line);
-        if last.is_some_and(|last| line.trim_start().starts_with(last)) {
-            break;
-        }
-    }
-    if last.is_some() {
-        // Else the mark is not in the file, and nothing was cut off.
-        assert!(lines.len() < GUIDE.lines().count(), "{last:?}");
-    }
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), lines.join("\n")).unwrap();
-    Install::bare()
-        .into_namespace("nvidia-dra-driver-gpu")
-        .values(file.path())
-        .render()
-}
-
-#[test]
-fn the_guides_values_are_taken_as_they_are() {
-    let documents = guide_up_to(None).unwrap();
-    let pod = |kind: &str| {
-        let document = documents.iter().find(|document| document["kind"] == kind);
-        document.unwrap()["spec"]["template"]["spec"].clone()
-    };
-    let term =
-        json(r#"[{"matchExpressions":[{"key":"nvidia.com/gpu.present","operator":"Exists"}]}]"#);
-    let affinity = &pod("DaemonSet")["affinity"]["nodeAffinity"];
-    let required = &affinity["requiredDuringSchedulingIgnoredDuringExecution"];
-    assert_eq!(required["nodeSelectorTerms"], term);
-    for key in ["affinity", "nodeSelector", "tolerations"] {
-        assert_eq!(pod("Deployment").get(key), None, "{key}");
-    }
-}
-
-#[test]
-fn the_guides_values_cut_off_within_the_affinity_are_refused_with_its_key() {
-    for last in [
-        "nodeAffinity:",
-        "requiredDuringScheduling",
-        "nodeSelectorTerms:",
-        "- matchExpressions:",
-        "- key:",
-    ] {
-        match guide_up_to(Some(last)) {
-            Err(RenderError::Refused(message)) => {
-                assert!(
-                    message.contains("kubeletPlugin.affinity"),
-                    "{last}: {message}"
-                );
-                assert!(
-                    message.contains("nvidia.com/gpu.present"),
-                    "{last}: {message}"
-                );
-            }
-            other => panic!("{last}: {other:?}"),
-        }
-    }
-}
-
 #[test]
 fn no_affinity_at_all_is_taken_as_every_node() {
     let file = file(&[("kubeletPlugin.affinity", Value::Null)]);
@@ -385,4 +319,18 @@ fn each_key_without_effect_is_one_of_the_reference_and_silent_at_its_default() {
             other => panic!("{key}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn the_page_on_migration_has_each_key_whose_default_differs_and_no_other() {
+    let page = std::fs::read_to_string(repository().join("docs/migration.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let keys = rows.filter_map(|row| row.split(" | ").next());
+    let named: BTreeSet<_> = keys
+        .flat_map(|keys| keys.trim_matches('`').split("`, `"))
+        .collect();
+    let differing = KEYS
+        .iter()
+        .filter(|(_, default)| matches!(default, Differs(..)));
+    assert_eq!(named, differing.map(|(key, _)| *key).collect());
 }

@@ -1,21 +1,16 @@
 //! The kubelet's calls at the plugin's socket, made by a test: for what a kubelet does not ask at a moment of our choice.
 
-use std::time::Duration;
-
 use tessera_cluster::Node;
-use tessera_proto::client;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
 use tessera_proto::uds::SocketPath;
+use tessera_proto::{CALL_LIMIT, client};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
 use crate::kubernetes::Kubernetes;
 use crate::plugin_pod::{NearSocket, Plugin};
-
-/// What the kubelet gives a call.
-const CALL_LIMIT: Duration = Duration::from_secs(45);
 
 /// A connection to the plugin's socket on a node.
 pub(crate) struct Calls {

@@ -9,7 +9,7 @@ use tessera_cluster::Node;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::groups::one_gpu;
+use crate::groups::manifests::one_gpu_on;
 use crate::kubernetes::{Objects, runs};
 
 /// How many pods come and go.
@@ -96,11 +96,6 @@ fn come(context: &Context<'_>, node: &Node, names: &[String]) -> Result<(), Fail
     if names.is_empty() {
         return Ok(());
     }
-    let place = format!(
-        "nodeSelector: {{kubernetes.io/hostname: {}}}\n  containers:",
-        node.name()
-    );
-    let pod = |name: &String| one_gpu(name).replace("containers:", &place);
-    let pods: Vec<_> = names.iter().map(pod).collect();
+    let pods: Vec<_> = names.iter().map(|name| one_gpu_on(node, name)).collect();
     context.apply(&pods.join("\n---\n"))
 }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use serde_json::Value;
 use tessera_cluster::{Cluster, Node};
@@ -151,15 +151,24 @@ impl<'a> Context<'a> {
         self.kubernetes.wait(scope, what, limit, look)
     }
 
-    /// Waits until `look` finds what it wants among the namespace's objects of one kind.
-    pub(crate) fn wait<K: Object, T>(
+    /// Waits until there is an event of this kind in a place.
+    pub(crate) fn event(
         &self,
+        scope: Scope<'_>,
         what: &str,
-        limit: Duration,
-        look: impl FnMut(&Objects<K>) -> Option<T>,
-    ) -> Result<T, Failure> {
-        let scope = Scope::Namespace(&self.namespace);
-        self.kubernetes.wait(scope, what, limit, look)
+        is_it: impl Fn(&Event) -> bool,
+    ) -> Result<Event, Failure> {
+        self.kubernetes
+            .wait(scope, what, START_LIMIT, |events: &Objects<Event>| {
+                events.values().find(|event| is_it(event)).cloned()
+            })
+    }
+
+    /// What the kubelet says about preparations that failed. Each costs a pod more than a minute.
+    pub(crate) fn failed_preparations(&self) -> Result<Vec<String>, Failure> {
+        let events: Objects<Event> = self.list()?;
+        let failed = events.into_values().filter(failed_preparation);
+        Ok(failed.filter_map(|event| event.message).collect())
     }
 
     /// What `kubectl describe` says about an object.
@@ -306,6 +315,11 @@ impl<'a> Context<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether the kubelet says in it that a claim of a pod was not prepared.
+pub(crate) fn failed_preparation(event: &Event) -> bool {
+    event.reason.as_deref() == Some("FailedPrepareDynamicResources")
 }
 
 /// The claim that was generated for this entry of the pod's `resourceClaims`.

@@ -11,9 +11,9 @@ use k8s_openapi::List;
 use serde_json::Value;
 use tessera_cluster::{Cluster, interrupt};
 
-pub use object::{Object, Objects, name, runs, states, uid};
+pub use object::{Object, Objects, containers, name, restarts, runs, states, uid};
 use watch::QUERY;
-pub(crate) use watch::{Heard, Watch as Follow};
+pub(crate) use watch::{Heard, Watch};
 
 use crate::failure::Failure;
 use crate::lines::{Lines, Next};
@@ -201,10 +201,10 @@ impl<'a> Kubernetes<'a> {
     }
 
     /// Follows the objects of one kind for as long as the answer lives.
-    pub(crate) fn follow<K: Object>(self, scope: Scope<'_>) -> Result<Follow<K>, Failure> {
+    pub(crate) fn follow<K: Object>(self, scope: Scope<'_>) -> Result<Watch<K>, Failure> {
         let mut command = self.unlimited("default");
         command.args(["get", "--raw", &format!("{}?{QUERY}", path::<K>(scope))]);
-        Ok(Follow::new(start(&mut command)?))
+        Ok(Watch::new(start(&mut command)?))
     }
 
     /// What `kubectl` with these arguments answers.

@@ -24,6 +24,11 @@ pub(crate) fn specs(node: &Node) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
+/// How many records and CDI specifications of claims a node has.
+pub(crate) fn left_on(node: &Node) -> Result<(usize, usize), Failure> {
+    Ok((records(node)?.len(), specs(node)?.len()))
+}
+
 fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e == extension)
 }

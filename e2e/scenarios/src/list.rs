@@ -81,7 +81,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
         => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
     survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts
-        => "The slices that a starting kubelet deletes are back at once, running containers are left alone, new pods run.",
+        => "The slices that a starting kubelet deletes are put back, running containers are left alone, new pods run.",
     survival::what_the_kubelet_forgot_is_freed
         => "GPUs of a claim that the kubelet has forgotten (a lost checkpoint) are freed when the claim is gone.",
     driver::a_driver_that_is_installed_after_the_plugin_has_started_is_offered

@@ -21,26 +21,26 @@ pub(crate) const PROGRAM: &str = "tessera-kubelet-plugin";
 /// The name of the process that keeps the sockets, the first of the plugin's container.
 const KEEPER: &str = "tessera-keeper";
 
+/// Whether a pod of the release is one of the plugin's.
+pub(crate) fn is_plugin(pod: &Pod) -> bool {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.kind == "DaemonSet")
+}
+
 /// The plugin's pod on this node.
 pub(crate) fn plugin_on(pods: &Objects<Pod>, node: &Node) -> Option<String> {
     let is_it = |pod: &&Pod| {
-        let owners = pod.metadata.owner_references.iter().flatten();
-        let of_set = owners.into_iter().any(|owner| owner.kind == "DaemonSet");
         let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        of_set && on == Some(node.name())
+        is_plugin(pod) && on == Some(node.name())
     };
     pods.values().find(is_it).map(name)
 }
 
-/// The value of a series on the metrics page of a pod of the plugin: its name, with its labels if it has some. None
-/// where there is no such series.
-pub(crate) fn metric_of(
-    kubernetes: Kubernetes<'_>,
-    pod: &str,
-    series: &str,
-) -> Result<Option<u64>, Failure> {
-    let page = format!("/api/v1/namespaces/{RELEASE}/pods/{pod}:8080/proxy/metrics");
-    Ok(value(&kubernetes.raw(&page)?, series))
+/// The metrics page of a pod of the plugin.
+fn metrics(kubernetes: Kubernetes<'_>, pod: &str) -> Result<String, Failure> {
+    kubernetes.raw(&format!(
+        "/api/v1/namespaces/{RELEASE}/pods/{pod}:8080/proxy/metrics"
+    ))
 }
 
 /// A socket by a path that is short enough to connect to: a node's files have long ones for a process
@@ -82,13 +82,18 @@ impl<'a> Plugin<'a> {
         Self { kubernetes, node }
     }
 
-    /// The name of its pod.
-    pub(crate) fn pod(self) -> Result<String, Failure> {
-        let pods = self.kubernetes.list(Scope::Namespace(RELEASE))?;
-        let found = plugin_on(&pods, self.node);
+    /// Its pod.
+    pub(crate) fn pod(self) -> Result<Pod, Failure> {
+        let mut pods = self.kubernetes.list(Scope::Namespace(RELEASE))?;
+        let found = plugin_on(&pods, self.node).and_then(|name| pods.remove(&name));
         found.ok_or_else(|| {
             Failure::wrong(format!("no pod of the plugin is on {}", self.node.name()))
         })
+    }
+
+    /// The name of its pod.
+    pub(crate) fn pod_name(self) -> Result<String, Failure> {
+        self.pod().map(|pod| name(&pod))
     }
 
     /// The first process of the plugin's container, as the machine counts processes.
@@ -102,8 +107,7 @@ impl<'a> Plugin<'a> {
 
     /// The socket that the kubelet calls.
     pub(crate) fn dra_socket(self) -> Result<NearSocket, Failure> {
-        let pods: Objects<Pod> = self.kubernetes.list(Scope::Namespace(RELEASE))?;
-        let uid = pods.get(&self.pod()?).map(uid).unwrap_or_default();
+        let uid = uid(&self.pod()?);
         let (registrar, plugins) = (Path::new("/registrar"), Path::new("/plugins"));
         let paths = SocketPaths::new(registrar, plugins, DRIVER, Some(&uid))
             .map_err(|error| Failure::wrong(format!("name the plugin's sockets: {error}")))?;
@@ -147,29 +151,36 @@ impl<'a> Plugin<'a> {
 
     /// The address of its pod.
     pub(crate) fn address(self) -> Result<Ipv4Addr, Failure> {
-        let pods: Objects<Pod> = self.kubernetes.list(Scope::Namespace(RELEASE))?;
-        let pod = pods.get(&self.pod()?);
-        let address = pod
-            .and_then(|pod| pod.status.as_ref())
-            .and_then(|status| status.pod_ip.as_deref())
-            .and_then(|address| address.parse().ok());
+        let status = self.pod()?.status.unwrap_or_default();
+        let address = status.pod_ip.and_then(|address| address.parse().ok());
         address.ok_or_else(|| Failure::wrong("the plugin's pod has no IPv4 address"))
     }
 
-    /// The value of a series of metrics. None where there is no such metric.
-    pub(crate) fn metric(self, metric: &str) -> Result<Option<u64>, Failure> {
-        metric_of(self.kubernetes, &self.pod()?, metric)
+    /// The value of a series on its metrics page: its name, with its labels if it has some. It must be there.
+    pub(crate) fn metric(self, series: &str) -> Result<u64, Failure> {
+        let found = self.metric_if_any(series)?;
+        found.ok_or_else(|| {
+            let node = self.node.name();
+            Failure::wrong(format!(
+                "the metrics of the plugin on {node} have no {series}"
+            ))
+        })
     }
 
-    /// Has its pod replaced by a new one, without waiting for that.
+    /// The same of a series that is there only once there is something to count.
+    pub(crate) fn metric_if_any(self, series: &str) -> Result<Option<u64>, Failure> {
+        Ok(value(&metrics(self.kubernetes, &self.pod_name()?)?, series))
+    }
+
+    /// Has its pod replaced by a new one, without waiting for that, and returns the name of the former.
     pub(crate) fn replace(self) -> Result<String, Failure> {
-        let old = self.pod()?;
+        let old = self.pod_name()?;
         self.kubernetes
             .delete(RELEASE, &["pod", &old, "--wait=false"])?;
         Ok(old)
     }
 
-    /// Waits until a pod of the plugin is ready that satisfies `is_wanted`, by its name.
+    /// Waits until a pod of the plugin is ready that satisfies `is_wanted`.
     pub(crate) fn ready(
         self,
         limit: Duration,
@@ -186,8 +197,7 @@ impl<'a> Plugin<'a> {
 
 /// The counters of failed claims of a pod of the plugin that are not zero, as the page writes them.
 pub(crate) fn errors_of(kubernetes: Kubernetes<'_>, pod: &str) -> Result<Vec<String>, Failure> {
-    let page = format!("/api/v1/namespaces/{RELEASE}/pods/{pod}:8080/proxy/metrics");
-    Ok(errors(&kubernetes.raw(&page)?))
+    Ok(errors(&metrics(kubernetes, pod)?))
 }
 
 fn errors(metrics: &str) -> Vec<String> {
@@ -201,7 +211,7 @@ fn errors(metrics: &str) -> Vec<String> {
     metrics.lines().filter(failed).map(str::to_owned).collect()
 }
 
-/// The value of a metric that has one series.
+/// The value of a series: of the only one of its metric, or of the one with these labels.
 fn value(metrics: &str, metric: &str) -> Option<u64> {
     let mut series = metrics.lines().filter_map(|line| line.strip_prefix(metric));
     let line = series.find(|rest| rest.starts_with(['{', ' ']))?;

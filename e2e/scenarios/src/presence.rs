@@ -11,7 +11,7 @@ use tessera_cluster::{Node, interrupt};
 
 use crate::failure::Failure;
 use crate::gpus::DRIVER;
-use crate::kubernetes::{Follow, Heard, Kubernetes, Objects, Scope};
+use crate::kubernetes::{Heard, Kubernetes, Objects, Scope, Watch};
 
 /// How long the reader waits before it looks whether it is still wanted.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -25,8 +25,6 @@ pub(crate) struct History {
     pub(crate) gaps: Vec<Duration>,
     /// Since when there is none.
     missing_since: Option<Instant>,
-    /// How often something changed.
-    pub(crate) changes: usize,
     /// Why nothing more will be seen.
     ended: Option<String>,
     begun: bool,
@@ -40,7 +38,6 @@ impl History {
         } else if present == self.present {
             return;
         } else {
-            self.changes += 1;
             match (self.missing_since, present.is_empty()) {
                 (None, true) => self.missing_since = Some(now),
                 (Some(since), false) => {
@@ -75,25 +72,25 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Begins to look, and returns when it is known what is there now.
+    /// Begins to look, and returns when there are slices.
     pub(crate) fn of(
         kubernetes: Kubernetes<'_>,
         node: &Node,
         limit: Duration,
     ) -> Result<Self, Failure> {
-        let follow = kubernetes.follow::<ResourceSlice>(Scope::Cluster)?;
+        let watch = kubernetes.follow::<ResourceSlice>(Scope::Cluster)?;
         let shared = Arc::new(Shared::default());
         let node = node.name().to_owned();
         let reader = thread::spawn({
             let shared = shared.clone();
-            move || read(follow, &node, &shared)
+            move || read(watch, &node, &shared)
         });
         let presence = Self {
             shared,
             reader: Some(reader),
         };
-        presence.wait("the slices that there are", limit, |history| {
-            history.begun.then_some(())
+        presence.wait("slices to look at", limit, |history| {
+            (!history.present.is_empty()).then_some(())
         })?;
         Ok(presence)
     }
@@ -150,12 +147,12 @@ impl Drop for Presence {
     }
 }
 
-fn read(mut follow: Follow<ResourceSlice>, node: &str, shared: &Shared) {
+fn read(mut watch: Watch<ResourceSlice>, node: &str, shared: &Shared) {
     while !shared.enough.load(Ordering::Relaxed) {
-        let heard = follow.next(Instant::now() + LOOK_AGAIN);
+        let heard = watch.next(Instant::now() + LOOK_AGAIN);
         let mut history = shared.lock();
         match heard {
-            Heard::News => history.take(Instant::now(), of_node(follow.objects(), node)),
+            Heard::News => history.take(Instant::now(), of_node(watch.objects(), node)),
             Heard::Late => {}
             Heard::Ended(said) => history.ended = Some(said),
             Heard::Interrupted => return,
@@ -200,7 +197,6 @@ mod tests {
         history.take(at(50), present("2"));
         history.take(at(60), present("3"));
         assert_eq!(history.gaps, [Duration::from_millis(30)]);
-        assert_eq!(history.changes, 3);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The simulated driver of a node, as a scenario changes it and puts it right again.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use tessera_cluster::Node;
+use tessera_hw::install::keep;
 use tessera_hw::state::Presence;
 use tessera_hw::{Artifacts, Effect, Injection, Repeat, Replaced};
 
@@ -16,10 +17,17 @@ pub(crate) struct Driver<'a> {
     profile: &'a str,
     root: PathBuf,
     kept: TempDir,
-    /// Nothing has been changed that would have to be put right.
-    whole: bool,
-    /// The files are not those that the node came up with.
-    replaced: bool,
+    left: Left,
+}
+
+/// What is left to put right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// The state of the GPUs or the injections.
+    State,
+    /// The files too: they are not those that the node came up with.
+    Files,
 }
 
 impl<'a> Driver<'a> {
@@ -33,18 +41,18 @@ impl<'a> Driver<'a> {
             profile: node.profile().ok_or_else(what)?,
             root: node.driver_root(),
             kept,
-            whole: true,
-            replaced: false,
+            left: Left::Nothing,
         };
-        let Artifacts { nvml, nvidia_smi } = driver.artifacts();
-        driver.keep("usr/lib64/libnvidia-ml.so.1", &nvml)?;
-        driver.keep("usr/bin/nvidia-smi", &nvidia_smi)?;
+        driver.done(
+            "keep the programs of",
+            keep(&driver.root, &driver.artifacts()),
+        )?;
         Ok(driver)
     }
 
     /// Removes it, as a driver container does that ends.
     pub(crate) fn remove(&mut self) -> Result<(), Failure> {
-        (self.whole, self.replaced) = (false, true);
+        self.left = Left::Files;
         self.done("remove", tessera_hw::uninstall(&self.root))
     }
 
@@ -54,13 +62,13 @@ impl<'a> Driver<'a> {
         let name = self.node.name();
         let installed = tessera_hw::install(&self.root, self.profile, name, &artifacts);
         self.done("install", installed)?;
-        (self.whole, self.replaced) = (true, false);
+        self.left = Left::Nothing;
         Ok(())
     }
 
     /// Puts another version in its place.
     pub(crate) fn upgrade(&mut self, version: &str) -> Result<(), Failure> {
-        (self.whole, self.replaced) = (false, true);
+        self.left = Left::Files;
         let upgraded = tessera_hw::upgrade(&self.root, version, Replaced::Everything);
         self.done("upgrade", upgraded)
     }
@@ -85,7 +93,9 @@ impl<'a> Driver<'a> {
     /// Makes every GPU healthy again and lets calls that hang go on. Files that were replaced stay.
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
         self.change(tessera_hw::Node::reset)?;
-        self.whole = !self.replaced;
+        if self.left == Left::State {
+            self.left = Left::Nothing;
+        }
         Ok(())
     }
 
@@ -97,7 +107,9 @@ impl<'a> Driver<'a> {
     }
 
     fn change(&mut self, change: impl FnOnce(&mut tessera_hw::Node)) -> Result<(), Failure> {
-        self.whole = false;
+        if self.left == Left::Nothing {
+            self.left = Left::State;
+        }
         let state = tessera_hw::install::find_state(&self.root);
         let state = state.map_err(|error| self.failed("find the state of", &error))?;
         let changed = state.update(change);
@@ -109,13 +121,6 @@ impl<'a> Driver<'a> {
             nvml: self.kept.path().join("libnvidia-ml.so"),
             nvidia_smi: self.kept.path().join("nvidia-smi"),
         }
-    }
-
-    fn keep(&self, file: &str, to: &Path) -> Result<(), Failure> {
-        let path = self.root.join(file);
-        fs::copy(&path, to)
-            .map(drop)
-            .map_err(|reason| Failure::File { path, reason })
     }
 
     fn done<T>(
@@ -136,7 +141,7 @@ impl<'a> Driver<'a> {
 
 impl Drop for Driver<'_> {
     fn drop(&mut self) {
-        if !self.whole && self.install().is_err() {
+        if self.left != Left::Nothing && self.install().is_err() {
             eprintln!("the driver of {} is left changed", self.node.name());
         }
     }

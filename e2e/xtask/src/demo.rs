@@ -13,7 +13,6 @@ use tessera_cluster::{Cluster, Drivers, Options};
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, runs};
 use tessera_scenarios::{Failure, release};
 
-use crate::alone::alone;
 use crate::failure::told;
 use crate::image;
 use crate::profile::ImageProfile;
@@ -43,7 +42,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    alone()?;
+    // Before minutes are spent on building.
+    Cluster::refuse_kept()?;
     let began = Instant::now();
     let image = image::build(arguments.image_profile.into(), None, &Screen)?;
     let options = Options {

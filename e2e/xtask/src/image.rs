@@ -2,34 +2,25 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use tessera_cluster::Profile;
 use tessera_cluster::images::{self, TesseraImage};
 use tessera_cluster::paths::checkout;
 use tessera_cluster::progress::{Progress, Screen};
 
+use crate::profile::ImageProfile;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// How the programs are compiled: quick to build, or as shipped.
-    #[arg(long, value_enum, default_value_t = Compile::Dev)]
-    profile: Compile,
+    #[arg(long, value_enum, default_value_t = ImageProfile::Dev)]
+    profile: ImageProfile,
     /// Where the archive goes; `target/images/` by default.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Compile {
-    Dev,
-    Release,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let profile = match arguments.profile {
-        Compile::Dev => Profile::Dev,
-        Compile::Release => Profile::Release,
-    };
-    let image = build(profile, arguments.out.clone(), &Screen)?;
+    let image = build(arguments.profile.into(), arguments.out.clone(), &Screen)?;
     println!("{} in {}", image.name, image.archive.display());
     Ok(())
 }

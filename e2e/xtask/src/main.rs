@@ -1,6 +1,5 @@
 //! The project's commands: `cargo xtask cluster`, `cargo xtask image`, …
 
-mod alone;
 mod bench;
 mod cluster;
 mod demo;

@@ -13,10 +13,9 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use tessera_cluster::progress::{Progress as _, Screen};
-use tessera_cluster::{ClusterError, interrupt};
+use tessera_cluster::{Cluster, ClusterError, interrupt};
 use tessera_scenarios::{Form, Scenario};
 
-use crate::alone::alone;
 use crate::profile::ImageProfile;
 use tally::Tally;
 
@@ -78,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenarios = scenarios::named(&arguments.scenario)?;
     let stages = arguments.stages();
     if stages.contains(&Stage::Scenarios) {
-        alone()?;
+        Cluster::refuse_kept()?;
     }
     let mut tally = Tally::default();
     for stage in stages {

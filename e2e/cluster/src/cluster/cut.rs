@@ -63,7 +63,7 @@ impl CutOff {
         Ok(made)
     }
 
-    /// How many rules make the cut: none where there was no open connection to cut.
+    /// Whether nothing is cut, because there was no open connection.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }

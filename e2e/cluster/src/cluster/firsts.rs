@@ -4,12 +4,18 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{ClusterError, Node, Record};
+use rustix::process::Signal;
+
+use super::{ClusterError, Node, Record, processes};
 use crate::control_plane;
 use crate::paths::StateDir;
 use crate::supervisor::{Plan, START, Status};
 use crate::teardown::{First, find_firsts};
+
+/// How long a part that was ended may be away.
+const RESTART_LIMIT: Duration = Duration::from_secs(30);
 
 /// A first process and its lifeline.
 pub(super) struct Started {
@@ -83,6 +89,29 @@ fn pid_among(firsts: &[First], dir: &StateDir, owner: &str) -> Option<u32> {
 pub(super) fn starts(dir: &StateDir, owner: &str, part: &str) -> u32 {
     let status = Status::read(&dir.status(owner)).unwrap_or_default();
     status.parts.get(part).map_or(0, |part| part.starts)
+}
+
+/// Ends a part of `owner`, whose first process is `first`, by a signal, and returns when it was started again. It may not
+/// answer yet.
+pub(super) fn restart(
+    dir: &StateDir,
+    (owner, first): (&str, u32),
+    part: &str,
+    signal: Signal,
+) -> Result<(), ClusterError> {
+    let failed = |reason: &str| ClusterError::Restart {
+        part: format!("{part} of {owner}"),
+        reason: reason.to_owned(),
+    };
+    let before = starts(dir, owner, part);
+    let pids = processes::beside(first, part);
+    if pids.is_empty() {
+        return Err(failed("none runs"));
+    }
+    processes::send(&pids, signal);
+    let deadline = Instant::now() + RESTART_LIMIT;
+    processes::until(deadline, || starts(dir, owner, part) > before)
+        .map_err(|_late| failed("it did not start again in time; see its log"))
 }
 
 /// The nodes of a recorded cluster, if its control plane and all of them run.

@@ -6,14 +6,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::cut::{Cut, CutOff};
 use super::processes::Stopped;
 use super::record::NodeRecord;
-use super::{ClusterError, RESTART_LIMIT, firsts, processes};
+use super::{ClusterError, firsts, processes};
 use crate::names::NodeIndex;
 use crate::node::RUNTIME_SOCKET;
 use crate::paths::StateDir;
@@ -185,19 +185,8 @@ impl Node {
 
     /// Ends the kubelet and returns when another runs. It is not yet ready then.
     pub fn restart_kubelet(&self) -> Result<(), ClusterError> {
-        let failed = |reason: &str| ClusterError::Restart {
-            part: format!("the kubelet of {}", self.name),
-            reason: reason.to_owned(),
-        };
-        let before = self.starts("kubelet");
-        let pids = self.processes("kubelet");
-        if pids.is_empty() {
-            return Err(failed("none runs"));
-        }
-        self.end(&pids);
-        let deadline = Instant::now() + RESTART_LIMIT;
-        processes::until(deadline, || self.starts("kubelet") > before)
-            .map_err(|_late| failed("it did not start again in time; see its log"))
+        let part = (self.name.as_str(), self.pid());
+        firsts::restart(&self.dir, part, "kubelet", Signal::TERM)
     }
 
     /// How often a part of the node was started since it booted.

@@ -13,7 +13,6 @@ use rustix::process::Signal;
 
 use super::{Cluster, ClusterError, firsts, processes};
 use crate::cgroup::Hierarchies;
-use crate::control_plane;
 use crate::network;
 use crate::node::write_boot_id;
 use crate::supervisor::{KEEP, Plan};
@@ -59,7 +58,7 @@ impl Cluster {
 
     fn start_again(&self, name: &str, init: &std::path::Path) -> Result<(), ClusterError> {
         let node = self.node(name)?;
-        let control = firsts::pid(&self.dir, control_plane::OWNER).ok_or(ClusterError::NotUp)?;
+        let control = self.control_plane()?;
         let plan = Plan::read(&self.dir.plan(name)).map_err(|error| ClusterError::Launch {
             owner: name.to_owned(),
             source: io::Error::other(error),

@@ -7,12 +7,11 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_cluster::{Cut, Node};
 
-use super::kubelet::one_gpu_on;
-use super::survival::{containers, failed_preparations};
+use super::manifests::one_gpu_on;
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, nothing, same};
 use crate::gpus::{Place, held};
-use crate::kubernetes::{Objects, Scope, uid};
+use crate::kubernetes::{Objects, Scope, containers, uid};
 use crate::pause::pause;
 use crate::plugin_pod::Plugin;
 use crate::presence::Presence;
@@ -58,7 +57,7 @@ pub(crate) fn a_pod_made_while_the_plugin_is_cut_off_runs_soon_after(
     pause(CUT)?;
     drop(cut);
     context.running_within(&["meanwhile"], AFTER_CUT)?;
-    nothing("preparations have failed", &failed_preparations(context)?)?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     same("the slices", &presence.history()?.present, &before)
 }
 
@@ -92,7 +91,7 @@ pub(crate) fn connections_that_hang_for_good_hold_up_neither_pods_nor_slices(
     })?;
     context.apply(&one_gpu_on(node, "second"))?;
     context.running(&["first", "second"])?;
-    nothing("preparations have failed", &failed_preparations(context)?)
+    nothing("preparations have failed", &context.failed_preparations()?)
 }
 
 pub(crate) fn nothing_is_lost_and_nothing_is_written_while_the_api_server_is_stopped(
@@ -148,7 +147,7 @@ pub(crate) fn pods_run_and_slices_stay_when_the_api_server_is_killed(
     let mut pods = context.running(&["before"])?;
     pods.retain(|name, _| started.contains_key(name));
     same("the containers", &all_containers(&pods), &started)?;
-    nothing("preparations have failed", &failed_preparations(context)?)?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     same("the slices", &self::slices(context)?, &slices)?;
     same("the plugins' writes", &self::writes(context)?, &writes)
 }
@@ -160,7 +159,8 @@ fn slices(context: &Context<'_>) -> Result<BTreeMap<String, Option<String>>, Fai
     Ok(slices.into_iter().map(version).collect())
 }
 
-fn writes(context: &Context<'_>) -> Result<Vec<Option<u64>>, Failure> {
+/// By node, how often its plugin has written slices.
+fn writes(context: &Context<'_>) -> Result<Vec<u64>, Failure> {
     let of = |node| Plugin::on(context.kubernetes(), node).metric(WRITES);
     context.nodes().iter().map(of).collect()
 }

@@ -1,12 +1,10 @@
 //! Nothing is left of a claim when it is over, and nothing of it is lost before.
 
-use k8s_openapi::api::core::v1::Pod;
-
-use super::one_gpu;
+use super::manifests::one_gpu;
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
-use crate::kubernetes::{runs, uid};
-use crate::leftovers::{records, specs};
+use crate::kubernetes::{restarts, runs, uid};
+use crate::leftovers::left_on;
 
 pub(crate) fn deleted_pods_leave_no_record_no_cdi_file_and_no_claim(
     context: &Context<'_>,
@@ -105,17 +103,9 @@ pub(crate) fn a_pod_recreated_under_its_name_has_a_claim_of_its_own(
 fn left(context: &Context<'_>) -> Result<(usize, usize), Failure> {
     let mut count = (0, 0);
     for node in context.nodes() {
-        count.0 += records(node)?.len();
-        count.1 += specs(node)?.len();
+        let (records, specs) = left_on(node)?;
+        count.0 += records;
+        count.1 += specs;
     }
     Ok(count)
-}
-
-fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.container_statuses.as_ref());
-    let counts = statuses.into_iter().flatten().map(|s| s.restart_count);
-    counts.sum()
 }

@@ -1,49 +1,35 @@
 //! Configurations for the driver: accepted, refused when they are applied, refused by the node.
 
-use k8s_openapi::api::core::v1::Event;
-
-use super::one_gpu;
-use crate::context::{Context, START_LIMIT, uuids};
+use super::manifests::{claim, pod_of};
+use crate::context::{Context, failed_preparation, uuids};
 use crate::failure::{Failure, same};
-use crate::kubernetes::Objects;
+use crate::gpus::DRIVER;
 
-/// A claim for one GPU with a configuration of its own.
-const CLAIM: &str = "
-apiVersion: resource.k8s.io/v1
-kind: ResourceClaim
-metadata:
-  name: configured
-spec:
-  devices:
-    requests:
-    - name: gpu
-      exactly:
-        deviceClassName: gpu.nvidia.com
+/// A claim `configured` for one GPU with these parameters of its configuration.
+fn configured(parameters: &str) -> String {
+    format!(
+        "{}
     config:
     - requests: [gpu]
       opaque:
-        driver: gpu.nvidia.com
-        parameters: PARAMETERS
-";
-
-/// [`CLAIM`] with the parameters.
-fn claim(parameters: &str) -> String {
-    CLAIM.replace("PARAMETERS", parameters)
+        driver: {DRIVER}
+        parameters: {parameters}
+",
+        claim("configured").trim_end()
+    )
 }
 
-/// A pod that uses the claim `configured`.
-fn pod() -> String {
-    one_gpu("pod").replace(
-        "resourceClaimTemplateName: one-gpu",
-        "resourceClaimName: configured",
-    )
+/// The same with a pod `pod` that has it.
+fn configured_pod(parameters: &str) -> String {
+    let (claim, pod) = (configured(parameters), pod_of("pod", "configured"));
+    format!("{claim}---{pod}")
 }
 
 pub(crate) fn a_configuration_that_asks_for_nothing_is_accepted(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let parameters = "{apiVersion: resource.nvidia.com/v1beta1, kind: GpuConfig}";
-    context.apply(&format!("{}---{}", claim(parameters), pod()))?;
+    context.apply(&configured_pod(parameters))?;
     context.running(&["pod"])?;
     let held = uuids(&context.held("configured")?);
     same("the number of GPUs of the claim", &held.len(), &1)?;
@@ -107,7 +93,7 @@ pub(crate) fn a_wrong_configuration_is_refused_when_it_is_applied(
 ) -> Result<(), Failure> {
     for (parameters, message) in WRONG {
         let message = format!("spec.devices.config[0].opaque.parameters.{message}");
-        match context.apply(&claim(parameters)) {
+        match context.apply(&configured(parameters)) {
             Err(Failure::Refused { said, .. }) if said.contains(&message) => {}
             Err(Failure::Refused { said, .. }) => same("what is said", &said, &message)?,
             Err(other) => return Err(other),
@@ -122,19 +108,15 @@ pub(crate) fn a_configuration_that_does_not_fit_the_device_is_refused_by_the_nod
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let parameters = "{apiVersion: resource.nvidia.com/v1beta1, kind: MigDeviceConfig}";
-    context.apply(&format!("{}---{}", claim(parameters), pod()))?;
+    context.apply(&configured_pod(parameters))?;
     let wanted = [
         r#"opaque.parameters.kind: "MigDeviceConfig" names request gpu, which was allocated gpu-"#,
         "write a GpuConfig for that request",
     ];
     let what = "the event that says why the pod does not start";
-    context.wait(what, START_LIMIT, |events: &Objects<Event>| {
-        let mut messages = events
-            .values()
-            .filter(|event| event.reason.as_deref() == Some("FailedPrepareDynamicResources"))
-            .filter_map(|event| event.message.as_deref());
-        messages
-            .any(|message| wanted.iter().all(|part| message.contains(part)))
-            .then_some(())
-    })
+    let told = context.event(context.scope(), what, |event| {
+        let message = event.message.as_deref().unwrap_or_default();
+        failed_preparation(event) && wanted.iter().all(|part| message.contains(part))
+    });
+    told.map(drop)
 }

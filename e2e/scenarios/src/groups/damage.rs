@@ -5,11 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use tessera_cluster::Node;
 
-use super::kubelet::one_gpu_on;
-use super::survival::failed_preparations;
+use super::manifests::{one_gpu_on, stubborn};
 use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, claim_of, uuids};
 use crate::failure::{Failure, nothing, same};
 use crate::gpus::DRIVER;
@@ -17,47 +16,6 @@ use crate::kubelet_log::{KubeletLog, REGISTERED};
 use crate::kubernetes::{Objects, uid};
 use crate::leftovers;
 use crate::plugin_pod::Plugin;
-
-/// A pod `NAME` on node `NODE` that has `COUNT` GPUs and ignores the signal to end.
-const STUBBORN: &str = "
-apiVersion: resource.k8s.io/v1
-kind: ResourceClaimTemplate
-metadata:
-  name: gpus-of-NAME
-spec:
-  spec:
-    devices:
-      requests:
-      - name: gpus
-        exactly:
-          deviceClassName: gpu.nvidia.com
-          count: COUNT
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: NAME
-spec:
-  nodeSelector: {kubernetes.io/hostname: NODE}
-  resourceClaims:
-  - name: gpus
-    resourceClaimTemplateName: gpus-of-NAME
-  containers:
-  - name: main
-    image: docker.io/tessera/workload:1
-    command: [sh, -c, \"trap '' TERM; nvidia-smi -L; echo listed; while :; do sleep 1; done\"]
-    resources:
-      claims:
-      - name: gpus
-  terminationGracePeriodSeconds: 5
-";
-
-fn stubborn(name: &str, node: &Node, count: usize) -> String {
-    STUBBORN
-        .replace("NAME", name)
-        .replace("NODE", node.name())
-        .replace("COUNT", &count.to_string())
-}
 
 /// What is done to a record, given its path and the bytes of another claim's.
 type Damage = fn(&Path, &[u8]) -> io::Result<()>;
@@ -142,10 +100,14 @@ pub(crate) fn a_gpu_in_use_whose_record_is_damaged_is_given_to_nobody_until_its_
     seen.sort();
     held.sort();
     same("the GPUs of the next pod", &seen, &held)?;
-    nothing("preparations have failed", &failed_preparations(context)?)?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     let found = damaged_records(context, node)? - before;
-    let enough = found >= KEPT;
-    same("whether damaged records were counted", &enough, &true)
+    if found < KEPT {
+        return Err(Failure::wrong(format!(
+            "only {found} damaged records were counted, and {KEPT} are kept"
+        )));
+    }
+    Ok(())
 }
 
 /// Damages the record of each pod in the way that the pod is named after, and returns their file names.
@@ -170,8 +132,7 @@ fn damage(context: &Context<'_>, node: &Node, pods: &Objects<Pod>) -> Result<Vec
 
 fn damaged_records(context: &Context<'_>, node: &Node) -> Result<u64, Failure> {
     let plugin = Plugin::on(context.kubernetes(), node);
-    let count = plugin.metric("tessera_damaged_records_total")?;
-    count.ok_or_else(|| Failure::wrong("the plugin does not count damaged records"))
+    plugin.metric("tessera_damaged_records_total")
 }
 
 pub(crate) fn full_read_only_and_vanished_directories_fail_a_claim_with_the_reason_and_leave_nothing(
@@ -230,19 +191,12 @@ pub(crate) fn full_read_only_and_vanished_directories_fail_a_claim_with_the_reas
 /// Waits until the kubelet says about this pod that its claim could not be prepared, in these words.
 fn told(context: &Context<'_>, pod: &str, words: &[&str]) -> Result<(), Failure> {
     let what = format!("an event of pod {pod} with {words:?}");
-    context.kubernetes().wait(
-        context.scope(),
-        &what,
-        START_LIMIT,
-        |events: &Objects<Event>| {
-            let is_it = |event: &&Event| {
-                let message = event.message.as_deref().unwrap_or_default();
-                event.involved_object.name.as_deref() == Some(pod)
-                    && words.iter().all(|word| message.contains(word))
-            };
-            events.values().find(is_it).map(drop)
-        },
-    )
+    let told = context.event(context.scope(), &what, |event| {
+        let message = event.message.as_deref().unwrap_or_default();
+        event.involved_object.name.as_deref() == Some(pod)
+            && words.iter().all(|word| message.contains(word))
+    });
+    told.map(drop)
 }
 
 /// A file system that does not take files, as the plugin's container sees it, until this value ends.

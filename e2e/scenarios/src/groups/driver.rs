@@ -1,17 +1,16 @@
 //! What the plugin makes of a driver that comes late, is replaced, goes away or does not answer.
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{DeviceAttribute, ResourceSlice};
 use tessera_cluster::Node;
 use tessera_hw::state::Presence;
 
-use super::plugin::{metric, plugin_of};
-use super::{one_gpu, survival};
+use super::manifests::one_gpu_on;
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
-use crate::kubernetes::{Objects, Scope, runs};
-use crate::plugin_pod::{Plugin, plugin_on};
+use crate::kubernetes::{Objects, Scope, containers, restarts, runs};
+use crate::plugin_pod::{PROGRAM, Plugin, plugin_on};
 use crate::release::RELEASE;
 use crate::simulated::Driver;
 
@@ -25,16 +24,13 @@ const GPUS: usize = 4;
 const NEW: &str = "590.48.01";
 const NEW_SEMVER: &str = "590.48.1";
 
-/// The plugin's program.
-const PLUGIN: &str = "tessera-kubelet-plugin";
-
 pub(crate) fn a_driver_that_is_installed_after_the_plugin_has_started_is_offered(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
     let mut driver = Driver::of(node)?;
     driver.remove()?;
-    let old = plugin_of(context, node)?;
+    let old = Plugin::on(context.kubernetes(), node).pod_name()?;
     let kubernetes = context.kubernetes();
     kubernetes.delete(RELEASE, &["pod", &old])?;
     let what = "a new pod of the plugin whose container runs";
@@ -44,7 +40,7 @@ pub(crate) fn a_driver_that_is_installed_after_the_plugin_has_started_is_offered
     })?;
     // What the former plugin has offered must not stay, or pods are sent to where nothing is.
     await_devices(context, node, 0)?;
-    context.apply(&pod_on("waiting", node))?;
+    context.apply(&one_gpu_on(node, "waiting"))?;
     driver.install()?;
     await_ready(context, &new)?;
     await_devices(context, node, GPUS)?;
@@ -56,9 +52,10 @@ pub(crate) fn a_driver_that_is_replaced_serves_the_next_pods_and_leaves_running_
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
-    let plugin = plugin_of(context, node)?;
-    context.apply(&pod_on("before", node))?;
-    let started = survival::containers(&context.running(&["before"])?["before"]);
+    let plugin = Plugin::on(context.kubernetes(), node);
+    let pod = plugin.pod_name()?;
+    context.apply(&one_gpu_on(node, "before"))?;
+    let started = containers(&context.running(&["before"])?["before"]);
 
     let mut driver = Driver::of(node)?;
     driver.upgrade(NEW)?;
@@ -72,11 +69,11 @@ pub(crate) fn a_driver_that_is_replaced_serves_the_next_pods_and_leaves_running_
             (versions == vec![NEW_SEMVER; GPUS]).then_some(())
         },
     )?;
-    context.apply(&pod_on("after", node))?;
+    context.apply(&one_gpu_on(node, "after"))?;
     let pods = context.running(&["before", "after"])?;
     same(
         "the container that ran before",
-        &survival::containers(&pods["before"]),
+        &containers(&pods["before"]),
         &started,
     )?;
     same(
@@ -90,23 +87,24 @@ pub(crate) fn a_driver_that_is_replaced_serves_the_next_pods_and_leaves_running_
 
     driver.install()?;
     await_devices(context, node, GPUS)?;
-    not_restarted(context, node, &plugin)
+    not_restarted(context, node, &pod)
 }
 
 pub(crate) fn the_gpus_of_a_driver_that_is_removed_are_withdrawn_with_the_reason_until_it_is_back(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
-    let plugin = plugin_of(context, node)?;
-    context.apply(&pod_on("kept", node))?;
-    context.apply(&pod_on("ended", node))?;
-    let started = survival::containers(&context.running(&["kept", "ended"])?["kept"]);
+    let plugin = Plugin::on(context.kubernetes(), node);
+    let pod = plugin.pod_name()?;
+    context.apply(&one_gpu_on(node, "kept"))?;
+    context.apply(&one_gpu_on(node, "ended"))?;
+    let started = containers(&context.running(&["kept", "ended"])?["kept"]);
 
     let mut driver = Driver::of(node)?;
     driver.remove()?;
     await_devices(context, node, 0)?;
-    same("whether there is a driver", &ready(context, &plugin)?, &0)?;
-    let log = context.kubernetes().log(RELEASE, &plugin, &[])?;
+    same("whether there is a driver", &ready(plugin)?, &0)?;
+    let log = context.kubernetes().log(RELEASE, &pod, &[])?;
     if !log.contains("the driver is gone, its GPUs are withdrawn: ") {
         return Err(Failure::wrong(format!("the log names no reason:\n{log}")));
     }
@@ -115,38 +113,34 @@ pub(crate) fn the_gpus_of_a_driver_that_is_removed_are_withdrawn_with_the_reason
     context.delete_pods(&["ended"])?;
 
     driver.install()?;
-    await_ready(context, &plugin)?;
+    await_ready(context, &pod)?;
     await_devices(context, node, GPUS)?;
-    context.apply(&pod_on("next", node))?;
+    context.apply(&one_gpu_on(node, "next"))?;
     let pods = context.running(&["kept", "next"])?;
     same(
         "the container that ran before",
-        &survival::containers(&pods["kept"]),
+        &containers(&pods["kept"]),
         &started,
     )?;
-    not_restarted(context, node, &plugin)
+    not_restarted(context, node, &pod)
 }
 
 /// Waits until the node has an event with this reason. Events of nodes are in the namespace `default`.
 fn told_on(context: &Context<'_>, node: &Node, reason: &str) -> Result<(), Failure> {
     let what = format!("an event {reason} of node {}", node.name());
-    let namespace = Scope::Namespace("default");
-    let is_it = |event: &Event| {
+    let told = context.event(Scope::Namespace("default"), &what, |event| {
         event.reason.as_deref() == Some(reason)
             && event.involved_object.name.as_deref() == Some(node.name())
-    };
-    context
-        .kubernetes()
-        .wait(namespace, &what, START_LIMIT, |events: &Objects<Event>| {
-            events.values().any(is_it).then_some(())
-        })
+    });
+    told.map(drop)
 }
 
 pub(crate) fn a_lost_gpu_is_withdrawn_until_it_is_reset_and_the_others_go_on(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
-    let plugin = plugin_of(context, node)?;
+    let plugin = Plugin::on(context.kubernetes(), node);
+    let pod = plugin.pod_name()?;
     let mut driver = Driver::of(node)?;
     driver.set(0, Presence::Lost)?;
     await_devices(context, node, GPUS - 1)?;
@@ -157,11 +151,11 @@ pub(crate) fn a_lost_gpu_is_withdrawn_until_it_is_reset_and_the_others_go_on(
     )?;
     same(
         "lost GPUs",
-        &metric(context, &plugin, "tessera_gpus{state=\"lost\"}")?,
+        &plugin.metric("tessera_gpus{state=\"lost\"}")?,
         &1,
     )?;
-    context.apply(&pod_on("other", node))?;
-    let started = survival::containers(&context.running(&["other"])?["other"]);
+    context.apply(&one_gpu_on(node, "other"))?;
+    let started = containers(&context.running(&["other"])?["other"]);
 
     driver.set(0, Presence::Resetting)?;
     driver.heal()?;
@@ -169,35 +163,30 @@ pub(crate) fn a_lost_gpu_is_withdrawn_until_it_is_reset_and_the_others_go_on(
     let pods = context.running(&["other"])?;
     same(
         "the container on another GPU",
-        &survival::containers(&pods["other"]),
+        &containers(&pods["other"]),
         &started,
     )?;
-    not_restarted(context, node, &plugin)
+    not_restarted(context, node, &pod)
 }
 
 pub(crate) fn a_call_of_the_driver_that_hangs_holds_up_no_pod_and_does_not_end_the_plugin(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
-    let plugin = plugin_of(context, node)?;
+    let plugin = Plugin::on(context.kubernetes(), node);
+    let pod = plugin.pod_name()?;
     let mut driver = Driver::of(node)?;
-    driver.hang("nvmlDeviceGetMemoryInfo", PLUGIN)?;
+    driver.hang("nvmlDeviceGetMemoryInfo", PROGRAM)?;
     driver.stir()?;
     // The probe of the plugin is told, and whoever reads the metrics.
-    await_unready(context, &plugin)?;
-    same("whether the driver answers", &ready(context, &plugin)?, &0)?;
-    context.apply(&pod_on("meanwhile", node))?;
+    await_unready(context, &pod)?;
+    same("whether the driver answers", &ready(plugin)?, &0)?;
+    context.apply(&one_gpu_on(node, "meanwhile"))?;
     context.running(&["meanwhile"])?;
     driver.heal()?;
-    await_ready(context, &plugin)?;
-    same("whether the driver answers", &ready(context, &plugin)?, &1)?;
-    not_restarted(context, node, &plugin)
-}
-
-/// A pod with one GPU of this node.
-fn pod_on(name: &str, node: &Node) -> String {
-    let selector = format!("nodeSelector: {{kubernetes.io/hostname: {}}}", node.name());
-    one_gpu(name).replace("containers:", &format!("{selector}\n  containers:"))
+    await_ready(context, &pod)?;
+    same("whether the driver answers", &ready(plugin)?, &1)?;
+    not_restarted(context, node, &pod)
 }
 
 /// Waits until the pool of the node has so many devices. The pool itself stays.
@@ -242,8 +231,8 @@ fn driver_versions(slices: &Objects<ResourceSlice>, node: &Node) -> Vec<String> 
         .collect()
 }
 
-fn ready(context: &Context<'_>, plugin: &str) -> Result<u64, Failure> {
-    metric(context, plugin, "tessera_driver_ready")
+fn ready(plugin: Plugin<'_>) -> Result<u64, Failure> {
+    plugin.metric("tessera_driver_ready")
 }
 
 fn await_ready(context: &Context<'_>, plugin: &str) -> Result<(), Failure> {
@@ -283,18 +272,12 @@ fn started(pod: &Pod) -> bool {
 
 /// Holds if the plugin of the node is still this pod, and neither a container of it nor the process in
 /// it was replaced.
-fn not_restarted(context: &Context<'_>, node: &Node, plugin: &str) -> Result<(), Failure> {
+fn not_restarted(context: &Context<'_>, node: &Node, pod: &str) -> Result<(), Failure> {
     let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
     let now = plugin_on(&pods, node);
-    same("the plugin's pod", &now.as_deref(), &Some(plugin))?;
-    let restarts = survival::containers(&pods[plugin]);
-    let restarts: Vec<i32> = restarts.into_iter().map(|(_, count)| count).collect();
-    same(
-        "restarts of the plugin",
-        &restarts,
-        &vec![0; restarts.len()],
-    )?;
+    same("the plugin's pod", &now.as_deref(), &Some(pod))?;
+    same("restarts of the plugin", &restarts(&pods[pod]), &0)?;
     let replaced =
         Plugin::on(context.kubernetes(), node).metric("tessera_worker_restarts_total")?;
-    same("replaced processes of the plugin", &replaced, &Some(0))
+    same("replaced processes of the plugin", &replaced, &0)
 }

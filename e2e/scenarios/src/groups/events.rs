@@ -3,14 +3,11 @@
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 
-use super::ONE_GPU;
-use super::survival::{all_gpus, failed_preparations};
-use crate::context::{Context, START_LIMIT, claim_of};
+use super::manifests::{all_gpus, one_gpu};
+use crate::context::{Context, claim_of};
 use crate::failure::{Failure, nothing, same};
+use crate::gpus::DRIVER;
 use crate::kubernetes::Objects;
-
-/// Who writes the driver's events.
-const DRIVER: &str = "gpu.nvidia.com";
 
 /// What ends the containers of a node, by the name that the kernel keeps of it.
 const SHIM: &str = "containerd-shim";
@@ -31,10 +28,7 @@ pub(crate) fn a_refused_claim_says_why_on_the_pod_and_on_the_claim(
           parameters: {{apiVersion: resource.nvidia.com/v1beta1, kind: {WRONG_KIND}}}
 "
     );
-    let refused = ONE_GPU
-        .replace("    devices:\n", &configured)
-        .replace("NAME", "refused");
-    context.apply(&refused)?;
+    context.apply(&one_gpu("refused").replace("    devices:\n", &configured))?;
     let reason = "MismatchedConfiguration";
     let events = told(context, reason, &["Pod", "ResourceClaim"])?;
     for event in &events {
@@ -88,7 +82,7 @@ pub(crate) fn a_long_wait_is_told_and_a_normal_start_is_not(
     }
     drop(shims);
     context.running(&["next"])?;
-    nothing("preparations have failed", &failed_preparations(context)?)?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     // By now an event of the former pod's start would be there as well.
     let of_the_former = |text: &&String| text.starts_with("former");
     let about: Vec<String> = ours(context)?
@@ -101,20 +95,18 @@ pub(crate) fn a_long_wait_is_told_and_a_normal_start_is_not(
 
 /// Waits until the driver has an event with this reason about an object of each kind.
 fn told(context: &Context<'_>, reason: &str, kinds: &[&str]) -> Result<Vec<Event>, Failure> {
-    let what = format!("an event {reason} about {}", kinds.join(" and "));
-    context.wait(&what, START_LIMIT, |events: &Objects<Event>| {
-        let about = |kind: &&str| {
-            let found = events.values().find(|event| {
-                is_ours(event)
-                    && event.reason.as_deref() == Some(reason)
-                    && event.involved_object.kind.as_deref() == Some(kind)
-            });
-            found.cloned()
-        };
-        kinds.iter().map(about).collect()
-    })
+    let about = |kind: &&str| {
+        let what = format!("an event {reason} about a {kind}");
+        context.event(context.scope(), &what, |event| {
+            is_ours(event)
+                && event.reason.as_deref() == Some(reason)
+                && event.involved_object.kind.as_deref() == Some(kind)
+        })
+    };
+    kinds.iter().map(about).collect()
 }
 
+/// Whether the driver has written it.
 fn is_ours(event: &Event) -> bool {
     event.reporting_component.as_deref() == Some(DRIVER)
 }

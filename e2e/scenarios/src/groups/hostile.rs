@@ -10,7 +10,7 @@ use std::thread;
 
 use tessera_cluster::Node;
 
-use super::one_gpu;
+use super::manifests::one_gpu_on;
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
 use crate::gpus::DRIVER;
@@ -106,15 +106,7 @@ pub(crate) fn garbage_on_the_sockets_does_not_disturb_a_pod_that_starts(
 }
 
 fn starts(context: &Context<'_>, node: &Node) -> Result<(), Failure> {
-    let pod = one_gpu("pod");
-    let on_node = format!(
-        "  nodeSelector: {{kubernetes.io/hostname: {}}}\n",
-        node.name()
-    );
-    context.apply(&pod.replace(
-        "  resourceClaims:\n",
-        &format!("{on_node}  resourceClaims:\n"),
-    ))?;
+    context.apply(&one_gpu_on(node, "pod"))?;
     let pods = context.running(&["pod"])?;
     let held = uuids(&context.held(&claim_of(&pods["pod"], "gpu")?)?);
     same("the GPUs in the pod", &context.seen("pod", "main")?, &held)

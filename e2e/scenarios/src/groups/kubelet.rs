@@ -5,15 +5,13 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use tessera_cluster::Node;
 
-use super::one_gpu;
-use super::survival::{containers, failed_preparations};
+use super::manifests::one_gpu_on;
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, nothing, same};
 use crate::kubelet_log::{KubeletLog, REGISTERED, WIPED};
-use crate::kubernetes::name;
+use crate::kubernetes::{containers, name, restarts};
 use crate::pause::pause;
 use crate::plugin_pod::Plugin;
 use crate::presence::Presence;
@@ -35,15 +33,6 @@ const RESTARTED: Duration = Duration::from_secs(5);
 
 /// When a kubelet deletes the slices of a plugin that it has lost, and a little.
 const LOST_PLUGIN: Duration = Duration::from_secs(35);
-
-/// [`one_gpu`], on this node.
-pub(super) fn one_gpu_on(node: &Node, pod: &str) -> String {
-    let on_node = format!(
-        "nodeSelector: {{kubernetes.io/hostname: {}}}\n  containers:",
-        node.name()
-    );
-    one_gpu(pod).replace("containers:", &on_node)
-}
 
 pub(crate) fn slices_are_back_within_half_a_second_at_each_of_twenty_kubelet_restarts(
     context: &Context<'_>,
@@ -82,12 +71,11 @@ pub(crate) fn slices_stay_when_the_plugin_is_killed_and_when_its_pod_is_replaced
     let presence = Presence::of(context.kubernetes(), node, START_LIMIT)?;
     let before = presence.history()?.present;
 
-    let pod = plugin.pod()?;
-    let restarts = restarts_of(context, &pod)?;
+    let former = restarts(&plugin.pod()?);
     node.kill(&[plugin.process()?]);
     pause(RESTARTED)?;
     node.kill(&[plugin.keeper()?]);
-    plugin.ready(START_LIMIT, |now| restarts_in(now) > restarts)?;
+    plugin.ready(START_LIMIT, |now| restarts(now) > former)?;
     let old = plugin.replace()?;
     plugin.ready(START_LIMIT, |now| name(now) != old)?;
 
@@ -97,16 +85,6 @@ pub(crate) fn slices_stay_when_the_plugin_is_killed_and_when_its_pod_is_replaced
     same("the slices", &history.present, &before)?;
     context.apply(&one_gpu_on(node, "after"))?;
     context.running(&["after"]).map(drop)
-}
-
-fn restarts_of(context: &Context<'_>, pod: &str) -> Result<i32, Failure> {
-    let scope = crate::kubernetes::Scope::Namespace(crate::release::RELEASE);
-    let pods = context.kubernetes().list::<Pod>(scope)?;
-    Ok(pods.get(pod).map_or(0, restarts_in))
-}
-
-fn restarts_in(pod: &Pod) -> i32 {
-    containers(pod).into_iter().map(|(_, count)| count).sum()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +119,7 @@ pub(crate) fn slices_are_back_when_kubelet_and_plugin_restart_within_a_second(
         &containers(&pods["before"]),
         &started,
     )?;
-    nothing("preparations have failed", &failed_preparations(context)?)
+    nothing("preparations have failed", &context.failed_preparations()?)
 }
 
 /// Ends both, the second later than the first by this time, and returns the name of the plugin's former pod.

@@ -3,29 +3,18 @@
 //! A kubelet reads a claim itself a moment before it calls, so the call is made by the test, at the plugin's own socket,
 //! and the allocation is written by it instead of the scheduler. API server and plugin are the real ones.
 
-use tessera_cluster::Node;
 use tessera_proto::dra::v1::Claim;
 
+use super::manifests::claim;
 use crate::calls::Calls;
 use crate::context::Context;
 use crate::failure::{Failure, same};
 use crate::gpus::DRIVER;
 use crate::kubernetes::uid;
-use crate::leftovers::{records, specs};
+use crate::leftovers::left_on;
 
-/// A claim `NAME` of whatever the test then says that it has.
-const CLAIM: &str = "
-apiVersion: resource.k8s.io/v1
-kind: ResourceClaim
-metadata:
-  name: NAME
-spec:
-  devices:
-    requests:
-    - name: gpu
-      exactly:
-        deviceClassName: gpu.nvidia.com
-    - name: other
+/// What follows the requests of a claim: one more, for a device of another driver.
+const OTHER_REQUEST: &str = "    - name: other
       exactly:
         deviceClassName: gpu.nvidia.com
 ";
@@ -58,7 +47,7 @@ pub(crate) fn claims_that_are_gone_replaced_or_shared_with_other_drivers_are_tol
     )?;
     // The kubelet asks for the former once more, when it cleans up behind it: that must not touch the present one.
     calls.unprepare(&former)?;
-    same("what is left of the claims", &left(node)?, &(1, 1))?;
+    same("what is left of the claims", &left_on(node)?, &(1, 1))?;
     calls.unprepare(&next)?;
 
     let joined = allocated(context, "joined", &[theirs.clone(), ours("gpu-2")])?;
@@ -86,7 +75,7 @@ fn allocated(
     name: &str,
     results: &[Allocated<'_>],
 ) -> Result<Claim, Failure> {
-    context.apply(&CLAIM.replace("NAME", name))?;
+    context.apply(&format!("{}{OTHER_REQUEST}", claim(name)))?;
     let results = results.iter().map(|(request, driver, pool, device)| {
         serde_json::json!({"request": request, "driver": driver, "pool": pool, "device": device})
     });
@@ -117,8 +106,4 @@ fn refused(
             claim.name
         ))),
     }
-}
-
-fn left(node: &Node) -> Result<(usize, usize), Failure> {
-    Ok((records(node)?.len(), specs(node)?.len()))
 }

@@ -11,7 +11,7 @@ use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
 use crate::kubernetes::{Objects, Scope, name, runs};
-use crate::plugin_pod::{Plugin, metric_of, plugin_on};
+use crate::plugin_pod::{Plugin, plugin_on};
 use crate::release::RELEASE;
 
 pub(crate) fn the_plugin_is_ready_only_once_its_slices_are_published(
@@ -20,7 +20,7 @@ pub(crate) fn the_plugin_is_ready_only_once_its_slices_are_published(
     let node = context.node_with("t4")?;
     // Without its library the driver is not there yet, as on a node where a driver container still installs it.
     let hidden = HiddenLibrary::hide(node)?;
-    let old = plugin_of(context, node)?;
+    let old = Plugin::on(context.kubernetes(), node).pod_name()?;
     let kubernetes = context.kubernetes();
     kubernetes.delete(RELEASE, &["pod", &old])?;
     for slice in slices_of(context, node)? {
@@ -108,21 +108,10 @@ fn prepared(context: &Context<'_>) -> Result<u64, Failure> {
     let mut sum = 0;
     for node in context.nodes() {
         let plugin = Plugin::on(context.kubernetes(), node);
-        let devices = plugin.metric("nvidia_dra_prepared_devices")?;
+        let devices = plugin.metric_if_any("nvidia_dra_prepared_devices")?;
         sum += devices.unwrap_or(0);
     }
     Ok(sum)
-}
-
-/// The value of one series on the metrics page of a pod of the plugin; it must be there.
-pub(super) fn metric(context: &Context<'_>, plugin: &str, series: &str) -> Result<u64, Failure> {
-    let found = metric_of(context.kubernetes(), plugin, series)?;
-    found.ok_or_else(|| Failure::wrong(format!("the metrics of {plugin} have no {series}")))
-}
-
-/// The plugin's pod on this node.
-pub(super) fn plugin_of(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
-    Plugin::on(context.kubernetes(), node).pod()
 }
 
 fn failed_probe(event: &Event, pod: &str) -> bool {

@@ -8,12 +8,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use tessera_cluster::Node;
 
-use super::kubelet::one_gpu_on;
-use super::survival::{all_gpus, containers};
+use super::manifests::{all_gpus, one_gpu_on};
 use crate::context::{Context, START_LIMIT, claim_of, uuids};
 use crate::failure::{Failure, same};
-use crate::kubernetes::{Objects, Scope, runs};
-use crate::leftovers::{records, specs};
+use crate::kubernetes::{Objects, Scope, containers, runs};
+use crate::leftovers::left_on;
 use crate::plugin_pod::Plugin;
 use crate::presence::Presence;
 
@@ -54,8 +53,11 @@ pub(crate) fn pods_of_a_node_that_reboots_run_again_with_their_gpus(
             gpus,
         )?;
     }
-    let left = (records(node)?.len(), specs(node)?.len());
-    same("records and CDI files of three pods", &left, &(3, 3))?;
+    same(
+        "records and CDI files of three pods",
+        &left_on(node)?,
+        &(3, 3),
+    )?;
     plugin.ready(START_LIMIT, |_| true)?;
     presence.wait("the slices to be back", START_LIMIT, |history| {
         (!history.present.is_empty()).then_some(())

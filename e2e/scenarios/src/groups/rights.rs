@@ -7,7 +7,7 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use serde_json::{Value, json};
 use tessera_cluster::Node;
 
-use super::one_gpu;
+use super::manifests::one_gpu;
 use crate::account::{Account, ServiceAccount};
 use crate::context::{Context, claim_of};
 use crate::failure::{Failure, same};
@@ -68,7 +68,7 @@ fn tries(context: &Context<'_>) -> Result<(), Failure> {
     let replace = ["replace", "--filename=-"];
     plugin.refused(&replace, Some(&present.to_string()), &[&theirs])?;
 
-    let pod = pod_on(kubernetes, own)?;
+    let pod = Plugin::on(kubernetes, own).pod()?;
     let unbound = Account::nowhere(kubernetes, account_in(&pod)?)?;
     unbound.refused(CREATE, Some(&good), &["the token names no node"])
 }
@@ -132,13 +132,6 @@ fn changes_nothing(
     plugin.refused(&["create", &within, "--filename=-"], Some(pod), FORBIDDEN)
 }
 
-fn pod_on(kubernetes: Kubernetes<'_>, node: &Node) -> Result<Pod, Failure> {
-    let name = Plugin::on(kubernetes, node).pod()?;
-    let mut pods: Objects<Pod> = kubernetes.list(Scope::Namespace(RELEASE))?;
-    pods.remove(&name)
-        .ok_or_else(|| Failure::wrong(format!("pod {name} is gone")))
-}
-
 fn account_in(pod: &Pod) -> Result<ServiceAccount<'_>, Failure> {
     let spec = pod.spec.as_ref();
     let name = spec.and_then(|spec| spec.service_account_name.as_deref());
@@ -151,7 +144,7 @@ fn account_in(pod: &Pod) -> Result<ServiceAccount<'_>, Failure> {
 
 /// The plugin of this node, at the API server.
 fn account_of<'a>(kubernetes: Kubernetes<'a>, node: &Node) -> Result<Account<'a>, Failure> {
-    let pod = pod_on(kubernetes, node)?;
+    let pod = Plugin::on(kubernetes, node).pod()?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     Account::in_pod(kubernetes, account_in(&pod)?, &name)
 }

@@ -7,12 +7,12 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{Device, DeviceRequestAllocationResult, ResourceSlice};
 use tessera_cluster::Node;
 
+use super::manifests::{example, on_node, one_gpu_on};
 use super::whole_gpus::unschedulable;
-use super::{example, one_gpu};
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
 use crate::gpus::{Place, device, offered};
-use crate::kubernetes::{Objects, Scope};
+use crate::kubernetes::{Objects, Scope, restarts};
 
 /// What a namespace must say before its claims may have admin access.
 const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
@@ -103,7 +103,7 @@ pub(crate) fn admin_access_sees_gpus_in_use_and_disturbs_nobody(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
-    context.apply(&on_node(&one_gpu("user"), node))?;
+    context.apply(&one_gpu_on(node, "user"))?;
     let pods = context.running(&["user"])?;
     let users = claim_of(&pods["user"], "gpu")?;
     let monitor = on_node(&example("admin-access")?, node);
@@ -124,7 +124,7 @@ pub(crate) fn admin_access_sees_gpus_in_use_and_disturbs_nobody(
     )?;
 
     // A GPU that is watched can be had, like one that nobody watches.
-    context.apply(&on_node(&one_gpu("newcomer"), node))?;
+    context.apply(&one_gpu_on(node, "newcomer"))?;
     let pods = context.running(&["newcomer"])?;
     let newcomers = claim_of(&pods["newcomer"], "gpu")?;
     context.delete_pods(&["monitor"])?;
@@ -209,17 +209,6 @@ pub(crate) fn a_limit_of_gpus_is_served_without_a_claim_of_the_users(
     Ok(())
 }
 
-/// The manifests, with their pods bound for this node.
-fn on_node(manifests: &str, node: &Node) -> String {
-    let node = node.name();
-    // Of two spaces: only a pod has the field right below its spec.
-    let field = "\n  resourceClaims:\n";
-    manifests.replace(
-        field,
-        &format!("\n  nodeSelector: {{kubernetes.io/hostname: {node}}}{field}"),
-    )
-}
-
 fn on_node_with(context: &Context<'_>, pod: &str, profile: &str) -> Result<(), Failure> {
     let pods = context.running(&[pod])?;
     let spec = pods[pod].spec.as_ref();
@@ -287,13 +276,4 @@ fn all_of(context: &Context<'_>, node: &Node) -> Result<BTreeSet<Place>, Failure
     let offered = offered(&slices).into_iter();
     let on_node = offered.filter(|gpu| gpu.place.pool == node.name());
     Ok(on_node.map(|gpu| gpu.place).collect())
-}
-
-fn restarts(pod: &Pod) -> i32 {
-    let status = pod.status.clone().unwrap_or_default();
-    let containers = status.container_statuses.unwrap_or_default();
-    containers
-        .iter()
-        .map(|container| container.restart_count)
-        .sum()
 }

@@ -1,20 +1,11 @@
 //! Several users of one claim: all see the same GPU.
 
+use super::manifests::{claim, pod_of};
 use crate::context::{Context, uuids};
 use crate::failure::{Failure, same};
 
+/// The pod of the claim `shared`, with two containers that name it.
 const TWO_CONTAINERS: &str = "
-apiVersion: resource.k8s.io/v1
-kind: ResourceClaim
-metadata:
-  name: shared
-spec:
-  devices:
-    requests:
-    - name: gpu
-      exactly:
-        deviceClassName: gpu.nvidia.com
----
 apiVersion: v1
 kind: Pod
 metadata:
@@ -42,7 +33,7 @@ spec:
 pub(crate) fn two_containers_of_a_pod_share_the_gpu_of_one_claim(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
-    context.apply(TWO_CONTAINERS)?;
+    context.apply(&format!("{}---{TWO_CONTAINERS}", claim("shared")))?;
     context.running(&["pod"])?;
     let held = uuids(&context.held("shared")?);
     same("the number of GPUs of the claim", &held.len(), &1)?;
@@ -53,55 +44,9 @@ pub(crate) fn two_containers_of_a_pod_share_the_gpu_of_one_claim(
     Ok(())
 }
 
-const TWO_PODS: &str = "
-apiVersion: resource.k8s.io/v1
-kind: ResourceClaim
-metadata:
-  name: shared
-spec:
-  devices:
-    requests:
-    - name: gpu
-      exactly:
-        deviceClassName: gpu.nvidia.com
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: first
-spec:
-  resourceClaims:
-  - name: gpu
-    resourceClaimName: shared
-  containers:
-  - name: main
-    image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
-    resources:
-      claims:
-      - name: gpu
-  terminationGracePeriodSeconds: 1
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: second
-spec:
-  resourceClaims:
-  - name: gpu
-    resourceClaimName: shared
-  containers:
-  - name: main
-    image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
-    resources:
-      claims:
-      - name: gpu
-  terminationGracePeriodSeconds: 1
-";
-
 pub(crate) fn two_pods_share_the_gpu_of_one_claim(context: &Context<'_>) -> Result<(), Failure> {
-    context.apply(TWO_PODS)?;
+    let pods = ["first", "second"].map(|pod| pod_of(pod, "shared"));
+    context.apply(&format!("{}---{}", claim("shared"), pods.join("---")))?;
     context.running(&["first", "second"])?;
     let held = uuids(&context.held("shared")?);
     same("the number of GPUs of the claim", &held.len(), &1)?;

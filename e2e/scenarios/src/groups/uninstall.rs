@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceSlice};
 
-use super::one_gpu;
+use super::manifests::one_gpu;
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, nothing};
 use crate::gpus::DRIVER;

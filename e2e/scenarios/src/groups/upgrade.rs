@@ -9,13 +9,13 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use tessera_cluster::Node;
 
-use super::one_gpu;
-use super::survival::{all_gpus, containers, failed_preparations, slice_uids};
+use super::manifests::{all_gpus, one_gpu};
+use super::survival::slice_uids;
 use crate::churn::{PODS, churn};
 use crate::context::{COLLECT_LIMIT, Context, START_LIMIT};
 use crate::failure::{Failure, nothing, same};
-use crate::kubernetes::{Objects, Scope, runs, uid};
-use crate::plugin_pod::{Plugin, errors_of, plugin_on};
+use crate::kubernetes::{Objects, Scope, containers, runs, uid};
+use crate::plugin_pod::{Plugin, errors_of, is_plugin};
 use crate::release::{RELEASE, all_ready};
 
 /// What an update of the plugin on two nodes may take.
@@ -48,7 +48,12 @@ pub(crate) fn no_preparation_fails_while_the_plugin_is_updated(
         outcome.and(never)
     })?;
     println!("    the plugin was updated {updates} times");
-    nothing("preparations have failed", &failed_preparations(context)?)?;
+    if updates < 2 {
+        return Err(Failure::wrong(
+            "the pods were gone before the plugin was updated a second time".to_owned(),
+        ));
+    }
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     nothing("pods never ran", &never)?;
     // An object that is deleted and made anew has another UID.
     same("the slices", &slice_uids(context, node)?, &slices)?;
@@ -77,17 +82,9 @@ fn update(context: &Context<'_>, before: &Errors) -> Result<(), Failure> {
     no_more_errors(context, before)?;
     let what = "the old pods of the plugin to be gone";
     kubernetes.wait(ours, what, UPDATE_LIMIT, |pods: &Objects<Pod>| {
-        let plugins = pods.values().filter(|pod| is_plugin(context, pod));
+        let plugins = pods.values().filter(|pod| is_plugin(pod));
         (plugins.count() == nodes).then_some(())
     })
-}
-
-fn is_plugin(context: &Context<'_>, pod: &Pod) -> bool {
-    let pods = Objects::from([(uid(pod), pod.clone())]);
-    context
-        .nodes()
-        .iter()
-        .any(|node| plugin_on(&pods, node).is_some())
 }
 
 fn errors(context: &Context<'_>) -> Result<Errors, Failure> {
@@ -95,7 +92,7 @@ fn errors(context: &Context<'_>) -> Result<Errors, Failure> {
     let mut found = Errors::new();
     for (name, pod) in pods {
         let stays = pod.metadata.deletion_timestamp.is_none();
-        if stays && is_plugin(context, &pod) && runs(&pod) {
+        if stays && is_plugin(&pod) && runs(&pod) {
             let errors = errors_of(context.kubernetes(), &name)?;
             found.insert(name, errors);
         }
@@ -115,7 +112,7 @@ pub(crate) fn pods_start_while_the_plugin_is_killed_every_two_seconds(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
-    let plugin = plugin_pod(context, node)?;
+    let plugin = Plugin::on(context.kubernetes(), node).pod()?;
     let slices = slice_uids(context, node)?;
     let (never, deaths) = thread::scope(|scope| {
         let (done, ended) = mpsc::channel::<()>();
@@ -125,13 +122,16 @@ pub(crate) fn pods_start_while_the_plugin_is_killed_every_two_seconds(
         let deaths = joined(killing.join());
         Ok::<_, Failure>((never?, deaths?))
     })?;
+    if deaths == 0 {
+        return Err(Failure::wrong("the plugin was never killed"));
+    }
     let ran = PODS - never.len();
     println!("    the plugin died {deaths} times; {ran} of {PODS} pods ran");
     if ran < MUST_RUN {
         return Err(Failure::wrong(format!("only {ran} of {PODS} pods ran")));
     }
     same("the slices", &slice_uids(context, node)?, &slices)?;
-    let after = plugin_pod(context, node)?;
+    let after = Plugin::on(context.kubernetes(), node).pod()?;
     same("the plugin's pod", &uid(&after), &uid(&plugin))?;
     same("its container", &containers(&after), &containers(&plugin))?;
     everything_is_free(context, node)
@@ -159,7 +159,7 @@ pub(crate) fn the_death_of_the_plugins_first_process_disturbs_nobody(
     context.apply(&one_gpu("before"))?;
     let started = containers(&context.running(&["before"])?["before"]);
     let slices = slice_uids(context, node)?;
-    let plugin = plugin_pod(context, node)?;
+    let plugin = Plugin::on(context.kubernetes(), node).pod()?;
     node.kill(&[Plugin::on(context.kubernetes(), node).keeper()?]);
     let what = "the plugin's container to run again";
     let ours = Scope::Namespace(RELEASE);
@@ -180,13 +180,6 @@ pub(crate) fn the_death_of_the_plugins_first_process_disturbs_nobody(
     same("the slices", &slice_uids(context, node)?, &slices)?;
     context.delete_pods(&["before", "after"])?;
     everything_is_free(context, node)
-}
-
-/// The plugin's pod on a node.
-fn plugin_pod(context: &Context<'_>, node: &Node) -> Result<Pod, Failure> {
-    let mut pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
-    let pod = plugin_on(&pods, node).and_then(|name| pods.remove(&name));
-    pod.ok_or_else(|| Failure::wrong(format!("no plugin is on {}", node.name())))
 }
 
 /// Holds if nothing is left of any claim and a pod can have all GPUs of the node.

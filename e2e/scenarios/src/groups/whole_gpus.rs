@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{example, one_gpu};
+use super::manifests::{example, one_gpu, one_gpu_on};
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
 use crate::kubernetes::{name, runs};
@@ -83,9 +83,8 @@ const NINE: [&str; 9] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"];
 pub(crate) fn the_ninth_pod_waits_with_a_reason_and_runs_when_a_gpu_is_free(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
-    let node = context.node_with("h100")?.name();
-    let on_node = format!("nodeSelector: {{kubernetes.io/hostname: {node}}}\n  containers:");
-    let manifests = NINE.map(|pod| one_gpu(pod).replace("containers:", &on_node));
+    let node = context.node_with("h100")?;
+    let manifests = NINE.map(|pod| one_gpu_on(node, pod));
     context.apply(&manifests.join("\n---\n"))?;
 
     let (eight, ninth) = context.pods("eight pods to run and one to have a reason", |pods| {

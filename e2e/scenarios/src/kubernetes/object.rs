@@ -42,6 +42,23 @@ pub fn runs(pod: &Pod) -> bool {
     status.phase.as_deref() == Some("Running") && ready
 }
 
+/// Which containers the pod's are, and how often they were restarted.
+pub fn containers(pod: &Pod) -> Vec<(Option<String>, i32)> {
+    let statuses = pod
+        .status
+        .iter()
+        .filter_map(|status| status.container_statuses.as_ref());
+    statuses
+        .flatten()
+        .map(|s| (s.container_id.clone(), s.restart_count))
+        .collect()
+}
+
+/// How often containers of the pod were restarted, all together.
+pub fn restarts(pod: &Pod) -> i32 {
+    containers(pod).into_iter().map(|(_, count)| count).sum()
+}
+
 /// One line for each object.
 pub fn states<K: Object>(objects: &Objects<K>) -> String {
     if objects.is_empty() {

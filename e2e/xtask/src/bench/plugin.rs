@@ -9,6 +9,7 @@ use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
 use tessera_scenarios::release::RELEASE;
 
 use super::memory;
+use crate::shipped::PLUGIN;
 
 /// What a pod of the plugin may take to come or go: its own grace is 30 s.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -46,7 +47,7 @@ pub(super) fn gone(kubernetes: Kubernetes<'_>) -> anyhow::Result<()> {
 /// The plugin's process that does the work, as the machine counts processes.
 pub(super) fn worker(kubernetes: Kubernetes<'_>) -> anyhow::Result<u32> {
     let (name, pod) = pod(kubernetes)?;
-    memory::process(&uid(&pod), "tessera-kubelet-plugin")
+    memory::process(&uid(&pod), PLUGIN)
         .with_context(|| format!("find the plugin's process in the cgroups of pod {name}"))
 }
 

@@ -1,6 +1,5 @@
 //! The figures beside their budgets, as rows of a table.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Figures;
@@ -8,6 +7,7 @@ use super::exposition::Totals;
 use super::memory::Memory;
 use super::pods::Load;
 use super::summary::Summary;
+use crate::table::markdown;
 
 /// A figure, what it should be, and the reference driver's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) struct Row {
     reference: &'static str,
 }
 
-/// The table in Markdown, which is also fit for a terminal.
+/// The table in Markdown.
 pub(super) fn render(rows: &[Row]) -> String {
     let head = ["what", "figure", "budget", "reference driver"];
     let cells = |row: &Row| {
@@ -30,20 +30,8 @@ pub(super) fn render(rows: &[Row]) -> String {
             known(row.reference),
         ]
     };
-    let mut lines = vec![head.map(ToOwned::to_owned)];
-    lines.extend(rows.iter().map(cells));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-    let widths = [0, 1, 2, 3].map(|column| width(column).unwrap_or(0));
-    lines.insert(1, widths.map(|width| "-".repeat(width)));
-    let mut text = String::new();
-    for line in &lines {
-        for (cell, width) in line.iter().zip(widths) {
-            let written = write!(text, "| {cell:width$} ");
-            debug_assert!(written.is_ok(), "a string takes every write");
-        }
-        text.push_str("|\n");
-    }
-    text
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    markdown(head, &rows)
 }
 
 /// The budgets are the project's, the reference's figures those of its version 0.5-dev on the same cluster and a machine of the same kind.

@@ -7,16 +7,13 @@ use futures::future::try_join_all;
 use tessera_cluster::{Node, interrupt};
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
-use tessera_proto::{SocketPaths, client};
+use tessera_proto::{CALL_LIMIT, SocketPaths, client};
 use tessera_scenarios::Failure;
 use tessera_scenarios::gpus::DRIVER;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
 use super::memory::Memory;
-
-/// What the kubelet gives a call.
-const CALL_LIMIT: Duration = Duration::from_secs(45);
 
 /// How long each call took.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,270 @@
+//! The chart's pods against the programs that run in them.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+use std::collections::BTreeMap;
+
+use clap::Parser;
+use k8s_openapi::api::apps::v1::RollingUpdateDaemonSet;
+use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tessera_manifests::chart::Install;
+use tessera_manifests::rendered::{controller, everything, objects, plugin, plugin_set};
+use tessera_manifests::strict::Object;
+
+fn literals(container: &Container) -> BTreeMap<&str, &str> {
+    let variables = container.env.iter().flatten();
+    variables
+        .filter_map(|env| Some((env.name.as_str(), env.value.as_deref()?)))
+        .collect()
+}
+
+/// Asserts that `program` understands every variable of `container` and its value.
+#[track_caller]
+fn understood<P: Parser>(container: &Container, but: &[&str]) {
+    let program = P::command();
+    let mut line: Vec<String> = container.command.clone().unwrap();
+    for variable in container.env.iter().flatten() {
+        if but.contains(&variable.name.as_str()) {
+            continue;
+        }
+        let argument = program
+            .get_arguments()
+            .find(|argument| argument.get_env() == Some(variable.name.as_ref()))
+            .unwrap_or_else(|| panic!("the program does not read {}", variable.name));
+        let value = variable.value.as_deref().unwrap_or("from-the-pod");
+        line.push(format!("--{}={value}", argument.get_long().unwrap()));
+    }
+    if let Err(error) = P::try_parse_from(&line) {
+        panic!("{line:?}: {error}");
+    }
+}
+
+#[test]
+fn the_plugin_understands_every_variable_of_its_container() {
+    for objects in everything().unwrap() {
+        let Some(pod) = plugin(objects) else {
+            continue;
+        };
+        understood::<tessera_kubelet_plugin::args::Args>(&pod.containers[0], &["NAMESPACE"]);
+    }
+}
+
+#[test]
+fn the_controller_understands_every_variable_of_its_container() {
+    for objects in everything().unwrap() {
+        understood::<tessera_controller::args::Args>(
+            &controller(objects).unwrap().containers[0],
+            &[],
+        );
+    }
+}
+
+#[test]
+fn the_uninstallation_runs_a_command_that_the_controller_has() {
+    let objects = objects(&Install::default()).unwrap();
+    let job = objects
+        .iter()
+        .find(|object| matches!(object, Object::Job(_)))
+        .unwrap();
+    let line = job.pod().unwrap().containers[0].command.clone().unwrap();
+    let args = tessera_controller::args::Args::try_parse_from(line).unwrap();
+    assert_eq!(
+        args.command,
+        Some(tessera_controller::args::Command::Cleanup)
+    );
+}
+
+#[test]
+fn the_webhook_is_asked_where_it_answers_under_a_name_of_its_certificate() {
+    let objects =
+        objects(&Install::default().set("webhook.enabled=true,namespaceOverride=ns")).unwrap();
+    let pod = objects
+        .iter()
+        .find(|object| object.name().ends_with("-webhook") && object.pod().is_some())
+        .and_then(Object::pod)
+        .unwrap();
+    let container = &pod.containers[0];
+    let mut line = container.command.clone().unwrap();
+    for (variable, flag) in [
+        ("TLS_CERT_FILE", "--tls-cert-file"),
+        ("TLS_PRIVATE_KEY_FILE", "--tls-private-key-file"),
+        ("WEBHOOK_PORT", "--port"),
+    ] {
+        line.push(format!("{flag}={}", literals(container)[variable]));
+    }
+    let args = tessera_controller::args::Args::try_parse_from(line).unwrap();
+    let Some(tessera_controller::args::Command::Webhook(webhook)) = args.command else {
+        panic!("{:?}", args.command);
+    };
+    let ports = container.ports.as_ref().unwrap();
+    assert_eq!(ports[0].container_port, i32::from(webhook.port));
+    let asked = objects.iter().find_map(|object| match object {
+        Object::Webhook(configuration) => configuration.webhooks.as_ref(),
+        _ => None,
+    });
+    let service = asked.unwrap()[0].client_config.service.as_ref().unwrap();
+    assert_eq!(
+        service.path.as_deref(),
+        Some(tessera_controller::webhook::PATH)
+    );
+    let certificate = objects.iter().find_map(|object| match object {
+        Object::Certificate(certificate) => Some(certificate),
+        _ => None,
+    });
+    let spec = &certificate.unwrap().spec;
+    let name = format!("{}.{}.svc", service.name, service.namespace);
+    assert_eq!(spec["dnsNames"][0].as_str(), Some(name.as_str()));
+    let mounted = pod.volumes.as_ref().unwrap()[0].secret.as_ref().unwrap();
+    assert_eq!(spec["secretName"].as_str(), mounted.secret_name.as_deref());
+}
+
+#[test]
+fn every_directory_that_the_plugin_is_told_of_is_mounted_from_the_same_path_of_the_host() {
+    for objects in everything().unwrap() {
+        let Some(pod) = plugin(objects) else {
+            continue;
+        };
+        let mounts: BTreeMap<_, _> = pod.containers[0]
+            .volume_mounts
+            .iter()
+            .flatten()
+            .map(|mount| (mount.mount_path.as_str(), mount))
+            .collect();
+        let host_path = |name: &str| {
+            let volume = pod
+                .volumes
+                .iter()
+                .flatten()
+                .find(|volume| volume.name == name)
+                .unwrap();
+            volume.host_path.as_ref().unwrap().path.as_str()
+        };
+        let environment = literals(&pod.containers[0]);
+        for name in [
+            "CDI_ROOT",
+            "KUBELET_REGISTRAR_DIRECTORY_PATH",
+            "KUBELET_PLUGINS_DIRECTORY_PATH",
+            "STATE_DIRECTORY_PATH",
+        ] {
+            let path = environment[name];
+            assert_eq!(host_path(&mounts[path].name), path, "{name}");
+            assert_ne!(mounts[path].read_only, Some(true), "{name}");
+        }
+        let root = mounts[environment["DRIVER_ROOT_CTR_PATH"]];
+        assert_eq!(host_path(&root.name), environment["NVIDIA_DRIVER_ROOT"]);
+        assert_eq!(root.read_only, Some(true));
+        assert_eq!(root.mount_propagation.as_deref(), Some("HostToContainer"));
+    }
+}
+
+#[test]
+fn every_pod_runs_the_image_of_the_values_under_an_account_that_the_chart_makes() {
+    for (setting, image) in [
+        (
+            "image.pullPolicy=Never",
+            format!("docker.io/tessera/tessera:{}", env!("CARGO_PKG_VERSION")),
+        ),
+        (
+            "image.pullPolicy=Never,image.repository=r.io/x,image.tag=1.2",
+            "r.io/x:1.2".to_owned(),
+        ),
+    ] {
+        let objects = objects(&Install::default().set(setting)).unwrap();
+        let accounts: Vec<_> = objects
+            .iter()
+            .filter(|object| matches!(object, Object::ServiceAccount(_)))
+            .map(Object::name)
+            .collect();
+        for pod in objects.iter().filter_map(Object::pod) {
+            for container in &pod.containers {
+                assert_eq!(container.image.as_ref(), Some(&image));
+                assert_eq!(container.image_pull_policy.as_deref(), Some("Never"));
+            }
+            assert!(accounts.contains(&pod.service_account_name.as_deref().unwrap()));
+        }
+        assert_eq!(objects.iter().filter_map(Object::pod).count(), 3);
+    }
+}
+
+#[test]
+fn the_plugin_is_probed_on_its_health_port_and_not_at_all_without_one() {
+    let with = objects(&Install::default()).unwrap();
+    let container = &plugin(&with).unwrap().containers[0];
+    let port: i32 = literals(container)["HEALTHCHECK_PORT"].parse().unwrap();
+    for probe in [
+        &container.startup_probe,
+        &container.liveness_probe,
+        &container.readiness_probe,
+    ] {
+        assert_eq!(probe.as_ref().unwrap().grpc.as_ref().unwrap().port, port);
+    }
+
+    let without =
+        objects(&Install::default().set("kubeletPlugin.containers.gpus.healthcheckPort=-1"))
+            .unwrap();
+    let container = &plugin(&without).unwrap().containers[0];
+    assert_eq!(container.startup_probe, None);
+    assert_eq!(container.liveness_probe, None);
+    assert_eq!(container.readiness_probe, None);
+}
+
+/// How an update of the plugin goes, and whether each pod's sockets have names of their own.
+fn update(settings: &str) -> (Option<RollingUpdateDaemonSet>, bool) {
+    let objects = objects(&Install::default().set(settings)).unwrap();
+    let strategy = plugin_set(&objects).unwrap().spec.update_strategy.clone();
+    let container = &plugin(&objects).unwrap().containers[0];
+    let mut variables = container.env.iter().flatten();
+    let own_names = variables.any(|variable| variable.name == "POD_UID");
+    (
+        strategy.and_then(|strategy| strategy.rolling_update),
+        own_names,
+    )
+}
+
+#[test]
+fn sockets_have_names_of_their_own_exactly_where_two_pods_can_be_on_a_node() {
+    let int = |number| Some(IntOrString::Int(number));
+    let text = |text: &str| Some(IntOrString::String(text.to_owned()));
+    let rolling = |max_surge, max_unavailable| {
+        Some(RollingUpdateDaemonSet {
+            max_surge,
+            max_unavailable,
+        })
+    };
+    let at = "kubeletPlugin.updateStrategy";
+    for (settings, wanted) in [
+        ("image.tag=1.0".to_owned(), (rolling(int(1), int(0)), true)),
+        (
+            format!("{at}.rollingUpdate.maxSurge=10%"),
+            (rolling(text("10%"), int(0)), true),
+        ),
+        // What a values file for the reference chart has.
+        (
+            format!("{at}.rollingUpdate.maxUnavailable=100%"),
+            (rolling(None, text("100%")), false),
+        ),
+        (
+            format!("{at}.rollingUpdate.maxUnavailable=1,{at}.rollingUpdate.maxSurge=0"),
+            (rolling(None, int(1)), false),
+        ),
+        (
+            format!("{at}.type=OnDelete,{at}.rollingUpdate=null"),
+            (None, false),
+        ),
+        (format!("{at}=null"), (None, false)),
+    ] {
+        assert_eq!(update(&settings), wanted, "{settings}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_told_to_stop_has_time_for_a_longest_call_of_the_kubelet() {
+    let objects = objects(&Install::default()).unwrap();
+    let grace = plugin(&objects).unwrap().termination_grace_period_seconds;
+    let longest = i64::try_from(tessera_proto::CALL_LIMIT.as_secs()).unwrap();
+    assert!(grace.unwrap() >= longest + 10);
+}
