@@ -7,6 +7,9 @@
 //! - Nothing is closed before somebody else needs the place, except where a socket gives its
 //!   connections a time limit.
 //!
+//! What a connection has done is known where its server reports calls ([`Guest::begin_call`]), which the gRPC
+//! servers do. On ports of HTTP alone the connection that came first yields first.
+//!
 //! # Assumptions
 //! The protocol's server drops a connection whose reads and writes fail.
 

@@ -125,6 +125,8 @@ fn api_server(dir: &StateDir) -> Vec<String> {
         ("authorization-mode", "Node,RBAC".to_owned()),
         ("enable-admission-plugins", "NodeRestriction".to_owned()),
         ("allow-privileged", "true".to_owned()),
+        // Webhooks are called at the addresses of their pods: nothing here serves the addresses of Services.
+        ("enable-aggregator-routing", "true".to_owned()),
         // Older clients of the resource API are part of what is tested.
         (
             "runtime-config",

@@ -40,6 +40,6 @@ pub use driver::{DriverError, simulated_driver};
 pub use gates::{Gates, ParseGatesError};
 pub use names::MOST_NODES;
 pub use packages::PackagesError;
-pub use pki::PkiError;
+pub use pki::{PkiError, ServingCertificate};
 pub use process::RunError;
 pub use teardown::{TeardownError, down};

@@ -1,4 +1,5 @@
-//! The cluster's certificates: one authority that lives as long as the cluster, and what it signed.
+//! The cluster's certificates: one authority that lives as long as the cluster, and what it signed; and certificates of
+//! services in the cluster, each with an authority that has signed nothing else.
 //!
 //! Everything is P-256. Kubernetes takes such keys for service account tokens too.
 
@@ -13,6 +14,40 @@ use rcgen::{
 pub struct PkiError {
     name: String,
     source: rcgen::Error,
+}
+
+/// What a service needs to serve over TLS, and its callers to trust it, in PEM.
+#[derive(Debug, Clone)]
+pub struct ServingCertificate {
+    /// The certificate of the authority, by which callers know the service.
+    pub authority_pem: String,
+    /// The service's own certificate.
+    pub certificate_pem: String,
+    /// The key of the service's certificate.
+    pub key_pem: String,
+}
+
+impl ServingCertificate {
+    /// A certificate for the service that is called by this name.
+    ///
+    /// # Errors
+    /// When `host` is no name that a certificate can bear.
+    pub fn of(host: &str) -> Result<Self, PkiError> {
+        let authority = Authority::new()?;
+        let Identity {
+            certificate_pem,
+            key_pem,
+        } = authority.sign(&Subject {
+            user: host,
+            group: None,
+            serves_at: vec![host.to_owned()],
+        })?;
+        Ok(Self {
+            authority_pem: authority.identity().certificate_pem,
+            certificate_pem,
+            key_pem,
+        })
+    }
 }
 
 /// A certificate and its key, in PEM.

@@ -22,4 +22,5 @@ pub(crate) mod sharing;
 pub(crate) mod survival;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
+pub(crate) mod webhook;
 pub(crate) mod whole_gpus;

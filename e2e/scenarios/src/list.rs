@@ -3,7 +3,7 @@
 use crate::groups::{
     api_away, cleanup, configuration, damage, driver, events, hostile, isolation, kubelet,
     odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall, upgrade,
-    whole_gpus,
+    webhook, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -78,6 +78,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A wrong configuration is refused when it is applied, with the path of the field, its value and what to write.",
     configuration::a_configuration_that_does_not_fit_the_device_is_refused_by_the_node
         => "A configuration for another type of device than the allocated one is refused by the node, with the reason in the pod's events.",
+    webhook::the_webhook_refuses_a_wrong_configuration_when_it_is_applied
+        => "The webhook alone, without the policy, refuses a wrong configuration with the path, the value and what to write.",
     survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
         => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
     survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts

@@ -33,6 +33,19 @@ pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), F
     serving(kubernetes)
 }
 
+/// Changes values of the installation, and returns when what it then consists of is ready.
+pub(crate) fn change(kubernetes: Kubernetes<'_>, values: &[String]) -> Result<(), Failure> {
+    let mut helm = kubernetes.cluster().helm();
+    helm.args(["upgrade", RELEASE])
+        .arg(checkout().join("charts/tessera"))
+        .args(["--namespace", RELEASE, "--reuse-values", HELM_LIMIT]);
+    for value in values {
+        helm.args(["--set", value]);
+    }
+    run(&mut helm, None)?;
+    serving(kubernetes)
+}
+
 /// Uninstalls the chart and returns when Helm says that it is done.
 pub fn uninstall(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
@@ -77,7 +90,7 @@ fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     kubernetes.wait(ours, what, SERVING_LIMIT, |sets| {
         all_ready(sets, count).then_some(())
     })?;
-    let what = "the controller to be ready";
+    let what = "the controller, and what else is deployed, to be ready";
     kubernetes.wait(ours, what, SERVING_LIMIT, |deployments| {
         all_available(deployments).then_some(())
     })?;

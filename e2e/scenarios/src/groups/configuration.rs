@@ -6,7 +6,7 @@ use crate::failure::{Failure, same};
 use crate::gpus::DRIVER;
 
 /// A claim `configured` for one GPU with these parameters of its configuration.
-fn configured(parameters: &str) -> String {
+pub(super) fn configured(parameters: &str) -> String {
     format!(
         "{}
     config:
@@ -37,7 +37,7 @@ pub(crate) fn a_configuration_that_asks_for_nothing_is_accepted(
 }
 
 /// Parameters that nobody may apply, and what is said about them.
-const WRONG: &[(&str, &str)] = &[
+pub(super) const WRONG: &[(&str, &str)] = &[
     (
         "{kind: GpuConfig}",
         "apiVersion: is missing; write resource.nvidia.com/v1beta1",

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
@@ -75,6 +78,8 @@ impl Object for Namespace {}
 impl Object for Node {}
 impl Object for ServiceAccount {}
 impl Object for DeviceClass {}
+impl Object for ValidatingAdmissionPolicyBinding {}
+impl Object for ValidatingWebhookConfiguration {}
 
 impl Object for Pod {
     fn state(&self) -> String {
