@@ -9,8 +9,9 @@ use crate::document::{Document, excerpt};
 use crate::error::ConfigError;
 use crate::feature::{Feature, Unsupported};
 use crate::fields::Fields;
-use crate::group::API_VERSION;
+use crate::group::{API_VERSION, OWN_API_VERSION};
 use crate::path::FieldPath;
+use crate::share::ShareConfig;
 use crate::sharing::{GpuSharing, MigSharing};
 use crate::vfio::VfioDeviceConfig;
 
@@ -32,6 +33,8 @@ pub enum Kind {
     MigDeviceConfig,
     /// Of a GPU bound to a VFIO driver.
     VfioDeviceConfig,
+    /// Of a share of a GPU or of a MIG device.
+    ShareConfig,
     /// Of a channel of a compute domain.
     ComputeDomainChannelConfig,
     /// Of the daemon of a compute domain.
@@ -61,6 +64,8 @@ pub enum Config {
     MigDevice(MigDeviceConfig),
     /// Of GPUs bound to a VFIO driver.
     VfioDevice(VfioDeviceConfig),
+    /// Of shares of GPUs and MIG devices.
+    Share(ShareConfig),
     /// Of channels of a compute domain.
     ComputeDomainChannel(ComputeDomainChannelConfig),
     /// Of the daemon of a compute domain.
@@ -80,19 +85,13 @@ impl Config {
         document: &Document,
     ) -> Result<Self, ConfigError> {
         let fields = Fields::of(at.clone(), document)?;
-        let version = fields.required("apiVersion", &[API_VERSION])?;
-        if version.text()? != API_VERSION {
-            return Err(ConfigError::ApiVersion {
-                found: excerpt(version.text()?),
-                at: version.at,
-            });
-        }
-        let named = fields.required("kind", &driver.kinds())?;
+        let version = api_version(driver, &fields)?;
+        let named = fields.required("kind", &driver.kinds(version))?;
         let name = named.text()?;
         let kind = Kind::named(name).ok_or_else(|| ConfigError::UnknownKind {
             at: named.at.clone(),
-            driver,
             found: excerpt(name),
+            kinds: driver.kinds(version),
         })?;
         if kind.driver() != driver {
             let at = named.at;
@@ -120,6 +119,7 @@ impl Config {
                 sharing: sharing.map(MigSharing::decode).transpose()?,
             }),
             Kind::VfioDeviceConfig => Self::VfioDevice(VfioDeviceConfig::decode(fields)?),
+            Kind::ShareConfig => Self::Share(ShareConfig::decode(fields)?),
             Kind::ComputeDomainChannelConfig => {
                 Self::ComputeDomainChannel(ComputeDomainChannelConfig::decode(fields)?)
             }
@@ -132,7 +132,7 @@ impl Config {
     /// The configuration as JSON, every default written out. It decodes to the same again.
     pub fn encode(&self) -> Value {
         let mut fields = Map::new();
-        fields.insert("apiVersion".to_owned(), API_VERSION.into());
+        fields.insert("apiVersion".to_owned(), self.kind().api_version().into());
         fields.insert("kind".to_owned(), self.kind().as_str().into());
         let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
         match self {
@@ -148,6 +148,11 @@ impl Config {
             }
             Self::VfioDevice(config) => {
                 set("iommu", config.encode());
+            }
+            Self::Share(config) => {
+                for (name, section) in config.encode() {
+                    set(name, section);
+                }
             }
             Self::ComputeDomainChannel(config) => {
                 set("domainID", config.domain_id.clone().into());
@@ -166,6 +171,7 @@ impl Config {
             Self::Gpu(_) => Kind::GpuConfig,
             Self::MigDevice(_) => Kind::MigDeviceConfig,
             Self::VfioDevice(_) => Kind::VfioDeviceConfig,
+            Self::Share(_) => Kind::ShareConfig,
             Self::ComputeDomainChannel(_) => Kind::ComputeDomainChannelConfig,
             Self::ComputeDomainDaemon(_) => Kind::ComputeDomainDaemonConfig,
         }
@@ -184,6 +190,7 @@ impl Config {
             Self::Gpu(config) => config.sharing.as_ref().map(GpuSharing::wish).map(shared),
             Self::MigDevice(config) => config.sharing.as_ref().map(MigSharing::wish).map(shared),
             Self::VfioDevice(_) => whole(Feature::Passthrough),
+            Self::Share(_) => whole(Feature::Shares),
             Self::ComputeDomainChannel(_) | Self::ComputeDomainDaemon(_) => {
                 whole(Feature::ComputeDomains)
             }
@@ -202,6 +209,24 @@ impl Config {
     }
 }
 
+/// The API version that `fields` state, which is that of their kind. Beside an unknown kind it may be any that
+/// the driver has.
+fn api_version(driver: Driver, fields: &Fields<'_>) -> Result<&'static str, ConfigError> {
+    let kind = fields.get("kind").and_then(|field| field.value.text());
+    let versions = match kind.and_then(Kind::named) {
+        Some(kind) => vec![kind.api_version()],
+        None => driver.api_versions(),
+    };
+    let field = fields.required("apiVersion", &versions)?;
+    let found = field.text()?;
+    let known = versions.iter().find(|version| **version == found);
+    known.copied().ok_or_else(|| ConfigError::ApiVersion {
+        at: field.at,
+        found: excerpt(found),
+        versions,
+    })
+}
+
 impl Driver {
     /// The driver of this name, if it takes configurations.
     pub fn named(name: &str) -> Option<Self> {
@@ -218,10 +243,17 @@ impl Driver {
         }
     }
 
-    /// Names of the kinds that the driver takes.
-    pub fn kinds(self) -> Vec<&'static str> {
-        let taken = Kind::ALL.into_iter().filter(|kind| kind.driver() == self);
+    /// Names of the kinds of this API version that the driver takes.
+    pub fn kinds(self, api_version: &str) -> Vec<&'static str> {
+        let taken = Kind::ALL.into_iter();
+        let taken = taken.filter(|kind| kind.driver() == self && kind.api_version() == api_version);
         taken.map(Kind::as_str).collect()
+    }
+
+    fn api_versions(self) -> Vec<&'static str> {
+        let mut versions = vec![API_VERSION, OWN_API_VERSION];
+        versions.retain(|version| !self.kinds(version).is_empty());
+        versions
     }
 }
 
@@ -232,10 +264,11 @@ impl fmt::Display for Driver {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::GpuConfig,
         Self::MigDeviceConfig,
         Self::VfioDeviceConfig,
+        Self::ShareConfig,
         Self::ComputeDomainChannelConfig,
         Self::ComputeDomainDaemonConfig,
     ];
@@ -250,6 +283,7 @@ impl Kind {
             Self::GpuConfig => "GpuConfig",
             Self::MigDeviceConfig => "MigDeviceConfig",
             Self::VfioDeviceConfig => "VfioDeviceConfig",
+            Self::ShareConfig => "ShareConfig",
             Self::ComputeDomainChannelConfig => "ComputeDomainChannelConfig",
             Self::ComputeDomainDaemonConfig => "ComputeDomainDaemonConfig",
         }
@@ -258,10 +292,25 @@ impl Kind {
     /// Whose devices it configures.
     pub fn driver(self) -> Driver {
         match self {
-            Self::GpuConfig | Self::MigDeviceConfig | Self::VfioDeviceConfig => Driver::Gpu,
+            Self::GpuConfig
+            | Self::MigDeviceConfig
+            | Self::VfioDeviceConfig
+            | Self::ShareConfig => Driver::Gpu,
             Self::ComputeDomainChannelConfig | Self::ComputeDomainDaemonConfig => {
                 Driver::ComputeDomain
             }
+        }
+    }
+
+    /// Group and version that stand beside the kind: the reference driver's, or our own.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::ShareConfig => OWN_API_VERSION,
+            Self::GpuConfig
+            | Self::MigDeviceConfig
+            | Self::VfioDeviceConfig
+            | Self::ComputeDomainChannelConfig
+            | Self::ComputeDomainDaemonConfig => API_VERSION,
         }
     }
 
@@ -269,6 +318,7 @@ impl Kind {
         match self {
             Self::GpuConfig | Self::MigDeviceConfig => SHARING_FIELDS,
             Self::VfioDeviceConfig => VfioDeviceConfig::FIELDS,
+            Self::ShareConfig => ShareConfig::FIELDS,
             Self::ComputeDomainChannelConfig => ComputeDomainChannelConfig::FIELDS,
             Self::ComputeDomainDaemonConfig => ComputeDomainDaemonConfig::FIELDS,
         }

@@ -56,28 +56,30 @@ pub enum ConfigError {
         remedy: String,
     },
     /// Another group or version.
-    #[error("{at}: unknown API version {found:?}; write {API_VERSION}")]
+    #[error("{at}: unknown API version {found:?}; write {}", one_of(versions))]
     ApiVersion {
         /// Where.
         at: FieldPath,
         /// What it says.
         found: String,
+        /// Those that there are: of the kind, if that is known.
+        versions: Vec<&'static str>,
     },
     /// A kind that the group does not have.
-    #[error("{at}: unknown kind {found:?}; write {}", one_of(&driver.kinds()))]
+    #[error("{at}: unknown kind {found:?}; write {}", one_of(kinds))]
     UnknownKind {
         /// Where.
         at: FieldPath,
-        /// The driver to which it was addressed.
-        driver: Driver,
         /// What it says.
         found: String,
+        /// The kinds of the API version that it stands beside.
+        kinds: Vec<&'static str>,
     },
     /// A kind that belongs to the other driver.
     #[error(
         "{at}: {:?} configures devices of {}, not of {driver}; name that driver in opaque.driver, \
          or write {}",
-        kind.as_str(), kind.driver(), one_of(&driver.kinds())
+        kind.as_str(), kind.driver(), one_of(&driver.kinds(API_VERSION))
     )]
     OtherDriver {
         /// Where.
@@ -133,6 +135,29 @@ pub enum ConfigError {
         at: FieldPath,
         /// The key.
         found: String,
+    },
+    /// A percentage that no limit can be.
+    #[error(
+        "{at}: invalid limit: {found} is not a whole percentage; write one from 1% to 100%, or an \
+         amount such as 10Gi"
+    )]
+    Percentage {
+        /// Where.
+        at: FieldPath,
+        /// What it says.
+        found: String,
+    },
+    /// A value that another field rules out.
+    #[error("{at}: {found} cannot be used with {by}; {remedy}")]
+    Excluded {
+        /// Where.
+        at: FieldPath,
+        /// What it says.
+        found: String,
+        /// The field that rules it out, with its value.
+        by: &'static str,
+        /// What to write instead.
+        remedy: &'static str,
     },
     /// Settings of a strategy that was not chosen.
     #[error(

@@ -15,6 +15,8 @@ pub enum Feature {
     Mps,
     /// Bind a GPU to a VFIO driver.
     Passthrough,
+    /// Hold a share to limits of its own.
+    Shares,
     /// Join a compute domain.
     ComputeDomains,
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Feature {
             Self::TimeSlicing => "time-slicing settings",
             Self::Mps => "MPS",
             Self::Passthrough => "VFIO passthrough",
+            Self::Shares => "limits of shares",
             Self::ComputeDomains => "compute domains",
         })
     }

@@ -146,6 +146,27 @@ impl<'d> Field<'d> {
             .ok_or_else(|| limit("is less than 1Mi"))
     }
 
+    /// The whole number in this field, which must be from `least` to `most`. `what` is what users call it.
+    pub(crate) fn whole<N: TryFrom<u64> + Into<i64> + Copy + PartialOrd>(
+        &self,
+        what: &'static str,
+        least: N,
+        most: N,
+    ) -> Result<N, ConfigError> {
+        let number = self.number()?;
+        number
+            .as_u64()
+            .and_then(|number| N::try_from(number).ok())
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| ConfigError::Range {
+                at: self.at.clone(),
+                what,
+                found: number.to_string(),
+                least: least.into(),
+                most: most.into(),
+            })
+    }
+
     fn wrong_type(&self, expected: &'static str) -> ConfigError {
         wrong_type(self.at.clone(), expected, self.value)
     }

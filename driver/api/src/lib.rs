@@ -15,6 +15,7 @@ mod feature;
 mod fields;
 mod group;
 mod path;
+mod share;
 mod sharing;
 mod vfio;
 
@@ -23,7 +24,11 @@ pub use config::{Config, Driver, GpuConfig, Kind, MigDeviceConfig};
 pub use document::Document;
 pub use error::ConfigError;
 pub use feature::{AVAILABLE, Feature, Unsupported};
-pub use group::{API_VERSION, GROUP, VERSION};
+pub use group::{API_VERSION, GROUP, OWN_API_VERSION, OWN_GROUP, OWN_VERSION, VERSION};
 pub use path::FieldPath;
+pub use share::{
+    ComputeConfig, ComputeMode, Enforcement, MemoryConfig, MemoryLimit, MinimumTier, Pressure,
+    ShareConfig, SwapConfig, Willingness,
+};
 pub use sharing::{GpuSharing, Interval, LimitedDevice, MigSharing, MpsConfig};
 pub use vfio::{IommuBackend, VfioDeviceConfig};

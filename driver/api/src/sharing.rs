@@ -181,7 +181,7 @@ fn mps(sharing: &Fields<'_>) -> Result<MpsConfig, ConfigError> {
     Ok(MpsConfig {
         active_thread_percentage: fields
             .get("defaultActiveThreadPercentage")
-            .map(|field| percentage(&field))
+            .map(|field| field.whole("the active thread percentage", 0, 100))
             .transpose()?,
         pinned_memory: fields
             .get("defaultPinnedDeviceMemoryLimit")
@@ -201,21 +201,6 @@ fn mps(sharing: &Fields<'_>) -> Result<MpsConfig, ConfigError> {
             .transpose()?
             .unwrap_or_default(),
     })
-}
-
-fn percentage(field: &Field<'_>) -> Result<u8, ConfigError> {
-    let number = field.number()?;
-    number
-        .as_u64()
-        .and_then(|number| u8::try_from(number).ok())
-        .filter(|percent| *percent <= 100)
-        .ok_or_else(|| ConfigError::Range {
-            at: field.at.clone(),
-            what: "the active thread percentage",
-            found: number.to_string(),
-            least: 0,
-            most: 100,
-        })
 }
 
 /// A device by index or UUID. Whether the claim has it is known only when it is prepared.

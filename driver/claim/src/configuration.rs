@@ -115,13 +115,35 @@ impl<'c> Configurations<'c> {
 
     /// The configuration of `device`, which was allocated for `request` (`main`, or `main/sub` of a
     /// prioritized list). `None`: nobody wrote one, so that it is used as it is.
+    ///
+    /// Limits of a share are a question of their own: a configuration of the device does not take their
+    /// place, nor they its. Nothing acts on them yet, so whoever asks for them is refused here.
     pub(crate) fn effective(
         &self,
         request: &str,
         device: &DeviceName,
     ) -> Result<Option<Config>, ConfigurationRefusal> {
         let fitting = fitting(device);
-        for addressed in self.0.iter().rev() {
+        if shareable(fitting) {
+            self.last(request, device, Kind::ShareConfig, |kind| {
+                kind == Kind::ShareConfig
+            })?;
+        }
+        self.last(request, device, fitting, |kind| {
+            kind != Kind::ShareConfig || !shareable(fitting)
+        })
+    }
+
+    /// The last that reaches the device among those whose kind is `asked` for.
+    fn last(
+        &self,
+        request: &str,
+        device: &DeviceName,
+        fitting: Kind,
+        asked: impl Fn(Kind) -> bool,
+    ) -> Result<Option<Config>, ConfigurationRefusal> {
+        let asked = |addressed: &&Addressed<'_>| asked(addressed.config.kind());
+        for addressed in self.0.iter().rev().filter(asked) {
             let fits = addressed.config.kind() == fitting;
             match addressed.reach(request) {
                 Reach::Device if !fits => return Err(addressed.mismatch(request, device, fitting)),
@@ -193,6 +215,11 @@ fn fitting(device: &DeviceName) -> Kind {
     } else {
         Kind::GpuConfig
     }
+}
+
+/// Whether devices that take this kind may be shared.
+fn shareable(fitting: Kind) -> bool {
+    matches!(fitting, Kind::GpuConfig | Kind::MigDeviceConfig)
 }
 
 #[cfg(test)]

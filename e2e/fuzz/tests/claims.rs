@@ -10,7 +10,7 @@
 use bolero::TypeGenerator;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Map, Value, json};
-use tessera_api::{API_VERSION, Config, Document, Driver, FieldPath};
+use tessera_api::{API_VERSION, Config, Document, Driver, FieldPath, OWN_API_VERSION};
 use tessera_claim::{ClaimRef, allocation, still_allocates};
 use tessera_fuzz::fuzz;
 
@@ -50,6 +50,8 @@ struct Configuration {
     requests: Vec<String>,
     /// The kind, if there is a header at all.
     kind: Option<Word>,
+    /// Whether it stands beside the version of our own group.
+    own: bool,
     fields: Vec<(Word, Parameter)>,
 }
 
@@ -76,7 +78,7 @@ enum Parameter {
     Deep(Word, Word, Vec<(Word, Scalar)>),
 }
 
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 48] = [
     "GpuConfig",
     "MigDeviceConfig",
     "VfioDeviceConfig",
@@ -101,6 +103,30 @@ const WORDS: [&str; 24] = [
     "enableAPIDevice",
     "metadata",
     "kind",
+    "ShareConfig",
+    "memory",
+    "limit",
+    "50%",
+    "enforcement",
+    "Required",
+    "BestEffort",
+    "minimumTier",
+    "Native",
+    "onPressure",
+    "Swap",
+    "Evict",
+    "compute",
+    "mode",
+    "TimeWindows",
+    "weight",
+    "swap",
+    "policy",
+    "Never",
+    "Allow",
+    "idleSeconds",
+    "maxWakeSeconds",
+    "hostLimit",
+    "assumeUnshared",
 ];
 
 impl Word {
@@ -182,7 +208,12 @@ impl Configuration {
             .collect();
         if let Some(kind) = &self.kind {
             parameters.insert("kind".to_owned(), kind.text().into());
-            parameters.insert("apiVersion".to_owned(), API_VERSION.into());
+            let version = if self.own {
+                OWN_API_VERSION
+            } else {
+                API_VERSION
+            };
+            parameters.insert("apiVersion".to_owned(), version.into());
         }
         Value::Object(parameters)
     }

@@ -4,6 +4,10 @@ use tessera_device::Bytes;
 
 use super::*;
 use crate::compute_domain::AllocationMode;
+use crate::share::{
+    ComputeConfig, ComputeMode, Enforcement, MemoryConfig, MemoryLimit, MinimumTier, Pressure,
+    SwapConfig, Willingness,
+};
 use crate::sharing::{Interval, LimitedDevice, MpsConfig};
 use crate::vfio::IommuBackend;
 
@@ -19,7 +23,8 @@ fn decode(driver: Driver, value: &Value) -> Result<Config, ConfigError> {
 
 /// `kind` with further fields.
 fn of_kind(kind: &str, fields: &Value) -> Value {
-    let mut value = json!({"apiVersion": API_VERSION, "kind": kind});
+    let version = Kind::named(kind).map_or(API_VERSION, Kind::api_version);
+    let mut value = json!({"apiVersion": version, "kind": kind});
     let fields = fields.as_object().unwrap().clone();
     value.as_object_mut().unwrap().extend(fields);
     value
@@ -301,7 +306,7 @@ fn a_wrong_value_is_refused_with_the_value_and_what_to_write() {
 #[test]
 fn a_compute_domain_must_be_named() {
     for fields in [json!({}), json!({"domainID": ""})] {
-        for kind in Driver::ComputeDomain.kinds() {
+        for kind in Driver::ComputeDomain.kinds(API_VERSION) {
             let error = decode(Driver::ComputeDomain, &of_kind(kind, &fields)).unwrap_err();
             assert_eq!(
                 error.to_string(),
@@ -367,6 +372,63 @@ fn mps() -> impl Strategy<Value = MpsConfig> {
         })
 }
 
+fn memory(swappable: bool) -> impl Strategy<Value = MemoryConfig> {
+    let limit = prop_oneof![
+        limits().prop_map(MemoryLimit::Amount),
+        (1..=100_u8).prop_map(MemoryLimit::Percent),
+    ];
+    let tiers = [MinimumTier::Native, MinimumTier::Mps, MinimumTier::Shim];
+    let enforcement = prop_oneof![
+        Just(Enforcement::BestEffort),
+        prop::sample::select(tiers.to_vec()).prop_map(Enforcement::Required),
+    ];
+    let mut pressure = vec![Pressure::OutOfMemory, Pressure::Trim, Pressure::Evict];
+    pressure.extend(swappable.then_some(Pressure::Swap));
+    let pressure = prop::sample::select(pressure);
+    (prop::option::of(limit), enforcement, pressure).prop_map(
+        |(limit, enforcement, on_pressure)| MemoryConfig {
+            limit,
+            enforcement,
+            on_pressure,
+        },
+    )
+}
+
+fn compute() -> impl Strategy<Value = ComputeConfig> {
+    let modes = [None, Some(ComputeMode::TimeSlicing), Some(ComputeMode::Mps)];
+    let unweighted = prop::sample::select(modes.to_vec()).prop_map(|mode| (mode, None));
+    let windows = Some(ComputeMode::TimeWindows);
+    let weighted = prop::option::of(1..=1000_u16).prop_map(move |weight| (windows, weight));
+    prop_oneof![unweighted, weighted].prop_map(|(mode, weight)| ComputeConfig { mode, weight })
+}
+
+fn swap() -> impl Strategy<Value = SwapConfig> {
+    let seconds = || prop::option::of(1..=86_400_u32);
+    let willingness = prop::sample::select(vec![Willingness::Allow, Willingness::Prefer]);
+    let times = (seconds(), seconds(), seconds());
+    let limit = prop::option::of(limits());
+    (willingness, times, limit, any::<bool>()).prop_map(
+        |(willingness, (idle, residency, wake), host_limit, assume_unshared)| SwapConfig {
+            willingness,
+            idle_seconds: idle,
+            min_residency_seconds: residency,
+            max_wake_seconds: wake,
+            host_limit,
+            assume_unshared,
+        },
+    )
+}
+
+fn share() -> impl Strategy<Value = ShareConfig> {
+    prop::option::of(swap()).prop_flat_map(|swap| {
+        (memory(swap.is_some()), compute()).prop_map(move |(memory, compute)| ShareConfig {
+            memory,
+            compute,
+            swap,
+        })
+    })
+}
+
 fn configs() -> impl Strategy<Value = Config> {
     let interval = prop::sample::select(vec![
         Interval::Default,
@@ -403,16 +465,19 @@ fn configs() -> impl Strategy<Value = Config> {
     });
     let daemon = "\\PC{1,40}"
         .prop_map(|domain_id| Config::ComputeDomainDaemon(ComputeDomainDaemonConfig { domain_id }));
-    prop_oneof![gpu, mig, vfio, channel, daemon]
+    let share = share().prop_map(Config::Share);
+    prop_oneof![gpu, mig, vfio, channel, daemon, share]
 }
 
 /// JSON in which the names that mean something are likely, in places where they may not belong.
 fn json_values() -> impl Strategy<Value = Value> {
     let names = "apiVersion|kind|sharing|strategy|timeSlicingConfig|mpsConfig|interval|multiUser|\
                  default(ActiveThreadPercentage|P(erDevicePinnedMemory|innedDeviceMemory)Limit)|\
-                 iommu|backendPolicy|enableAPIDevice|domainID|allocationMode|[0-9]|\\PC*";
+                 iommu|backendPolicy|enableAPIDevice|domainID|allocationMode|memory|limit|enforcement|\
+                 minimumTier|onPressure|compute|mode|weight|swap|policy|idleSeconds|hostLimit|[0-9]|\\PC*";
     let texts = "resource.nvidia.com/v1beta1|GpuConfig|MigDeviceConfig|VfioDeviceConfig|MPS|\
-                 TimeSlicing|[0-9.]{0,40}[A-Za-z]{0,2}|\\PC*";
+                 TimeSlicing|TimeWindows|Required|BestEffort|Native|Swap|Evict|Never|Allow|\
+                 [0-9]{1,3}%|[0-9.]{0,40}[A-Za-z]{0,2}|\\PC*";
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -445,7 +510,7 @@ proptest! {
     ) {
         let mut value = fields;
         if let Value::Object(fields) = &mut value {
-            fields.insert("apiVersion".to_owned(), API_VERSION.into());
+            fields.insert("apiVersion".to_owned(), kind.api_version().into());
             fields.insert("kind".to_owned(), kind.as_str().into());
         }
         if let Err(error) = decode(kind.driver(), &value) {

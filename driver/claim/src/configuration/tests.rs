@@ -185,3 +185,40 @@ fn a_driver_without_kinds_refuses_what_it_would_ignore() {
         Err(ConfigurationRefusal::NoKinds { .. })
     ));
 }
+
+/// Limits of a share, which this version refuses.
+fn share() -> Value {
+    json!({"apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig"})
+}
+
+#[test]
+fn limits_of_a_share_are_not_lost_whichever_configuration_of_the_device_counts() {
+    let plain = parameters("GpuConfig");
+    for entries in [
+        vec![class(&[], &share()), claim(&["gpu"], &plain)],
+        vec![claim(&["gpu"], &plain), claim(&[], &share())],
+        vec![claim(&["gpu"], &share())],
+    ] {
+        match effective(&entries, "gpu", "gpu-0") {
+            Err(ConfigurationRefusal::Unsupported { wish, .. }) => {
+                assert_eq!(wish.feature, Feature::Shares);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn limits_of_a_share_reach_only_what_can_be_shared() {
+    let entries = [claim(&["other"], &share())];
+    assert_eq!(effective(&entries, "gpu", "gpu-0"), Ok(None));
+    let entries = [claim(&["gpu"], &share())];
+    match effective(&entries, "gpu", "gpu-vfio-0") {
+        Err(ConfigurationRefusal::Mismatched { fitting, .. }) => {
+            assert_eq!(fitting, Kind::VfioDeviceConfig);
+        }
+        other => panic!("{other:?}"),
+    }
+    let everywhere = [claim(&[], &share())];
+    assert_eq!(effective(&everywhere, "gpu", "gpu-vfio-0"), Ok(None));
+}
