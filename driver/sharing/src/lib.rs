@@ -1,0 +1,34 @@
+//! Decides what the shares of one GPU may have of it.
+//!
+//! Who asks for a share states a demand ([`ShareConfig`](tessera_api::ShareConfig)); a node has
+//! [`Mechanisms`] that hold shares to their memory, some better than others. [`grant`] brings the two
+//! together or refuses. What concerns the device as a whole is agreed on in [`merge`]. [`Account`] adds up what was
+//! given away, and [`decide`] moves the limits of shares that may grow.
+//!
+//! Nothing here acts, and nothing in this version acts on it yet: these are decisions.
+
+mod account;
+mod grant;
+mod holder;
+mod mechanisms;
+mod range;
+mod settings;
+mod tier;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod testing;
+
+pub use account::{Account, Capacity, ConsumedError, Hold, Overdrawn, Part};
+pub use grant::{Demand, Grant, Refusal, Shortfall, grant};
+pub use holder::Holder;
+pub use mechanisms::{CgroupVersion, Form, Mechanisms, NoNative, NodeFacts};
+pub use range::{
+    Card, Decision, Lending, Limit, LimitChange, Pressed, Reclaim, Rung, Rungs, STEP, ShareState,
+    decide,
+};
+pub use settings::{Conflict, DeviceSettings, DeviceWish, merge};
+pub use tier::{
+    Attribute, DYNAMIC_MEMORY, MEMORY_ENFORCEMENT, SWAP_MECHANISM, SwapMechanism, Tier,
+};
