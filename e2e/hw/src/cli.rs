@@ -1,13 +1,14 @@
 //! The commands, and what they do to the state.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, iter, num::ParseIntError, path::PathBuf, str::FromStr};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use tessera_hw::{
-    Artifacts, Effect, Gpu, Injection, Node, Repeat,
+    Artifacts, Effect, Facts, Gpu, Injection, Node, Repeat,
     injection::ReturnCode,
     install::{self, Replaced, find_state},
+    mig::Mig,
     state::Presence,
 };
 
@@ -63,6 +64,29 @@ enum Command {
         /// Which GPU.
         gpu: String,
     },
+    /// Cut a GPU into MIG devices of these profiles, each at the first place that is free, in place of
+    /// those that it has. As mig-parted does: MIG mode is on then. Without a profile there is none.
+    Cut {
+        /// Which GPU.
+        gpu: String,
+        /// Profiles such as `1g.10gb`, large ones first; `1g.10gb:7` stands for seven.
+        #[arg(value_name = "PROFILE[:COUNT]")]
+        profiles: Vec<Share>,
+    },
+    /// Destroy the MIG devices of a GPU and switch MIG mode off.
+    Uncut {
+        /// Which GPU.
+        gpu: String,
+    },
+    /// Ask for a MIG mode that waits for a reset, as where another program has the GPU open. It comes
+    /// with `start-reset` and `restore`.
+    AwaitMig {
+        /// Which GPU.
+        gpu: String,
+        /// The mode: `true` for on.
+        #[arg(action = ArgAction::Set)]
+        enabled: bool,
+    },
     /// Let calls of an NVML function fail.
     Fail {
         #[command(flatten)]
@@ -109,6 +133,28 @@ struct Install {
     /// The simulated `nvidia-smi`.
     #[arg(long, value_name = "FILE")]
     nvidia_smi: PathBuf,
+}
+
+/// So many instances of a profile.
+#[derive(Clone, Debug)]
+struct Share {
+    profile: String,
+    count: usize,
+}
+
+impl FromStr for Share {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (profile, count) = match text.split_once(':') {
+            Some((profile, count)) => (profile, count.parse()?),
+            None => (text, 1),
+        };
+        Ok(Self {
+            profile: profile.to_owned(),
+            count,
+        })
+    }
 }
 
 /// Which calls an injection touches.
@@ -193,16 +239,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<String> {
         let (_, node) = install::upgrade(&root, &version, replaced)?.state.read()?;
         return Ok(describe(&node));
     }
-    let state = find_state(&root)?;
     if let Command::Show { json } = command {
-        let (_, node) = state.read()?;
+        let (_, node) = find_state(&root)?.read()?;
         return if json {
             Ok(serde_json::to_string_pretty(&node)? + "\n")
         } else {
             Ok(describe(&node))
         };
     }
-    state.update(|node| change(node, command).map(|()| describe(node)))?
+    install::change(&root, |node| change(node, command).map(|()| describe(node)))
 }
 
 fn change(node: &mut Node, command: Command) -> Result<()> {
@@ -216,7 +261,18 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
         Command::StartReset { gpu: name } => {
             gpu(node, &name)?.condition.presence = Presence::Resetting;
         }
-        Command::Restore { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Present,
+        Command::Restore { gpu: name } => restore(gpu(node, &name)?),
+        Command::Cut {
+            gpu: name,
+            profiles,
+        } => {
+            let each = |share: &Share| iter::repeat_n(share.profile.clone(), share.count);
+            let profiles: Vec<_> = profiles.iter().flat_map(each).collect();
+            let profiles: Vec<_> = profiles.iter().map(String::as_str).collect();
+            gpu(node, &name)?.cut(&profiles)?;
+        }
+        Command::Uncut { gpu: name } => gpu(node, &name)?.uncut()?,
+        Command::AwaitMig { gpu: name, enabled } => gpu(node, &name)?.await_mode(enabled)?,
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
         Command::Die { calls } => inject(node, calls, Effect::Die),
@@ -234,6 +290,13 @@ fn gpu<'a>(node: &'a mut Node, name: &str) -> Result<&'a mut Gpu> {
             "find the GPU `{name}`: name a minor number from 0 to {last}, a UUID or a PCI address"
         )
     })
+}
+
+/// A GPU that is lost comes back by a reset too.
+fn restore(gpu: &mut Gpu) {
+    if gpu.condition.presence != Presence::Present {
+        gpu.end_reset();
+    }
 }
 
 fn apply(set: &Set, gpu: &mut Gpu) {
@@ -297,9 +360,33 @@ fn describe(node: &Node) -> String {
             condition.memory_used_mib,
             facts.memory_total_mib,
         );
+        describe_mig(&mut text, facts, &condition.mig);
     }
     for injection in &node.injections {
         let _ = writeln!(text, "  injected: {injection}");
     }
     text
+}
+
+fn describe_mig(text: &mut String, facts: &Facts, mig: &Mig) {
+    let Some(table) = facts.mig_table() else {
+        return;
+    };
+    if mig.pending != mig.enabled {
+        let mode = if mig.pending { "on" } else { "off" };
+        let _ = writeln!(text, "      MIG mode is to be {mode} after a reset");
+    }
+    if mig.enabled && mig.instances.is_empty() {
+        let _ = writeln!(text, "      MIG mode is on, without an instance");
+    }
+    for instance in &mig.instances {
+        let profile = table.profile(instance.profile);
+        let name = profile.map_or_else(String::new, |profile| instance.name(profile));
+        let size = profile.map_or(0, |profile| profile.size);
+        let _ = writeln!(
+            text,
+            "      {name:<11} {} at {}:{size}, GPU instance {}, compute instance {}",
+            instance.uuid, instance.start, instance.gpu_instance, instance.compute_instance,
+        );
+    }
 }

@@ -245,6 +245,8 @@ pub struct Facts {
     pub addressing_mode: Option<AddressingMode>,
     /// How many MIG devices the GPU can be cut into; 0 where it cannot.
     pub max_mig_devices: u32,
+    /// The table that says how it can be cut; see [`crate::mig`].
+    pub mig_table: Option<String>,
     /// Power limit in watts.
     pub power_limit_watts: u32,
     /// Power that it draws when idle, in watts.
@@ -256,14 +258,25 @@ pub struct Facts {
 /// Derives the UUID of the GPU at `index` of a node, so that no two nodes have a GPU in common and
 /// a node has the same GPUs in every run.
 pub fn derive_uuid(node: &str, index: usize) -> String {
-    let digest = identity(node, index);
+    uuid("GPU", &identity(node, index))
+}
+
+/// Derives the UUID of the instance that is made on a GPU after so many others.
+pub fn derive_mig_uuid(gpu: &str, created: u64) -> String {
+    uuid(
+        "MIG",
+        &Sha256::digest(format!("simulated MIG device {created} of {gpu}")).into(),
+    )
+}
+
+fn uuid(kind: &str, digest: &[u8; 32]) -> String {
     let bytes = digest
         .first_chunk()
         .expect("a SHA-256 digest is longer than a UUID");
     let hex = format!("{:032x}", u128::from_be_bytes(*bytes));
     let (head, tail) = (&hex[..16], &hex[16..]);
     format!(
-        "GPU-{}-{}-{}-{}-{}",
+        "{kind}-{}-{}-{}-{}-{}",
         &head[..8],
         &head[8..12],
         &head[12..],

@@ -13,6 +13,7 @@ mod devices;
 mod elf;
 mod kernel;
 mod libraries;
+mod mig;
 
 use std::{
     fs, io,
@@ -22,8 +23,9 @@ use std::{
 
 use crate::{
     artifacts::Artifacts,
+    mig::LayoutError,
     profile::{Profile, ProfileError},
-    state::{StateError, StateFile},
+    state::{Node, StateError, StateFile},
 };
 
 const MARKER: &str = "SIMULATED-DRIVER";
@@ -70,6 +72,9 @@ pub enum InstallError {
     /// The state could not be stored.
     #[error("store the state of the simulated GPUs")]
     State(#[from] StateError),
+    /// A GPU cannot be cut in this way.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// A file could not be made.
     #[error("{attempt} {path}")]
     Io {
@@ -111,6 +116,7 @@ pub fn install(
     libraries::install(&tree, version, artifacts)?;
     kernel::install(&tree, &node)?;
     devices::install(&tree, &node)?;
+    mig::sync(&tree, &node)?;
     Ok(Installed {
         root: root.to_owned(),
         driver_version: version.clone(),
@@ -247,6 +253,23 @@ pub fn find_state(root: &Path) -> Result<StateFile, InstallError> {
         .ok_or_else(|| InstallError::Absent {
             root: root.to_owned(),
         })
+}
+
+/// Changes the state of the GPUs whose driver is installed under `root`, and with it the files and nodes
+/// that the kernel has for MIG devices. Nobody sees the one without the other.
+pub fn change<T, E: From<InstallError>>(
+    root: &Path,
+    change: impl FnOnce(&mut Node) -> Result<T, E>,
+) -> Result<T, E> {
+    let state = find_state(root)?;
+    let changed = state.update(|node| {
+        let mut changed = node.clone();
+        let outcome = change(&mut changed)?;
+        mig::sync(&Tree { root }, &changed)?;
+        *node = changed;
+        Ok(outcome)
+    });
+    changed.map_err(InstallError::from)?
 }
 
 /// The sentence by which people recognise what is not real.

@@ -11,6 +11,7 @@ pub mod artifacts;
 pub mod facts;
 pub mod injection;
 pub mod install;
+pub mod mig;
 pub mod profile;
 pub mod state;
 
@@ -18,5 +19,6 @@ pub use artifacts::{Artifacts, ArtifactsError};
 pub use facts::{AddressingMode, Architecture, Brand, Driver, Facts, PciFunction, Version};
 pub use injection::{Effect, Injection, Repeat};
 pub use install::{InstallError, Installed, Replaced, install, uninstall, upgrade};
+pub use mig::LayoutError;
 pub use profile::{Profile, ProfileError};
 pub use state::{Condition, Gpu, Node, StateError, StateFile};

@@ -84,6 +84,7 @@ pub struct Model {
     pub board_part_number: String,
     pub addressing_mode: Option<AddressingMode>,
     pub max_mig_devices: u32,
+    pub mig_table: Option<String>,
     pub power_limit_watts: u32,
     pub idle_power_watts: u32,
     pub idle_temperature: u32,
@@ -170,6 +171,7 @@ impl Profile {
             board_part_number: model.board_part_number,
             addressing_mode: model.addressing_mode,
             max_mig_devices: model.max_mig_devices,
+            mig_table: model.mig_table,
             power_limit_watts: model.power_limit_watts,
             idle_power_watts: model.idle_power_watts,
             idle_temperature: model.idle_temperature,
@@ -204,6 +206,15 @@ mod tests {
             assert_eq!(functions.len(), slots.len(), "{name}: one address, one GPU");
             let model = &profile.model;
             assert!(model.memory_reserved_mib < model.memory_total_mib, "{name}");
+            let table = model
+                .mig_table
+                .as_ref()
+                .map(|table| crate::mig::table(table));
+            assert_eq!(table.is_some(), model.max_mig_devices > 0, "{name}");
+            assert!(
+                table.is_none_or(|table| table.is_some()),
+                "{name}: no such table"
+            );
             assert_eq!(
                 model.pci_device_id & 0xffff,
                 0x10de,

@@ -13,6 +13,7 @@ pub use self::file::{StateError, StateFile, Watch};
 use crate::{
     facts::{Driver, Facts},
     injection::{Effect, Injection},
+    mig::Mig,
 };
 
 /// Everything about the GPUs of one node.
@@ -77,10 +78,12 @@ pub struct Condition {
     pub uncorrectable_errors: u64,
     /// Volatile correctable ECC errors.
     pub correctable_errors: u64,
+    /// How it is cut.
+    pub mig: Mig,
 }
 
 impl Condition {
-    /// The condition of a healthy GPU that nobody uses.
+    /// The condition of a healthy GPU that nobody uses and that is not cut.
     pub fn idle(facts: &Facts) -> Self {
         Self {
             presence: Presence::Present,
@@ -91,6 +94,7 @@ impl Condition {
             memory_utilization: 0,
             uncorrectable_errors: 0,
             correctable_errors: 0,
+            mig: Mig::default(),
         }
     }
 }
@@ -147,11 +151,13 @@ impl Node {
         })
     }
 
-    /// Makes every GPU healthy and idle and takes all injections away.
+    /// Makes every GPU healthy, idle and whole, and takes all injections away.
     pub fn reset(&mut self) {
         self.injections.clear();
         for gpu in &mut self.gpus {
+            let created = gpu.condition.mig.created;
             gpu.condition = Condition::idle(&gpu.facts);
+            gpu.condition.mig.created = created;
         }
     }
 }

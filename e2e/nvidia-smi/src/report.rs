@@ -14,13 +14,35 @@ pub(crate) struct Report {
     pub(crate) code: u8,
 }
 
-/// `-L`: one line for each GPU, in the format of the real program.
+/// `-L`: one line for each GPU and each MIG device, in the format of the real program.
 pub(crate) fn list(nvml: &Nvml) -> Result<Report, NvmlError> {
     each_gpu(nvml, String::new(), |text, index, device| {
         let (name, uuid) = (device.name()?, device.uuid()?);
         line(text, format_args!("GPU {index}: {name} (UUID: {uuid})"));
+        for (number, mig) in mig_devices(device)?.iter().enumerate() {
+            let (name, uuid) = (mig.name()?, mig.uuid()?);
+            // The library puts the GPU's name before that of the profile.
+            let size = name.rsplit(' ').next().unwrap_or_default();
+            line(
+                text,
+                format_args!("  MIG {size:<11} Device {number:>2}: (UUID: {uuid})"),
+            );
+        }
         Ok(())
     })
+}
+
+/// The MIG devices of a GPU that this process may use.
+fn mig_devices<'nvml>(device: &Device<'nvml>) -> Result<Vec<Device<'nvml>>, NvmlError> {
+    let mut found = Vec::new();
+    for index in 0..device.mig_device_count()? {
+        match device.mig_device_by_index(index) {
+            Ok(mig) => found.push(mig),
+            Err(NvmlError::NotFound | NvmlError::NotSupported) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// No arguments: a short table.

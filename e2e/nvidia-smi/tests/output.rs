@@ -195,3 +195,27 @@ fn on_a_read_only_mount_each_process_of_the_named_program_dies_at_its_nth_call()
     let output = machine.list_read_only();
     assert_eq!(stdout(&output), T4_LIST, "{output:?}");
 }
+
+#[test]
+fn mig_devices_stand_below_their_gpu_in_the_format_of_the_real_one() {
+    let machine = machine("h100");
+    let uuids = tessera_hw::install::change(&machine.root, |node: &mut Node| {
+        node.gpus[1].cut(&["3g.40gb", "1g.10gb+me"])?;
+        let gpu = &node.gpus[1];
+        let mig = gpu.condition.mig.instances.iter();
+        let mig: Vec<_> = mig.map(|instance| instance.uuid.clone()).collect();
+        Ok::<_, tessera_hw::InstallError>((gpu.facts.uuid.clone(), mig))
+    });
+    let (gpu, mig) = uuids.unwrap();
+    let output = stdout(&machine.command(&["-L"]).output().unwrap());
+    let lines: Vec<_> = output.lines().skip(1).take(4).collect();
+    assert_eq!(
+        lines[..3],
+        [
+            format!("GPU 1: NVIDIA H100 80GB HBM3 (UUID: {gpu})"),
+            format!("  MIG 3g.40gb     Device  0: (UUID: {})", mig[0]),
+            format!("  MIG 1g.10gb+me  Device  1: (UUID: {})", mig[1]),
+        ]
+    );
+    assert!(lines[3].starts_with("GPU 2: "), "{}", lines[3]);
+}

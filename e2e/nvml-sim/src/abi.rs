@@ -8,6 +8,7 @@
 mod condition;
 mod device;
 mod event;
+mod mig;
 mod system;
 
 use std::{
@@ -50,6 +51,22 @@ fn put_text(buffer: *mut c_char, length: c_uint, text: &str) -> Result<(), Fault
     let room = unsafe { slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), length) };
     for (byte, value) in room.iter_mut().zip(text.bytes().chain([0])) {
         byte.write(value);
+    }
+    Ok(())
+}
+
+/// Writes these values into an array of the caller and says how many there are. A null pointer asks for
+/// their number alone.
+fn put_all<T>(array: *mut T, count: Option<&mut c_uint>, values: Vec<T>) -> Result<(), Fault> {
+    let count = count.ok_or(Fault::InvalidArgument)?;
+    *count = c_uint::try_from(values.len()).map_err(|_| Fault::Unknown)?;
+    if array.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the caller says that the array has room for all values that there can be.
+    let room = unsafe { slice::from_raw_parts_mut(array.cast::<MaybeUninit<T>>(), values.len()) };
+    for (slot, value) in room.iter_mut().zip(values) {
+        slot.write(value);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     process, ptr,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -13,10 +14,12 @@ use std::{
 };
 
 use nvml_wrapper_sys::bindings::{
-    NVML_INIT_FLAG_NO_GPUS, nvmlDevice_t, nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
+    NVML_INIT_FLAG_NO_GPUS, nvmlDevice_t, nvmlGpuInstance_t, nvmlReturn_enum_NVML_SUCCESS,
+    nvmlReturn_t,
 };
 use tessera_hw::{
     Effect, Facts, Gpu, Node, StateError, StateFile,
+    mig::{COMPUTE_INSTANCES, GPU_INSTANCES, Instance, Profile, capability},
     state::{Presence, Watch},
 };
 
@@ -30,6 +33,11 @@ use crate::{
 /// More than any machine has. Handles point into this array, so they stay valid and can be checked.
 const MAX_GPUS: usize = 256;
 static HANDLES: [u8; MAX_GPUS] = [0; MAX_GPUS];
+/// The same for every GPU instance and every MIG device that a GPU can have.
+const MAX_PARTS: usize = GPU_INSTANCES as usize;
+static PARTS: [u8; MAX_GPUS * MAX_PARTS] = [0; MAX_GPUS * MAX_PARTS];
+const MAX_MIG: usize = MAX_PARTS * COMPUTE_INSTANCES as usize;
+static MIG_DEVICES: [u8; MAX_GPUS * MAX_MIG] = [0; MAX_GPUS * MAX_MIG];
 
 /// How long a call may go on hanging after it was released.
 const RELEASE_TICK: Duration = Duration::from_millis(20);
@@ -46,6 +54,7 @@ struct Library {
 
 /// The GPUs between the first initialisation and the last shutdown.
 pub(crate) struct Session {
+    root: PathBuf,
     state: StateFile,
     watch: Watch,
     generation: u64,
@@ -57,10 +66,37 @@ pub(crate) struct Session {
 }
 
 /// One GPU that this process sees.
+#[derive(Clone, Copy)]
 pub(crate) struct Device<'a> {
     pub(crate) index: usize,
     pub(crate) handle: nvmlDevice_t,
     pub(crate) gpu: &'a Gpu,
+    at: usize,
+}
+
+/// One MIG device that this process sees.
+pub(crate) struct MigDevice<'a> {
+    pub(crate) handle: nvmlDevice_t,
+    /// That of its GPU instance.
+    pub(crate) part: nvmlGpuInstance_t,
+    pub(crate) instance: &'a Instance,
+    pub(crate) profile: &'a Profile,
+}
+
+/// What a device handle can stand for.
+pub(crate) enum Any<'a> {
+    Gpu(Device<'a>),
+    Mig(Device<'a>, MigDevice<'a>),
+}
+
+impl<'a> Any<'a> {
+    /// The MIG device, where the call is about one.
+    pub(crate) fn mig(self) -> Result<(Device<'a>, MigDevice<'a>), Fault> {
+        match self {
+            Self::Mig(parent, mig) => Ok((parent, mig)),
+            Self::Gpu(_) => Err(Fault::InvalidArgument),
+        }
+    }
 }
 
 /// Runs one call: injections first, then `body`. Panics become `NVML_ERROR_UNKNOWN`.
@@ -117,6 +153,28 @@ pub(crate) fn with_device<T>(
     with_session(|session| body(session.device(handle)?.present()?))
 }
 
+/// Runs `body` on what is behind a handle, a GPU or a MIG device.
+pub(crate) fn with_any<T>(
+    handle: nvmlDevice_t,
+    body: impl FnOnce(Any<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    with_session(|session| body(session.any(handle)?))
+}
+
+/// Runs `body` on the GPU and the MIG device behind the handle of a GPU instance.
+pub(crate) fn with_part<T>(
+    part: nvmlGpuInstance_t,
+    body: impl FnOnce(Device<'_>, MigDevice<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    with_session(|session| {
+        let (parent, mig) = session
+            .all_mig_devices()
+            .find(|(_, mig)| mig.part == part)
+            .ok_or(Fault::InvalidArgument)?;
+        body(parent.present()?, mig)
+    })
+}
+
 /// Runs `body` on what does not change about the GPU behind a handle.
 pub(crate) fn with_facts<T>(
     handle: nvmlDevice_t,
@@ -147,6 +205,7 @@ impl Session {
             .map(|(at, _)| at)
             .collect();
         let session = Self {
+            root,
             state,
             watch,
             generation,
@@ -187,7 +246,57 @@ impl Session {
             index,
             handle: handle(*at),
             gpu: &self.node.gpus[*at],
+            at: *at,
         })
+    }
+
+    /// The MIG devices of a GPU that this process may use, in the order of their indices: those whose
+    /// capabilities have their nodes here.
+    pub(crate) fn mig_devices<'a>(&'a self, parent: &Device<'a>) -> Vec<MigDevice<'a>> {
+        let Gpu { facts, condition } = parent.gpu;
+        let Some(table) = facts.mig_table().filter(|_| condition.mig.enabled) else {
+            return Vec::new();
+        };
+        let has = |gi: u32, ci| {
+            let minor = capability(facts.minor, gi, ci);
+            root::has_device(&self.root, &format!("nvidia-caps/nvidia-cap{minor}"))
+        };
+        let mine = condition.mig.instances.iter().filter(|instance| {
+            let (gi, ci) = (instance.gpu_instance, instance.compute_instance);
+            has(gi, None) && has(gi, Some(ci))
+        });
+        mine.filter_map(|instance| {
+            let gi = instance.gpu_instance as usize;
+            let part = parent.at * MAX_PARTS + gi;
+            let device = part * COMPUTE_INSTANCES as usize + instance.compute_instance as usize;
+            Some(MigDevice {
+                handle: ptr::from_ref(MIG_DEVICES.get(device)?).cast_mut().cast(),
+                part: ptr::from_ref(PARTS.get(part)?).cast_mut().cast(),
+                instance,
+                profile: table.profile(instance.profile)?,
+            })
+        })
+        .collect()
+    }
+
+    /// All MIG devices that this process may use, each with its GPU.
+    pub(crate) fn all_mig_devices(&self) -> impl Iterator<Item = (Device<'_>, MigDevice<'_>)> {
+        self.devices().flat_map(move |parent| {
+            let devices = self.mig_devices(&parent).into_iter();
+            devices.map(move |mig| (parent, mig))
+        })
+    }
+
+    /// What is behind a handle.
+    pub(crate) fn any(&self, wanted: nvmlDevice_t) -> Result<Any<'_>, Fault> {
+        if let Ok(device) = self.device(wanted) {
+            return Ok(Any::Gpu(device.present()?));
+        }
+        let mut all = self.all_mig_devices();
+        let (parent, mig) = all
+            .find(|(_, mig)| mig.handle == wanted)
+            .ok_or(Fault::InvalidArgument)?;
+        Ok(Any::Mig(parent.present()?, mig))
     }
 
     /// The GPU behind a handle, lost or not.

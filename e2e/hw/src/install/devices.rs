@@ -15,34 +15,60 @@ const CONTROL_MINOR: u32 = 255;
 const MODESET_MINOR: u32 = 254;
 /// The unified memory driver takes a free major at load time; 511 is the first that Linux hands out.
 const UVM_MAJOR: u32 = 511;
+/// So does the one of the capabilities; the user guide shows 508.
+pub(super) const CAPS_MAJOR: u32 = 508;
+
+/// The driver's default for its nodes.
+const MODE: u32 = 0o666;
+
+/// What the kernel lists in `/proc/devices`.
+pub(super) fn majors() -> String {
+    format!(
+        "Character devices:\n  1 mem\n{NVIDIA_MAJOR} nvidia\n{NVIDIA_MAJOR} nvidia-modeset\n\
+         {NVIDIA_MAJOR} nvidiactl\n{CAPS_MAJOR} nvidia-caps\n{UVM_MAJOR} nvidia-uvm\n\n\
+         Block devices:\n  7 loop\n"
+    )
+}
 
 /// Makes the nodes with the mode that the driver's `DeviceFileMode` defaults to.
 pub(super) fn install(tree: &Tree<'_>, node: &Node) -> Result<(), InstallError> {
     for gpu in &node.gpus {
         let minor = gpu.facts.minor;
-        make(tree, &format!("dev/nvidia{minor}"), NVIDIA_MAJOR, minor)?;
+        let path = format!("dev/nvidia{minor}");
+        make(tree, &path, NVIDIA_MAJOR, minor, MODE)?;
     }
-    make(tree, "dev/nvidiactl", NVIDIA_MAJOR, CONTROL_MINOR)?;
-    make(tree, "dev/nvidia-modeset", NVIDIA_MAJOR, MODESET_MINOR)?;
-    make(tree, "dev/nvidia-uvm", UVM_MAJOR, 0)?;
-    make(tree, "dev/nvidia-uvm-tools", UVM_MAJOR, 1)
+    make(tree, "dev/nvidiactl", NVIDIA_MAJOR, CONTROL_MINOR, MODE)?;
+    make(
+        tree,
+        "dev/nvidia-modeset",
+        NVIDIA_MAJOR,
+        MODESET_MINOR,
+        MODE,
+    )?;
+    make(tree, "dev/nvidia-uvm", UVM_MAJOR, 0, MODE)?;
+    make(tree, "dev/nvidia-uvm-tools", UVM_MAJOR, 1, MODE)
 }
 
-fn make(tree: &Tree<'_>, relative: &str, major: u32, minor: u32) -> Result<(), InstallError> {
+pub(super) fn make(
+    tree: &Tree<'_>,
+    relative: &str,
+    major: u32,
+    minor: u32,
+    mode: u32,
+) -> Result<(), InstallError> {
     let path = tree.prepare(relative)?;
     let error = |source: io::Error| InstallError::MakeDeviceNode {
         path: path.clone(),
         source,
     };
-    let mode = Mode::from_raw_mode(0o666);
     mknodat(
         CWD,
         &path,
         FileType::CharacterDevice,
-        mode,
+        Mode::from_raw_mode(mode),
         makedev(major, minor),
     )
     .map_err(|errno| error(errno.into()))?;
     // The umask has taken bits away.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(error)
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(error)
 }

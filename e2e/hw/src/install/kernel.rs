@@ -2,17 +2,18 @@
 //!
 //! Both stand below the driver root, because containers have a `/proc` and `/sys` of their own.
 
-use super::{InstallError, SIMULATED, Tree};
+use super::{InstallError, SIMULATED, Tree, devices};
 use crate::{
     facts::{Driver, Facts},
     state::Node,
 };
 
-const PROC: &str = "proc/driver/nvidia";
+pub(super) const PROC: &str = "proc/driver/nvidia";
 
 pub(super) fn install(tree: &Tree<'_>, node: &Node) -> Result<(), InstallError> {
     install_versions(tree, &node.driver)?;
     tree.write(&format!("{PROC}/params"), PARAMS)?;
+    tree.write("proc/devices", devices::majors())?;
     for gpu in &node.gpus {
         let facts = &gpu.facts;
         tree.write(

@@ -11,7 +11,7 @@ use tessera_hw::Gpu;
 use super::{Out, check_version, export, put};
 use crate::{
     fault::Fault,
-    library::{with_device, with_facts},
+    library::{Any, with_any, with_device, with_facts},
 };
 
 const MIB: u64 = 1 << 20;
@@ -103,8 +103,20 @@ struct Memory {
 }
 
 fn memory_of(device: nvmlDevice_t) -> Result<Memory, Fault> {
-    with_device(device, |device| {
-        let Gpu { facts, condition } = device.gpu;
+    with_any(device, |any| {
+        let Gpu { facts, condition } = match any {
+            Any::Gpu(device) => device.gpu,
+            // Nobody says what programs use of a part, so it is nothing.
+            Any::Mig(_, mig) => {
+                let total = mig.profile.memory_mib * MIB;
+                return Ok(Memory {
+                    total,
+                    reserved: 0,
+                    used: 0,
+                    free: total,
+                });
+            }
+        };
         let total = facts.memory_total_mib * MIB;
         let reserved = facts.memory_reserved_mib * MIB;
         let room = total.saturating_sub(reserved);

@@ -18,7 +18,7 @@ use tessera_hw::{AddressingMode, Architecture, Brand, Facts, PciFunction};
 use super::{Out, array, check_version, export, put, put_text, text};
 use crate::{
     fault::Fault,
-    library::{with_device, with_facts, with_session},
+    library::{Any, with_any, with_device, with_facts, with_session},
 };
 
 export! {
@@ -32,8 +32,7 @@ export! {
         put(device, by_index(index)?)
     }
     fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: Out<'_, nvmlDevice_t>) {
-        let uuid = text(uuid)?;
-        put(device, find(|facts| facts.uuid == uuid)?)
+        put(device, by_uuid(text(uuid)?)?)
     }
     fn nvmlDeviceGetHandleByPciBusId(address: *const c_char, device: Out<'_, nvmlDevice_t>) {
         put(device, by_pci_bus_id(address)?)
@@ -54,10 +53,19 @@ export! {
         with_facts(device, |facts| put(minor, facts.minor))
     }
     fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) {
-        with_facts(device, |facts| put_text(uuid, length, &facts.uuid))
+        with_any(device, |any| match any {
+            Any::Gpu(device) => put_text(uuid, length, &device.gpu.facts.uuid),
+            Any::Mig(_, mig) => put_text(uuid, length, &mig.instance.uuid),
+        })
     }
     fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) {
-        with_facts(device, |facts| put_text(name, length, &facts.name))
+        with_any(device, |any| match any {
+            Any::Gpu(device) => put_text(name, length, &device.gpu.facts.name),
+            Any::Mig(parent, mig) => {
+                let size = mig.instance.name(mig.profile);
+                put_text(name, length, &format!("{} MIG {size}", parent.gpu.facts.name))
+            }
+        })
     }
     fn nvmlDeviceGetSerial(device: nvmlDevice_t, serial: *mut c_char, length: c_uint) {
         with_facts(device, |facts| put_text(serial, length, &facts.serial))
@@ -116,36 +124,7 @@ export! {
         };
         Ok(())
     }
-
-    fn nvmlDeviceGetMigMode(device: nvmlDevice_t, now: Out<'_, c_uint>, pending: Out<'_, c_uint>) {
-        with_facts(device, |facts| match facts.max_mig_devices {
-            0 => Err(Fault::NotSupported),
-            _ => Ok(()),
-        })?;
-        put(now, DISABLED)?;
-        put(pending, DISABLED)
-    }
-    // Documented to be zero where MIG is not supported or not enabled.
-    fn nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: Out<'_, c_uint>) {
-        with_facts(device, |_| put(count, 0))
-    }
-    fn nvmlDeviceIsMigDeviceHandle(device: nvmlDevice_t, is_mig: Out<'_, c_uint>) {
-        with_facts(device, |_| put(is_mig, 0))
-    }
-    fn nvmlDeviceGetMigDeviceHandleByIndex(
-        device: nvmlDevice_t,
-        _index: c_uint,
-        _mig: Out<'_, nvmlDevice_t>,
-    ) {
-        with_facts(device, |facts| match facts.max_mig_devices {
-            0 => Err(Fault::NotSupported),
-            _ => Err(Fault::NotFound),
-        })
-    }
 }
-
-/// `NVML_DEVICE_MIG_DISABLE`.
-const DISABLED: c_uint = 0;
 
 fn device_count() -> Result<c_uint, Fault> {
     with_session(|session| c_uint::try_from(session.devices().len()).map_err(|_| Fault::Unknown))
@@ -156,6 +135,19 @@ fn by_index(index: c_uint) -> Result<nvmlDevice_t, Fault> {
     with_session(|session| {
         let device = session.devices().nth(index).ok_or(Fault::InvalidArgument)?;
         Ok(device.present()?.handle)
+    })
+}
+
+fn by_uuid(uuid: &str) -> Result<nvmlDevice_t, Fault> {
+    if uuid.starts_with("GPU-") {
+        return find(|facts| facts.uuid == uuid);
+    }
+    with_session(|session| {
+        let mut all = session.all_mig_devices();
+        let found = all.find(|(_, mig)| mig.instance.uuid == uuid);
+        let (parent, mig) = found.ok_or(Fault::NotFound)?;
+        parent.present()?;
+        Ok(mig.handle)
     })
 }
 
