@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::mig::{MigMode, MigState};
 use crate::{DeviceName, DriverVersion, Gpu, GpuUuid, Inventory};
 
 /// Why a GPU that was seen does not serve now.
@@ -153,6 +154,15 @@ pub enum Change {
         /// Which it is.
         gpu: GpuUuid,
     },
+    /// A GPU is cut another way than before, or waits for a reset to be.
+    MigChanged {
+        /// The name that the whole GPU has.
+        device: DeviceName,
+        /// Which it is.
+        gpu: GpuUuid,
+        /// How it is cut now.
+        mig: MigState,
+    },
 }
 
 impl Change {
@@ -166,6 +176,7 @@ impl Change {
             Self::DriverFound { .. } | Self::DriverReplaced { .. } | Self::GpuArrived { .. } => {
                 false
             }
+            Self::MigChanged { mig, .. } => mig.is_stranded() || !mig.unusable.is_empty(),
         }
     }
 }
@@ -192,6 +203,7 @@ impl fmt::Display for Change {
                 write!(f, "a GPU that has not been seen before {absence}")
             }
             Self::GpuArrived { device, gpu } => write!(f, "{device} is there: GPU {gpu}"),
+            Self::MigChanged { device, gpu, mig } => write!(f, "{device}: GPU {gpu}: {mig}"),
         }
     }
 }
@@ -243,6 +255,7 @@ impl Known {
         }
         let inventory = inventory.with_missing(missing, strangers);
         changes.extend(lost(self.last(), &inventory));
+        changes.extend(cut_anew(self.last(), &inventory));
         if let Self::Present(former) = self {
             changes.extend(arrived(former, &inventory));
         }
@@ -302,6 +315,26 @@ fn lost<'a>(
     missing.chain(news.map(|absence| Change::GpuUnusable {
         absence: absence.clone(),
     }))
+}
+
+/// The GPUs whose MIG side is not as it was. One that was never seen is news if there is anything to
+/// say of it.
+fn cut_anew<'a>(
+    former: Option<&'a Inventory>,
+    present: &'a Inventory,
+) -> impl Iterator<Item = Change> + 'a {
+    let plain = MigState::empty(MigMode::Off);
+    present.gpus().iter().filter_map(move |gpu| {
+        let mig = gpu.mig.as_ref()?;
+        let mut seen = former.into_iter().flat_map(Inventory::ever_seen);
+        let before = seen.find(|other| other.uuid == gpu.uuid);
+        let before = before.and_then(|gpu| gpu.mig.as_ref()).unwrap_or(&plain);
+        (mig != before).then(|| Change::MigChanged {
+            device: gpu.device_name(),
+            gpu: gpu.uuid.clone(),
+            mig: mig.clone(),
+        })
+    })
 }
 
 fn arrived<'a>(former: &'a Inventory, present: &'a Inventory) -> impl Iterator<Item = Change> + 'a {

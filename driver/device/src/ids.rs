@@ -5,6 +5,11 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::mig::{MigProfile, Part};
+
+/// What tells the name of a MIG device from others.
+const MIG: &str = "-mig-";
+
 /// Longest device name that the API takes: a DNS label (RFC 1123).
 const DEVICE_NAME_MAX: usize = 63;
 
@@ -14,6 +19,9 @@ pub enum IdError {
     /// Not of the form `GPU-<uuid>`.
     #[error("GPU UUID {0:?} is not of the form GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
     GpuUuid(String),
+    /// Not of the form `MIG-<uuid>`.
+    #[error("MIG UUID {0:?} is not of the form MIG-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
+    MigUuid(String),
     /// Not of the form `dddd:bb:dd.f`, or with the longer domain that NVML prints.
     #[error("PCI address {0:?} is not of the form dddd:bb:dd.f (hexadecimal)")]
     PciAddress(String),
@@ -45,15 +53,8 @@ impl FromStr for GpuUuid {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let valid = text.strip_prefix("GPU-").is_some_and(|uuid| {
-            uuid.len() == 36
-                && uuid.bytes().enumerate().all(|(at, byte)| match at {
-                    8 | 13 | 18 | 23 => byte == b'-',
-                    _ => byte.is_ascii_hexdigit(),
-                })
-        });
-        valid
-            .then(|| Self(format!("GPU-{}", text[4..].to_ascii_lowercase())))
+        uuid_after("GPU-", text)
+            .map(Self)
             .ok_or_else(|| IdError::GpuUuid(text.to_owned()))
     }
 }
@@ -62,6 +63,47 @@ impl fmt::Display for GpuUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The UUID of a MIG device as NVML prints it since R470: `MIG-` and a lower-case UUID.
+///
+/// It names one instance from its creation to its end; one that is made again in its place has
+/// another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MigUuid(String);
+
+impl MigUuid {
+    /// The UUID with its `MIG-` prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for MigUuid {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        uuid_after("MIG-", text)
+            .map(Self)
+            .ok_or_else(|| IdError::MigUuid(text.to_owned()))
+    }
+}
+
+impl fmt::Display for MigUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text in lower case, if it is this prefix and a UUID.
+fn uuid_after(prefix: &str, text: &str) -> Option<String> {
+    let uuid = text.strip_prefix(prefix)?;
+    let valid = uuid.len() == 36
+        && uuid.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    valid.then(|| format!("{prefix}{}", uuid.to_ascii_lowercase()))
 }
 
 /// A PCI function: domain, bus, device, function.
@@ -167,6 +209,31 @@ impl DeviceName {
         Self(format!("gpu-{minor}"))
     }
 
+    /// The name of a MIG device, `gpu-<minor>-mig-<profile>-<profile id>-<start>`, as the reference
+    /// driver spells it.
+    ///
+    /// The reference has one name for all compute instances of a GPU instance that holds several. Here
+    /// the number of the compute instance stands behind the profile, `…-1c3g20gb-ci2-9-0`, where those
+    /// who take such names apart by their ends pass over it.
+    pub fn mig(minor: u32, profile: MigProfile, profile_id: u16, part: Part) -> Self {
+        let size = profile.in_device_names();
+        let sibling = match part.compute_instance {
+            Some(number) => format!("-ci{number}"),
+            None => String::new(),
+        };
+        let start = part.placement.start;
+        Self(format!(
+            "gpu-{minor}{MIG}{size}{sibling}-{profile_id}-{start}"
+        ))
+    }
+
+    /// The minor number of the GPU that a MIG device of this name is a part of; nothing if this is the
+    /// name of no MIG device.
+    pub fn mig_parent(&self) -> Option<u32> {
+        let (gpu, _) = self.0.split_once(MIG)?;
+        gpu.strip_prefix("gpu-")?.parse().ok()
+    }
+
     /// The name as the API carries it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -200,6 +267,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mig::{Extras, Placement};
+
+    #[test]
+    fn mig_devices_have_the_names_of_the_reference_driver() {
+        for (minor, profile, id, start, sibling, name) in [
+            (0, "1g.5gb", 19, 0, None, "gpu-0-mig-1g5gb-19-0"),
+            (3, "1g.5gb+me", 20, 4, None, "gpu-3-mig-1g5gb-me-20-4"),
+            (7, "7g.141gb", 0, 0, None, "gpu-7-mig-7g141gb-0-0"),
+            (1, "1c.3g.20gb", 9, 4, Some(2), "gpu-1-mig-1c3g20gb-ci2-9-4"),
+        ] {
+            let part = Part {
+                placement: Placement { start, size: 1 },
+                compute_instance: sibling,
+            };
+            let found = DeviceName::mig(minor, profile.parse().unwrap(), id, part);
+            assert_eq!(found.as_str(), name);
+            assert_eq!(found.mig_parent(), Some(minor));
+        }
+        for other in ["gpu-0", "gpu-vfio-1", "channel-0", "gpu-x-mig-1g5gb-19-0"] {
+            assert_eq!(other.parse::<DeviceName>().unwrap().mig_parent(), None);
+        }
+    }
 
     #[test]
     fn nvml_and_sysfs_spellings_of_a_pci_address_are_the_same_device() {
@@ -232,6 +321,13 @@ mod tests {
         ] {
             assert!(bad.parse::<GpuUuid>().is_err(), "{bad:?}");
         }
+        for bad in [
+            "MIG-",
+            "GPU-5dcdd1a3-5d1a-4b4a-9c4c-0b1a2c3d4e5f",
+            "MIG-GPU-5dcdd1a3-5d1a-4b4a-9c4c-0b1a2c3d4e5f/1/0",
+        ] {
+            assert!(bad.parse::<MigUuid>().is_err(), "{bad:?}");
+        }
         for bad in ["", "pci", "pci0000", "pci0000:zz", "0000:16"] {
             assert!(bad.parse::<PcieRoot>().is_err(), "{bad:?}");
         }
@@ -249,7 +345,21 @@ mod tests {
             let _ = text.parse::<PciAddress>();
             let _ = text.parse::<DeviceName>();
             let _ = text.parse::<GpuUuid>();
+            let _ = text.parse::<MigUuid>();
+            let _ = text.parse::<DeviceName>().map(|name| name.mig_parent());
             let _ = text.parse::<PcieRoot>();
+        }
+
+        #[test]
+        fn every_mig_device_has_a_valid_device_name(minor: u32, slices: u8, compute: u8, gigabytes: u16, id: u16, start: u8, number: u8) {
+            let profile = MigProfile { slices, compute, gigabytes, extras: Extras::AllMedia };
+            let part = Part {
+                placement: Placement { start, size: 1 },
+                compute_instance: (!profile.is_all_of_its_gpu_instance()).then_some(number),
+            };
+            let name = DeviceName::mig(minor, profile, id, part);
+            prop_assert_eq!(name.as_str().parse::<DeviceName>(), Ok(name.clone()));
+            prop_assert_eq!(name.mig_parent(), Some(minor));
         }
 
         #[test]

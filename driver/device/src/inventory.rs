@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::follow::{Absence, MissingGpu};
+use crate::mig::{MigInstance, MigMode, MigState};
 use crate::{Bytes, CudaVersion, DeviceName, DriverVersion, GpuUuid, PciAddress, PcieRoot};
 
 /// Facts about the installed driver, common to all GPUs of a node.
@@ -107,12 +108,50 @@ pub struct Gpu {
     pub pcie_root: Option<PcieRoot>,
     /// The NUMA node next to it, if sysfs names one.
     pub numa_node: Option<u32>,
+    /// Its MIG side, if it has one.
+    pub mig: Option<MigState>,
 }
 
 impl Gpu {
-    /// The name under which the whole GPU is offered.
+    /// The name under which the whole GPU is offered, unless it is cut.
     pub fn device_name(&self) -> DeviceName {
         DeviceName::whole_gpu(self.minor)
+    }
+
+    /// Whether it is used through MIG devices alone.
+    pub fn is_cut(&self) -> bool {
+        self.mig.as_ref().is_some_and(|mig| mig.mode == MigMode::On)
+    }
+
+    /// What it is offered as: itself, or its MIG devices in their order.
+    pub fn offered(&self) -> impl Iterator<Item = Offered<'_>> {
+        let whole = (!self.is_cut()).then_some(None);
+        let mig = self.mig.iter().filter(move |_| self.is_cut());
+        let instances = mig.flat_map(|mig| &mig.instances).map(Some);
+        let parts = whole.into_iter().chain(instances);
+        parts.map(move |instance| Offered {
+            gpu: self,
+            instance,
+        })
+    }
+}
+
+/// Something that can be offered: a whole GPU or a MIG device of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered<'i> {
+    /// The GPU.
+    pub gpu: &'i Gpu,
+    /// The MIG device of it, or nothing for the GPU as a whole.
+    pub instance: Option<&'i MigInstance>,
+}
+
+impl Offered<'_> {
+    /// The name under which it is offered.
+    pub fn name(&self) -> DeviceName {
+        match self.instance {
+            Some(instance) => instance.device_name(self.gpu.minor),
+            None => self.gpu.device_name(),
+        }
     }
 }
 
@@ -134,6 +173,14 @@ pub enum InventoryError {
     DuplicateUuid {
         /// The GPU.
         uuid: GpuUuid,
+    },
+    /// Two MIG devices of a GPU would get one device name.
+    #[error("GPU {gpu} has two MIG devices that would be offered as {name}")]
+    DuplicateDevice {
+        /// The GPU.
+        gpu: GpuUuid,
+        /// The name.
+        name: DeviceName,
     },
 }
 
@@ -167,6 +214,13 @@ impl Inventory {
             if !seen.insert(&gpu.uuid) {
                 return Err(InventoryError::DuplicateUuid {
                     uuid: gpu.uuid.clone(),
+                });
+            }
+            let mut names = BTreeSet::new();
+            if let Some(twice) = gpu.offered().find(|part| !names.insert(part.name())) {
+                return Err(InventoryError::DuplicateDevice {
+                    gpu: gpu.uuid.clone(),
+                    name: twice.name(),
                 });
             }
         }
@@ -214,27 +268,43 @@ impl Inventory {
         self.gpus.iter().chain(missing)
     }
 
-    /// The GPU that is offered under this name.
-    pub fn by_device_name(&self, name: &DeviceName) -> Option<&Gpu> {
-        self.gpus.iter().find(|gpu| gpu.device_name() == *name)
+    /// What can be offered at present, by minor number and in each GPU's order.
+    pub fn offered(&self) -> impl Iterator<Item = Offered<'_>> {
+        self.gpus.iter().flat_map(Gpu::offered)
     }
 
-    /// The GPU that was offered under this name and does not answer now.
+    /// What is offered under this name.
+    pub fn by_device_name(&self, name: &DeviceName) -> Option<Offered<'_>> {
+        self.offered().find(|part| part.name() == *name)
+    }
+
+    /// The GPU that was offered under this name, as a whole or a part, and does not answer now.
     pub fn missing_by_device_name(&self, name: &DeviceName) -> Option<&MissingGpu> {
-        let mut missing = self.missing.iter();
-        missing.find(|missing| missing.gpu.device_name() == *name)
+        let offered = |missing: &&MissingGpu| {
+            let mut parts = missing.gpu.offered();
+            parts.any(|part| part.name() == *name)
+        };
+        self.missing.iter().find(offered)
     }
 
-    /// The GPU that is offered under this name, or was when it still answered.
-    pub fn seen_by_device_name(&self, name: &DeviceName) -> Option<&Gpu> {
-        self.ever_seen().find(|gpu| gpu.device_name() == *name)
+    /// What is offered under this name, or was when its GPU still answered.
+    pub fn seen_by_device_name(&self, name: &DeviceName) -> Option<Offered<'_>> {
+        let mut parts = self.ever_seen().flat_map(Gpu::offered);
+        parts.find(|part| part.name() == *name)
+    }
+
+    /// The GPU that a device of this name is, or is a part of, whether it is offered so at present or
+    /// not.
+    pub fn gpu_of(&self, name: &DeviceName) -> Option<&Gpu> {
+        self.ever_seen()
+            .find(|gpu| gpu.device_name() == *name || name.mig_parent() == Some(gpu.minor))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{driver, gpu, gpu_uuid, inventory};
+    use crate::testing::{cut, driver, gpu, gpu_uuid, inventory};
 
     #[test]
     fn gpus_are_ordered_by_minor_number_whatever_order_the_library_gives() {
@@ -263,7 +333,40 @@ mod tests {
     fn a_gpu_is_found_by_the_name_it_is_offered_under() {
         let inventory = inventory([0, 1]);
         let by_minor = |minor| inventory.by_device_name(&DeviceName::whole_gpu(minor));
-        assert_eq!(by_minor(1).unwrap().minor, 1);
+        assert_eq!(by_minor(1).unwrap().gpu.minor, 1);
         assert!(by_minor(2).is_none());
+    }
+
+    #[test]
+    fn a_cut_gpu_is_found_by_the_names_of_its_parts_and_not_by_its_own() {
+        let gpus = vec![gpu(0), cut(gpu(1), &["3g.40gb", "1g.10gb"])];
+        let inventory = Inventory::new(driver("580"), gpus).unwrap();
+        let names: Vec<_> = inventory.offered().map(|part| part.name()).collect();
+        let names: Vec<_> = names.iter().map(DeviceName::as_str).collect();
+        assert_eq!(
+            names,
+            ["gpu-0", "gpu-1-mig-3g40gb-9-0", "gpu-1-mig-1g10gb-19-4"]
+        );
+        let whole = DeviceName::whole_gpu(1);
+        assert_eq!(inventory.by_device_name(&whole), None);
+        assert_eq!(inventory.gpu_of(&whole).unwrap().minor, 1);
+        let part: DeviceName = names[2].parse().unwrap();
+        let found = inventory.by_device_name(&part).unwrap();
+        assert_eq!((found.gpu.minor, found.name()), (1, part.clone()));
+        let gone: DeviceName = "gpu-1-mig-7g80gb-0-0".parse().unwrap();
+        assert_eq!(inventory.by_device_name(&gone), None);
+        assert_eq!(inventory.gpu_of(&gone).unwrap().minor, 1);
+    }
+
+    #[test]
+    fn two_mig_devices_of_one_name_are_refused() {
+        let mut twice = cut(gpu(1), &["1g.10gb"]);
+        let mig = twice.mig.as_mut().unwrap();
+        mig.instances.push(mig.instances[0].clone());
+        let error = Inventory::new(driver("580"), vec![twice]).unwrap_err();
+        assert!(
+            error.to_string().contains("gpu-1-mig-1g10gb-19-0"),
+            "{error}"
+        );
     }
 }

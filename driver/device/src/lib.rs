@@ -7,13 +7,16 @@
 pub mod follow;
 mod ids;
 mod inventory;
+pub mod mig;
 pub mod quantity;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod units;
 mod version;
 
-pub use ids::{DeviceName, GpuUuid, IdError, PciAddress, PcieRoot};
-pub use inventory::{AddressingMode, Architecture, DriverFacts, Gpu, Inventory, InventoryError};
+pub use ids::{DeviceName, GpuUuid, IdError, MigUuid, PciAddress, PcieRoot};
+pub use inventory::{
+    AddressingMode, Architecture, DriverFacts, Gpu, Inventory, InventoryError, Offered,
+};
 pub use units::Bytes;
 pub use version::{CudaVersion, DriverVersion};

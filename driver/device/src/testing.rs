@@ -6,6 +6,9 @@
 )]
 
 use crate::follow::{Absence, Known, Look, SilentGpu};
+use crate::mig::{
+    DeviceNumber, MODELS, MigAccess, MigInstance, MigMode, MigProfile, MigState, Placement,
+};
 use crate::{
     Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, GpuUuid, Inventory,
 };
@@ -33,6 +36,50 @@ pub fn gpu(minor: u32) -> Gpu {
         addressing_mode: None,
         pcie_root: None,
         numa_node: None,
+        mig: Some(MigState::empty(MigMode::Off)),
+    }
+}
+
+/// The same GPU, cut into these instances of an H100's profiles: each at the first place that is free.
+pub fn cut(gpu: Gpu, profiles: &[&str]) -> Gpu {
+    let mut mig = MigState::empty(MigMode::On);
+    for profile in profiles {
+        let profile: MigProfile = profile.parse().unwrap();
+        let row = MODELS
+            .iter()
+            .filter(|model| model.name.starts_with("H100"))
+            .flat_map(|model| model.rows)
+            .find(|row| row.profile == profile)
+            .unwrap();
+        let taken = |placement: &Placement| {
+            let mut others = mig.instances.iter();
+            others.any(|other| other.placement.overlaps(*placement))
+        };
+        let placement = row.placements().find(|place| !taken(place)).unwrap();
+        let number = u32::from(placement.start);
+        let capability = |minor| DeviceNumber { major: 511, minor };
+        mig.instances.push(MigInstance {
+            gpu_instance: placement.start,
+            compute_instance: 0,
+            uuid: format!("MIG-{:08x}-0000-0000-0000-{number:012x}", gpu.minor)
+                .parse()
+                .unwrap(),
+            profile,
+            profile_id: row.id,
+            placement,
+            memory: row.memory,
+            multiprocessors: row.multiprocessors,
+            engines: row.engines,
+            access: MigAccess {
+                gpu_instance: capability(1000 * gpu.minor + 10 * number),
+                compute_instance: capability(1000 * gpu.minor + 10 * number + 1),
+            },
+        });
+    }
+    mig.instances.sort_by_key(|instance| instance.placement);
+    Gpu {
+        mig: Some(mig),
+        ..gpu
     }
 }
 

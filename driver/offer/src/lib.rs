@@ -7,7 +7,9 @@
 
 pub mod limits;
 
+mod attributes;
 mod fields;
+mod mig_device;
 mod names;
 mod offer;
 mod plan;

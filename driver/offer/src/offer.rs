@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use tessera_device::DeviceName;
 
 use crate::fields::{self, FieldPath};
-use crate::limits::ATTRIBUTE_VALUE_BYTES;
+use crate::limits::{ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE};
 use crate::names::slice_name;
 
 /// The node whose devices are offered.
@@ -25,7 +25,7 @@ pub struct Node {
 pub struct Dropped {
     /// The device.
     pub device: DeviceName,
-    /// The attribute that it goes without.
+    /// The attribute or capacity that it goes without.
     pub attribute: &'static str,
     /// Why.
     pub reason: DropReason,
@@ -39,6 +39,12 @@ pub enum DropReason {
     TooLong {
         /// Length of the value in bytes.
         bytes: usize,
+    },
+    /// The API takes only so many attributes and capacities of a device, and refuses the whole slice
+    /// for one more.
+    TooMany {
+        /// How many there would be.
+        count: usize,
     },
     /// Version attributes follow semver 2.0, and the value has no such form.
     NotSemver {
@@ -59,6 +65,11 @@ impl fmt::Display for Dropped {
             DropReason::TooLong { bytes } => write!(
                 f,
                 "its value has {bytes} bytes, the API takes {ATTRIBUTE_VALUE_BYTES}"
+            ),
+            DropReason::TooMany { count } => write!(
+                f,
+                "with it there would be {count} attributes and capacities, the API takes \
+                 {ATTRIBUTES_AND_CAPACITIES_PER_DEVICE}"
             ),
             DropReason::NotSemver { text } => {
                 write!(f, "{text:?} is not a version of one to three numbers")

@@ -1,22 +1,28 @@
 //! From an inventory to an offer.
 
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
-use tessera_device::Inventory;
+use tessera_device::{Inventory, Offered};
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
 use crate::offer::{Node, Offer};
-use crate::whole_gpu;
+use crate::{mig_device, whole_gpu};
 
-/// Offers every GPU of the inventory as a whole, in order of minor numbers.
+/// Offers every GPU of the inventory, in order of minor numbers: as a whole, or its MIG devices in the
+/// order of their places.
+///
+/// A GPU in MIG mode is not offered as a whole, and one that has no instance is not offered at all.
+/// One that waits for a reset to change its mode is offered in the mode that it is in.
 ///
 /// Total and deterministic: what the API would refuse is left out and listed in
 /// [`Offer::dropped`], and the same input gives the same bytes.
 pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
     let mut dropped = Vec::new();
     let devices: Vec<Device> = inventory
-        .gpus()
-        .iter()
-        .map(|gpu| whole_gpu::device(gpu, inventory.driver(), &mut dropped))
+        .offered()
+        .map(|Offered { gpu, instance }| match instance {
+            Some(instance) => mig_device::device(gpu, instance, inventory.driver(), &mut dropped),
+            None => whole_gpu::device(gpu, inventory.driver(), &mut dropped),
+        })
         .collect();
     let slices = devices
         .chunks(devices_per_slice(&devices))

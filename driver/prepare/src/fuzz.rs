@@ -3,7 +3,9 @@
 use bolero::TypeGenerator;
 use serde_json::{Map, json};
 use tessera_claim::{ClaimRef, ClaimUid};
-use tessera_device::testing::inventory;
+use tessera_device::mig::{Part, Placement};
+use tessera_device::testing::{cut, driver, gpu};
+use tessera_device::{Gpu, Inventory};
 use tessera_fuzz::fuzz;
 
 use crate::cdi::{CdiKind, claim_of_file, claimed_devices, device_name, file_name};
@@ -12,6 +14,15 @@ use crate::step::Effect;
 use crate::testing::boot;
 use crate::upkeep::rebuild;
 
+/// How a claim uses a GPU, as generated.
+#[derive(Clone, Debug, TypeGenerator)]
+enum Use {
+    Whole,
+    Part(u8, u8, Option<u8>),
+    Admin,
+    AdminOfPart,
+}
+
 /// A record as generated texts make it.
 #[derive(Clone, Debug, TypeGenerator)]
 struct Texts {
@@ -19,21 +30,30 @@ struct Texts {
     namespace: String,
     name: String,
     prepared: bool,
-    devices: Vec<(String, String, Option<String>, bool)>,
+    devices: Vec<(String, String, Option<String>, Use)>,
     effects: Vec<(String, u32)>,
     newer: Option<String>,
 }
 
 impl Texts {
     fn record(&self) -> Record {
-        let device = |(request, pool, share, admin): &(String, String, Option<String>, bool)| {
+        let device = |(request, pool, share, used): &(String, String, Option<String>, Use)| {
+            let part = matches!(used, Use::Part(..) | Use::AdminOfPart);
             PreparedDevice {
                 request: request.clone(),
                 pool: pool.clone(),
                 device: "gpu-0".parse().unwrap(),
                 share_id: share.clone(),
                 gpu: "GPU-11111111-2222-3333-4444-555555555555".parse().unwrap(),
-                view: if *admin { View::Admin } else { View::Whole },
+                view: match *used {
+                    Use::Whole => View::Whole,
+                    Use::Part(start, size, compute_instance) => View::Part(Part {
+                        placement: Placement { start, size },
+                        compute_instance,
+                    }),
+                    Use::Admin | Use::AdminOfPart => View::Admin,
+                },
+                instance: part.then(|| "MIG-11111111-2222-3333-4444-555555555555".parse().unwrap()),
                 cdi_id: format!("k8s.gpu.nvidia.com/claim={request}"),
                 unknown: Map::new(),
             }
@@ -146,8 +166,10 @@ enum SpecBytes {
 fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are_there() {
     let claim: ClaimUid = "0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001".parse().unwrap();
     let (kind, boot) = (CdiKind::claim(), boot());
-    let inventory = inventory(0..8);
-    let gpus: Vec<_> = inventory.gpus().iter().map(|gpu| &gpu.uuid).collect();
+    let whole = (0..7).map(gpu);
+    let cut = cut(gpu(7), &["3g.40gb", "1g.10gb"]);
+    let inventory = Inventory::new(driver("580"), whole.chain([cut]).collect()).unwrap();
+    let gpus: Vec<_> = inventory.gpus().iter().map(|gpu: &Gpu| &gpu.uuid).collect();
     let spec = |names: Vec<String>| {
         let devices: Vec<_> = names
             .into_iter()
@@ -155,7 +177,8 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
             .collect();
         serde_json::to_vec(&json!({ "devices": devices })).unwrap()
     };
-    let of_this_claim = |at: &u8| device_name(&claim, &format!("gpu-{}", at % 4).parse().unwrap());
+    let names: Vec<_> = inventory.offered().map(|part| part.name()).collect();
+    let of_this_claim = |at: &u8| device_name(&claim, &names[usize::from(*at) % names.len()]);
     fuzz!(5_000, SpecBytes, |bytes| {
         let bytes = match bytes {
             SpecBytes::Any(bytes) => bytes.clone(),
@@ -169,13 +192,13 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
         let Some(record) = rebuild(&claim, &bytes, &kind, "node-a", &inventory, &boot) else {
             return;
         };
-        let named = claimed_devices(&bytes, &claim).unwrap();
+        let claimed = claimed_devices(&bytes, &claim).unwrap();
         let held: Vec<_> = record
             .devices
             .iter()
             .map(|held| held.device.clone())
             .collect();
-        assert_eq!(held, named);
+        assert_eq!(held, claimed);
         assert!(record.devices.iter().all(|held| gpus.contains(&&held.gpu)));
         assert_eq!(Record::decode(&record.encode()).unwrap(), record);
     });

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use tessera_claim::{ClaimRef, ClaimUid};
-use tessera_device::GpuUuid;
+use tessera_device::{DeviceName, GpuUuid};
 
 use crate::record::{Record, View};
 use crate::refusal::Refusal;
@@ -58,8 +58,16 @@ impl Flaw {
 #[derive(Debug)]
 pub struct Ledger<'g, G> {
     guard: &'g G,
-    holders: BTreeMap<GpuUuid, Vec<(ClaimRef, View)>>,
+    holders: BTreeMap<GpuUuid, Vec<Holder>>,
     unreadable: Vec<Unreadable>,
+}
+
+/// A claim's use of a GPU.
+#[derive(Debug)]
+struct Holder {
+    claim: ClaimRef,
+    device: DeviceName,
+    view: View,
 }
 
 /// Devices that a claim may have, for as long as the locks are held.
@@ -77,11 +85,15 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         records: impl IntoIterator<Item = &'r Record>,
         unreadable: Vec<Unreadable>,
     ) -> Self {
-        let mut holders: BTreeMap<GpuUuid, Vec<(ClaimRef, View)>> = BTreeMap::new();
+        let mut holders: BTreeMap<GpuUuid, Vec<Holder>> = BTreeMap::new();
         for record in records {
             for device in &record.devices {
-                let entry = (record.claim.clone(), device.view);
-                holders.entry(device.gpu.clone()).or_default().push(entry);
+                let holder = Holder {
+                    claim: record.claim.clone(),
+                    device: device.device.clone(),
+                    view: device.view,
+                };
+                holders.entry(device.gpu.clone()).or_default().push(holder);
             }
         }
         Self {
@@ -109,20 +121,20 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 continue;
             }
             self.refuse_unaccounted(claim, device)?;
-            let twice = devices[..at]
-                .iter()
-                .any(|other| other.gpu.uuid == device.gpu.uuid && other.view() == View::Whole);
-            let holder = if twice {
-                Some(claim)
-            } else {
-                self.holder(claim, &device.gpu.uuid)
+            let twice = devices[..at].iter().find(|other| {
+                other.gpu.uuid == device.gpu.uuid && other.view().excludes(device.view())
+            });
+            let in_the_way = match twice {
+                Some(other) => Some((claim, &other.allocated.device)),
+                None => self.holder(claim, device),
             };
-            if let Some(by) = holder {
+            if let Some((by, held_as)) = in_the_way {
                 return Err(Refusal::GpuHeld {
                     claim: claim.clone(),
                     device: device.allocated.device.clone(),
                     gpu: device.gpu.uuid.clone(),
                     by: by.clone(),
+                    held_as: held_as.clone(),
                 });
             }
         }
@@ -153,13 +165,18 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         }
     }
 
-    /// The first claim other than `claim` that counts as using the GPU.
-    fn holder(&self, claim: &ClaimRef, gpu: &GpuUuid) -> Option<&ClaimRef> {
+    /// The first claim other than `claim` whose use of the GPU leaves no room for this device, and
+    /// the device by which it has that use.
+    fn holder(
+        &self,
+        claim: &ClaimRef,
+        device: &ResolvedDevice<'_>,
+    ) -> Option<(&ClaimRef, &DeviceName)> {
         self.holders
-            .get(gpu)?
+            .get(&device.gpu.uuid)?
             .iter()
-            .find(|(holder, view)| holder.uid != claim.uid && *view == View::Whole)
-            .map(|(holder, _)| holder)
+            .find(|other| other.claim.uid != claim.uid && other.view.excludes(device.view()))
+            .map(|other| (&other.claim, &other.device))
     }
 }
 
@@ -169,11 +186,11 @@ mod tests {
 
     use proptest::prelude::*;
     use tessera_claim::AllocatedDevice;
-    use tessera_device::testing::{gpu, gpu_uuid};
-    use tessera_device::{DeviceName, Gpu};
+    use tessera_device::Gpu;
+    use tessera_device::testing::{cut, gpu, gpu_uuid};
 
     use super::*;
-    use crate::testing::record;
+    use crate::testing::{mig_record, named, record};
 
     #[derive(Debug)]
     struct Locked(BTreeSet<GpuUuid>);
@@ -200,8 +217,51 @@ mod tests {
                     configuration: None,
                 },
                 gpu,
+                instance: None,
             })
             .collect()
+    }
+
+    /// The MIG devices of a GPU that is cut in this way, of which the claim gets those at `chosen`.
+    fn wants_parts<'i>(gpu: &'i Gpu, chosen: &[usize]) -> Vec<ResolvedDevice<'i>> {
+        let parts: Vec<_> = gpu.offered().collect();
+        let wanted = chosen.iter().map(|at| parts[*at]);
+        wanted
+            .map(|part| ResolvedDevice {
+                allocated: named(&[part.name().as_str()]).devices.remove(0),
+                gpu,
+                instance: part.instance,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn parts_of_a_gpu_are_held_apart_and_a_part_excludes_the_whole() {
+        let guard = all_locked();
+        let whole_gpu = [gpu(3)];
+        let cut = cut(gpu(3), &["3g.40gb", "1g.10gb", "1g.10gb"]);
+        let held = mig_record("holder", 3, &["3g.40gb"]);
+        let newcomer = record("newcomer", &[]).claim;
+        let admit = |wanted| Ledger::under(&guard, [&held], vec![]).admit(&newcomer, wanted);
+        admit(wants_parts(&cut, &[1, 2])).unwrap();
+        for refused in [
+            wants_parts(&cut, &[1, 0]),
+            wants_parts(&cut, &[1, 1]),
+            wants(&whole_gpu, View::Whole),
+        ] {
+            let error = admit(refused).unwrap_err();
+            assert!(matches!(error, Refusal::GpuHeld { .. }), "{error}");
+        }
+        admit(wants(&whole_gpu, View::Admin)).unwrap();
+        // The layout has changed since, and what is there now lies where the holder's part was.
+        let anew = tessera_device::testing::cut(gpu(3), &["4g.40gb", "1g.10gb"]);
+        admit(wants_parts(&anew, &[0])).unwrap_err();
+        admit(wants_parts(&anew, &[1])).unwrap();
+
+        let whole = record("holder", &[3]);
+        let admitted =
+            Ledger::under(&guard, [&whole], vec![]).admit(&newcomer, wants_parts(&cut, &[1]));
+        assert!(matches!(admitted, Err(Refusal::GpuHeld { .. })));
     }
 
     #[test]

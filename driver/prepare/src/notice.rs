@@ -227,6 +227,7 @@ fn news_of(change: &Change) -> News {
         Change::GpuMissing { .. } => News::GpuMissing,
         Change::GpuUnusable { .. } => News::GpuUnusable,
         Change::GpuArrived { .. } => News::GpuArrived,
+        Change::MigChanged { .. } => News::MigChanged,
     }
 }
 

@@ -8,7 +8,8 @@
 
 use serde_json::Map;
 use tessera_claim::{AllocatedDevice, ClaimRef};
-use tessera_device::Inventory;
+use tessera_device::mig::{MigInstance, MigMode, MigState};
+use tessera_device::{Gpu, Inventory};
 
 use crate::cdi::{self, CdiKind, DriverInstall, GpuEdits};
 use crate::ledger::Admitted;
@@ -40,6 +41,7 @@ pub fn plan<G>(
         .map(|device| GpuEdits {
             device: device.allocated.device.clone(),
             gpu: device.gpu,
+            instance: device.instance,
         })
         .collect();
     let steps = vec![write_cdi(claim, &gpus, kind, install)];
@@ -69,21 +71,22 @@ pub fn restore(
 ) -> Result<Plan, Refusal> {
     let gpu = |prepared: &PreparedDevice| {
         let gpu = inventory.ever_seen().find(|gpu| gpu.uuid == prepared.gpu);
-        gpu.map(|gpu| GpuEdits {
-            device: prepared.device.clone(),
-            gpu,
-        })
-        .ok_or_else(|| Refusal::UnknownDevice {
+        let gpu = gpu.ok_or_else(|| Refusal::UnknownDevice {
             claim: record.claim.clone(),
             pool: prepared.pool.clone(),
             device: prepared.device.clone(),
+        })?;
+        Ok(GpuEdits {
+            device: prepared.device.clone(),
+            gpu,
+            instance: instance(&record.claim, prepared, gpu)?,
         })
     };
     let gpus = record
         .devices
         .iter()
         .map(gpu)
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Result<Vec<_>, Refusal>>()?;
     let steps = vec![write_cdi(&record.claim, &gpus, kind, install)];
     let effects = steps.iter().filter_map(Step::effect).collect();
     let record = Record {
@@ -91,6 +94,29 @@ pub fn restore(
         ..record.clone()
     };
     Ok(Plan { record, steps })
+}
+
+/// The MIG device that was prepared, where it was one and is there still.
+fn instance<'i>(
+    claim: &ClaimRef,
+    prepared: &PreparedDevice,
+    gpu: &'i Gpu,
+) -> Result<Option<&'i MigInstance>, Refusal> {
+    let Some(uuid) = &prepared.instance else {
+        return Ok(None);
+    };
+    let mut instances = gpu.mig.iter().flat_map(|mig| &mig.instances);
+    let found = instances.find(|instance| instance.uuid == *uuid);
+    found.map(Some).ok_or_else(|| Refusal::MigLayoutChanged {
+        claim: claim.clone(),
+        device: prepared.device.clone(),
+        gpu: gpu.uuid.clone(),
+        mig: Box::new(
+            gpu.mig
+                .clone()
+                .unwrap_or_else(|| MigState::empty(MigMode::Off)),
+        ),
+    })
 }
 
 fn prepared_device(
@@ -108,6 +134,7 @@ fn prepared_device(
     let cdi_id = cdi::device_id(kind, &claim.uid, &name);
     let gpu = device.gpu.uuid.clone();
     let view = device.view();
+    let instance = device.mig().cloned();
     PreparedDevice {
         request,
         pool,
@@ -115,6 +142,7 @@ fn prepared_device(
         share_id,
         gpu,
         view,
+        instance,
         cdi_id,
         unknown: Map::new(),
     }

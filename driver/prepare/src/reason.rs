@@ -59,6 +59,8 @@ names! {
         UnknownDevice,
         /// The GPU has fallen off the bus, is being reset or does not answer.
         GpuLost,
+        /// The GPU is cut another way than when the device was allocated.
+        MigLayoutChanged,
         /// Another claim holds the GPU.
         GpuHeld,
         /// Another claim is releasing the GPU and has not done so in time.
@@ -117,6 +119,8 @@ names! {
         GpuUnusable,
         /// A GPU serves that did not.
         GpuArrived,
+        /// A GPU is cut another way than before, or waits for a reset to be.
+        MigChanged,
     }
 }
 

@@ -10,18 +10,28 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
-use tessera_claim::{AllocatedDevice, ClaimRef};
-use tessera_device::{DeviceName, GpuUuid};
+use tessera_claim::ClaimRef;
+use tessera_device::mig::{Part, Placement};
+use tessera_device::{DeviceName, GpuUuid, MigUuid};
 use thiserror::Error;
 
 use crate::cdi::{self, CdiKind};
 use crate::step::Effect;
 
-/// Format of the records that this version writes, and the newest that it reads.
+/// The newest format of records that this version reads and writes.
 ///
 /// A field that old versions may ignore needs no new format: they keep it. The number rises when
-/// an old version that ignored something would do harm.
-pub const FORMAT: u32 = 1;
+/// an old version that ignored something would do harm. Each record is written in the lowest format
+/// that says all of it, so that versions which know nothing of a feature read the records that do not
+/// use it.
+pub const FORMAT: u32 = MIG_FORMAT;
+
+/// Format of records of whole GPUs.
+const FIRST_FORMAT: u32 = 1;
+
+/// Format of records with MIG devices: a version that took their view for that of a GPU would give the
+/// rest of the GPU to nobody, or all of it to somebody.
+const MIG_FORMAT: u32 = 2;
 
 /// First word of every record.
 const MAGIC: &str = "tessera-record";
@@ -47,17 +57,20 @@ pub enum Phase {
 pub enum View {
     /// All of it, alone.
     Whole,
-    /// All of it, beside whoever else uses it: admin access, which counts against nobody.
+    /// A part of it: a MIG device, which may be there already or be about to be made.
+    #[serde(with = "part")]
+    Part(Part),
+    /// What was allocated, beside whoever else uses it: admin access, which counts against nobody.
     Admin,
 }
 
 impl View {
-    /// How an allocated device is to be used.
-    pub fn of(allocated: &AllocatedDevice) -> Self {
-        if allocated.admin_access {
-            Self::Admin
-        } else {
-            Self::Whole
+    /// Whether two claims with these views of one GPU are in each other's way.
+    pub fn excludes(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Admin, _) | (_, Self::Admin) => false,
+            (Self::Part(one), Self::Part(other)) => one.overlaps(other),
+            (Self::Whole, _) | (_, Self::Whole) => true,
         }
     }
 }
@@ -81,6 +94,13 @@ pub struct PreparedDevice {
     pub gpu: GpuUuid,
     /// How the claim uses that GPU.
     pub view: View,
+    /// The MIG device of the GPU, where it is one.
+    #[serde(
+        default,
+        with = "optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub instance: Option<MigUuid>,
     /// CDI device for the container runtime, `vendor/class=name`.
     pub cdi_id: String,
     /// Fields of a newer version.
@@ -149,9 +169,22 @@ impl Record {
         let body = serde_json::to_vec_pretty(self)
             .expect("a record is strings and lists under string keys, which JSON can always hold");
         let sum = crc32fast::hash(&body);
-        let mut bytes = format!("{MAGIC} {FORMAT} {sum:08x} {}\n", body.len()).into_bytes();
+        let format = self.format();
+        let mut bytes = format!("{MAGIC} {format} {sum:08x} {}\n", body.len()).into_bytes();
         bytes.extend(body);
         bytes
+    }
+
+    /// The lowest format that says all of it.
+    fn format(&self) -> u32 {
+        let is_mig = |device: &PreparedDevice| {
+            device.instance.is_some() || matches!(device.view, View::Part(_))
+        };
+        if self.devices.iter().any(is_mig) {
+            MIG_FORMAT
+        } else {
+            FIRST_FORMAT
+        }
     }
 
     /// Whether its claim is prepared, and that in this boot: the effects of another are gone.
@@ -232,18 +265,113 @@ mod text {
     }
 }
 
+/// The same for one that may be missing.
+mod optional_text {
+    use super::{Deserialize, Deserializer, Display, FromStr, Serialize, Serializer, de, fmt};
+
+    #[expect(clippy::ref_option, reason = "serde passes the field")]
+    pub(super) fn serialize<T: Display, S: Serializer>(
+        value: &Option<T>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|text| text.parse().map_err(de::Error::custom))
+            .transpose()
+    }
+}
+
+/// Serde for a part of a GPU, so that the device crate need not know serde.
+mod part {
+    use super::{Deserialize, Deserializer, Part, Placement, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Slices {
+        start: u8,
+        size: u8,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        compute_instance: Option<u8>,
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field")]
+    pub(super) fn serialize<S: Serializer>(part: &Part, s: S) -> Result<S::Ok, S::Error> {
+        let Part {
+            placement: Placement { start, size },
+            compute_instance,
+        } = *part;
+        let slices = Slices {
+            start,
+            size,
+            compute_instance,
+        };
+        slices.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Part, D::Error> {
+        let Slices {
+            start,
+            size,
+            compute_instance,
+        } = Slices::deserialize(d)?;
+        Ok(Part {
+            placement: Placement { start, size },
+            compute_instance,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-    use crate::testing::record;
+    use crate::testing::{mig_record, record};
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {
         let record = record("a", &[0, 3]);
         assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+    }
+
+    #[test]
+    fn only_a_record_with_mig_devices_is_of_a_format_that_older_versions_refuse() {
+        let header = |record: &Record| {
+            let bytes = record.encode();
+            let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+            String::from_utf8(bytes[..end].to_vec()).unwrap()
+        };
+        let whole = record("a", &[0]);
+        assert!(header(&whole).starts_with("tessera-record 1 "));
+        let parts = mig_record("a", 0, &["1g.10gb", "3g.40gb"]);
+        assert!(header(&parts).starts_with("tessera-record 2 "));
+        assert_eq!(Record::decode(&parts.encode()).unwrap(), parts);
+        let mut watched = mig_record("a", 0, &["1g.10gb"]);
+        watched.devices[0].view = View::Admin;
+        assert!(header(&watched).starts_with("tessera-record 2 "));
+        assert_eq!(Record::decode(&watched.encode()).unwrap(), watched);
+    }
+
+    #[test]
+    fn a_part_of_a_gpu_is_written_by_its_slices() {
+        let parts = mig_record("a", 1, &["3g.40gb"]);
+        let value = serde_json::to_value(&parts.devices[0]).unwrap();
+        assert_eq!(value["view"], json!({"part": {"start": 0, "size": 4}}));
+        assert_eq!(
+            value["instance"],
+            json!("MIG-00000001-0000-0000-0000-000000000000")
+        );
+        let whole = serde_json::to_value(&record("a", &[1]).devices[0]).unwrap();
+        assert_eq!(whole["view"], json!("whole"));
+        assert_eq!(whole.get("instance"), None);
     }
 
     #[test]
@@ -259,10 +387,10 @@ mod tests {
     #[test]
     fn a_record_of_a_newer_format_is_refused_as_such_and_not_as_damage() {
         let text = String::from_utf8(record("a", &[0]).encode()).unwrap();
-        let newer = text.replacen("tessera-record 1 ", "tessera-record 2 ", 1);
+        let newer = text.replacen("tessera-record 1 ", "tessera-record 3 ", 1);
         let error = Record::decode(newer.as_bytes()).unwrap_err();
         assert!(
-            matches!(error, RecordError::NewerFormat { found: 2 }),
+            matches!(error, RecordError::NewerFormat { found: 3 }),
             "{error}"
         );
     }

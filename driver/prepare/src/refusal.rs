@@ -2,6 +2,7 @@
 
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::Absence;
+use tessera_device::mig::MigState;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
 
@@ -43,6 +44,21 @@ pub enum Refusal {
         /// What has become of the GPU.
         absence: Absence,
     },
+    /// A device that the GPU had in another MIG layout.
+    #[error(
+        "claim {claim} was allocated {device}, but GPU {gpu} is cut another way by now: {mig}; its \
+         ResourceSlice was out of date: delete the pod to have it scheduled again"
+    )]
+    MigLayoutChanged {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU that it was a part of, or that it was.
+        gpu: GpuUuid,
+        /// How the GPU is cut now.
+        mig: Box<MigState>,
+    },
     /// A GPU that another claim holds.
     #[error(
         "claim {claim} was allocated {device}, but its GPU {gpu} is held by claim {by}; it can \
@@ -57,6 +73,8 @@ pub enum Refusal {
         gpu: GpuUuid,
         /// Who holds it.
         by: ClaimRef,
+        /// The device as which that claim holds it: of a GPU that was cut anew, another one.
+        held_as: DeviceName,
     },
     /// A GPU whose former claim has been let go, but not been unprepared in time.
     #[error(
@@ -101,6 +119,7 @@ impl Refusal {
             Self::Claim(ClaimRefusal::Configuration { refusal, .. }) => configuration(refusal),
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
             Self::GpuLost { .. } => Reason::GpuLost,
+            Self::MigLayoutChanged { .. } => Reason::MigLayoutChanged,
             Self::GpuHeld { .. } => Reason::GpuHeld,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,

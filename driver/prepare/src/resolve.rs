@@ -1,8 +1,9 @@
-//! Finds the GPUs behind the devices of an allocation.
+//! Finds the GPUs and MIG devices behind the devices of an allocation.
 
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
 use tessera_device::follow::MissingGpu;
-use tessera_device::{Gpu, Inventory};
+use tessera_device::mig::MigInstance;
+use tessera_device::{Gpu, Inventory, MigUuid, Offered};
 
 use crate::record::View;
 use crate::refusal::Refusal;
@@ -14,16 +15,27 @@ pub struct ResolvedDevice<'i> {
     pub allocated: AllocatedDevice,
     /// The GPU that serves it.
     pub gpu: &'i Gpu,
+    /// The MIG device of that GPU, where it is one.
+    pub instance: Option<&'i MigInstance>,
 }
 
 impl ResolvedDevice<'_> {
     /// How the claim uses the GPU.
     pub fn view(&self) -> View {
-        View::of(&self.allocated)
+        match self.instance {
+            _ if self.allocated.admin_access => View::Admin,
+            Some(instance) => View::Part(instance.part()),
+            None => View::Whole,
+        }
+    }
+
+    /// The identity of the MIG device, where it is one.
+    pub fn mig(&self) -> Option<&MigUuid> {
+        self.instance.map(|instance| &instance.uuid)
     }
 }
 
-/// Finds the GPU behind each device of the allocation.
+/// Finds the GPU, or the MIG device of one, behind each device of the allocation.
 ///
 /// `pool` is the pool that this node publishes; a device of another pool is not here, whatever
 /// its name.
@@ -33,13 +45,14 @@ pub fn resolve<'i>(
     inventory: &'i Inventory,
 ) -> Result<Vec<ResolvedDevice<'i>>, Refusal> {
     let find = |allocated: &AllocatedDevice| {
-        let gpu = (allocated.pool == pool)
+        let Offered { gpu, instance } = (allocated.pool == pool)
             .then(|| inventory.by_device_name(&allocated.device))
             .flatten()
             .ok_or_else(|| not_here(&allocation.claim, allocated, pool, inventory))?;
         Ok(ResolvedDevice {
             allocated: allocated.clone(),
             gpu,
+            instance,
         })
     };
     allocation.devices.iter().map(find).collect()
@@ -53,29 +66,41 @@ fn not_here(
 ) -> Refusal {
     let claim = claim.clone();
     let device = allocated.device.clone();
-    let missing = inventory.missing_by_device_name(&device);
-    match missing.filter(|_| allocated.pool == pool) {
-        Some(MissingGpu { gpu, absence }) => Refusal::GpuLost {
+    let unknown = || Refusal::UnknownDevice {
+        claim: claim.clone(),
+        pool: allocated.pool.clone(),
+        device: device.clone(),
+    };
+    if allocated.pool != pool {
+        return unknown();
+    }
+    if let Some(MissingGpu { gpu, absence }) = inventory.missing_by_device_name(&device) {
+        return Refusal::GpuLost {
             claim,
             device,
             gpu: gpu.uuid.clone(),
             absence: absence.clone(),
-        },
-        None => Refusal::UnknownDevice {
+        };
+    }
+    let gpu = inventory.gpu_of(&device);
+    match gpu.and_then(|gpu| Some((gpu, gpu.mig.as_ref()?))) {
+        Some((gpu, mig)) => Refusal::MigLayoutChanged {
             claim,
-            pool: allocated.pool.clone(),
             device,
+            gpu: gpu.uuid.clone(),
+            mig: Box::new(mig.clone()),
         },
+        None => unknown(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tessera_device::follow::Absence;
-    use tessera_device::testing::{gpu_uuid, inventory, inventory_that_lost};
+    use tessera_device::testing::{cut, driver, gpu, gpu_uuid, inventory, inventory_that_lost};
 
     use super::*;
-    use crate::testing::allocation;
+    use crate::testing::{allocation, named};
 
     #[test]
     fn a_device_of_another_pool_or_without_a_gpu_is_unknown_here() {
@@ -96,5 +121,31 @@ mod tests {
         };
         assert_eq!((gpu, absence), (&gpu_uuid(0), &Absence::Lost));
         assert!(error.to_string().contains("fallen off the bus"), "{error}");
+    }
+
+    #[test]
+    fn a_mig_device_is_found_and_one_that_the_layout_has_no_more_is_refused_with_the_layout() {
+        let layout = |gpu: Gpu| Inventory::new(driver("580"), vec![gpu]).unwrap();
+        let one = named(&["gpu-0-mig-3g40gb-9-4"]);
+        let halves = layout(cut(gpu(0), &["3g.40gb", "3g.40gb"]));
+        let found = resolve(&one, "node0", &halves).unwrap();
+        let part = found[0].instance.unwrap();
+        assert_eq!(part.placement.start, 4);
+        assert_eq!(found[0].view(), View::Part(part.part()));
+        assert_eq!(found[0].mig(), Some(&part.uuid));
+
+        for (allocation, inventory) in [
+            (&one, layout(cut(gpu(0), &["4g.40gb", "1g.10gb"]))),
+            (&one, layout(gpu(0))),
+            (&named(&["gpu-0"]), halves),
+        ] {
+            let error = resolve(allocation, "node0", &inventory).unwrap_err();
+            assert!(matches!(error, Refusal::MigLayoutChanged { .. }), "{error}");
+            assert!(error.to_string().contains("MIG mode is"), "{error}");
+        }
+        let mut plain = gpu(0);
+        plain.mig = None;
+        let error = resolve(&one, "node0", &layout(plain)).unwrap_err();
+        assert!(matches!(error, Refusal::UnknownDevice { .. }), "{error}");
     }
 }

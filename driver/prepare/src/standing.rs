@@ -28,7 +28,9 @@ pub fn standing(
         return Standing::New;
     };
     let is_for = |(prepared, device): (&PreparedDevice, &ResolvedDevice<'_>)| {
-        prepared.gpu == device.gpu.uuid && serves(prepared, &device.allocated)
+        prepared.gpu == device.gpu.uuid
+            && prepared.instance.as_ref() == device.mig()
+            && serves(prepared, &device.allocated)
     };
     let same_devices =
         record.devices.len() == devices.len() && record.devices.iter().zip(devices).all(is_for);
@@ -61,17 +63,18 @@ fn serves(prepared: &PreparedDevice, allocated: &AllocatedDevice) -> bool {
         && prepared.device == allocated.device
         && prepared.request == allocated.request
         && prepared.share_id == allocated.share_id
-        && prepared.view == View::of(allocated)
+        && (prepared.view == View::Admin) == allocated.admin_access
 }
 
 #[cfg(test)]
 mod tests {
-    use tessera_device::testing::inventory;
+    use tessera_device::testing::{cut, driver, gpu, inventory};
+    use tessera_device::{Gpu, Inventory};
 
     use super::*;
     use crate::record::Phase;
     use crate::resolve::resolve;
-    use crate::testing::{allocation, boot, record};
+    use crate::testing::{allocation, boot, mig_record, named, record};
 
     #[test]
     fn without_the_gpus_a_claim_is_prepared_for_the_allocation_that_its_record_names() {
@@ -127,5 +130,24 @@ mod tests {
                 "{other:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_mig_device_that_was_made_anew_under_its_name_is_not_the_one_that_was_prepared() {
+        let layout = |gpu: Gpu| Inventory::new(driver("580"), vec![gpu]).unwrap();
+        let prepared = mig_record("a", 0, &["3g.40gb"]);
+        let allocation = named(&["gpu-0-mig-3g40gb-9-0"]);
+        let mut cut = cut(gpu(0), &["3g.40gb"]);
+        let same = layout(cut.clone());
+        let devices = resolve(&allocation, "node0", &same).unwrap();
+        let found = standing(Some(&prepared), &devices, &boot());
+        assert_eq!(found, Standing::Prepared);
+
+        let instances = &mut cut.mig.as_mut().unwrap().instances;
+        instances[0].uuid = "MIG-11111111-2222-3333-4444-555555555555".parse().unwrap();
+        let anew = layout(cut);
+        let devices = resolve(&allocation, "node0", &anew).unwrap();
+        let found = standing(Some(&prepared), &devices, &boot());
+        assert_eq!(found, Standing::Leftover(undo_all(&prepared.effects)));
     }
 }

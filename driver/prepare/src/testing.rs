@@ -7,8 +7,8 @@
 
 use serde_json::Map;
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
-use tessera_device::testing::gpu_uuid;
-use tessera_device::{DeviceName, GpuUuid};
+use tessera_device::testing::{cut, gpu, gpu_uuid};
+use tessera_device::{DeviceName, GpuUuid, Offered};
 
 use crate::cdi::{self, CdiKind};
 use crate::ledger::GpuGuard;
@@ -40,6 +40,7 @@ pub fn record(name: &str, minors: &[u32]) -> Record {
             share_id: None,
             gpu: gpu_uuid(*minor),
             view: View::Whole,
+            instance: None,
             cdi_id: cdi::device_id(&kind, &claim.uid, &device),
             device,
             unknown: Map::new(),
@@ -56,6 +57,39 @@ pub fn record(name: &str, minors: &[u32]) -> Record {
         unknown: Map::new(),
         claim,
     }
+}
+
+/// The record of a prepared claim that holds these instances of a GPU which is cut into them and no
+/// others, as [`tessera_device::testing::cut`] does it.
+pub fn mig_record(name: &str, minor: u32, profiles: &[&str]) -> Record {
+    let gpu = cut(gpu(minor), profiles);
+    let record = record(name, &[minor]);
+    let device = |part: Offered<'_>| {
+        let device = part.name();
+        PreparedDevice {
+            view: View::Part(part.instance.unwrap().part()),
+            instance: Some(part.instance.unwrap().uuid.clone()),
+            cdi_id: cdi::device_id(&CdiKind::claim(), &record.claim.uid, &device),
+            device,
+            ..record.devices[0].clone()
+        }
+    };
+    Record {
+        devices: gpu.offered().map(device).collect(),
+        ..record.clone()
+    }
+}
+
+/// An allocation of the devices with these names.
+pub fn named(devices: &[&str]) -> Allocation {
+    let mut allocation = allocation("a", &[0]);
+    let of = allocation.devices.remove(0);
+    let device = |name: &&str| AllocatedDevice {
+        device: name.parse().unwrap(),
+        ..of.clone()
+    };
+    allocation.devices = devices.iter().map(device).collect();
+    allocation
 }
 
 /// The allocation of which [`record`] is the record.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Map;
 use tessera_claim::{ClaimRef, ClaimUid};
-use tessera_device::{DeviceName, Inventory};
+use tessera_device::{DeviceName, Inventory, Offered};
 
 use crate::cdi::{self, CdiKind};
 use crate::ledger::Unreadable;
@@ -126,14 +126,20 @@ pub(crate) fn rebuild(
 ) -> Option<Record> {
     let names = cdi::claimed_devices(spec, claim)?;
     let device = |device: DeviceName| {
-        let gpu = inventory.seen_by_device_name(&device)?.uuid.clone();
+        // Of a MIG device that the layout has no more it is not known where it was: it may have been
+        // anywhere on its GPU.
+        let (gpu, instance) = match inventory.seen_by_device_name(&device) {
+            Some(Offered { gpu, instance }) => (gpu, instance),
+            None => (inventory.gpu_of(&device)?, None),
+        };
         Some(PreparedDevice {
             request: String::new(),
             pool: pool.to_owned(),
             share_id: None,
-            gpu,
+            gpu: gpu.uuid.clone(),
             // Whether it was admin access is not known; that it was not is the safe assumption.
-            view: View::Whole,
+            view: instance.map_or(View::Whole, |instance| View::Part(instance.part())),
+            instance: instance.map(|instance| instance.uuid.clone()),
             cdi_id: cdi::device_id(kind, claim, &device),
             device,
             unknown: Map::new(),
@@ -156,7 +162,7 @@ pub(crate) fn rebuild(
 
 #[cfg(test)]
 mod tests {
-    use tessera_device::testing::inventory;
+    use tessera_device::testing::{cut, driver, gpu, inventory};
 
     use super::*;
     use crate::cdi::DriverInstall;
@@ -312,5 +318,26 @@ mod tests {
             let found = rebuild(&uid, spec, &CdiKind::claim(), "node0", &inventory, &boot);
             assert_eq!(found, None, "{}", String::from_utf8_lossy(spec));
         }
+    }
+
+    #[test]
+    fn of_a_claim_with_mig_devices_the_parts_that_it_holds_are_found_and_else_the_whole_gpu() {
+        let uid: ClaimUid = "a-uid".parse().unwrap();
+        let found = |profiles: &[&str]| {
+            let spec = br#"{"devices": [{"name": "a-uid-gpu-0-mig-3g40gb-9-4"}]}"#;
+            let gpus = vec![cut(gpu(0), profiles)];
+            let inventory = Inventory::new(driver("580"), gpus).unwrap();
+            let kind = CdiKind::claim();
+            rebuild(&uid, spec, &kind, "node0", &inventory, &boot()).unwrap()
+        };
+        let there = found(&["3g.40gb", "3g.40gb"]);
+        let View::Part(part) = there.devices[0].view else {
+            panic!("{there:?}")
+        };
+        assert_eq!((part.placement.start, part.placement.size), (4, 4));
+        assert!(there.devices[0].instance.is_some());
+        let gone = found(&["1g.10gb"]);
+        assert_eq!(gone.devices[0].view, View::Whole);
+        assert_eq!(gone.devices[0].instance, None);
     }
 }

@@ -159,6 +159,7 @@ impl<'a> Node<'a> {
             .arg(path("nvidia-driver-root", driver))
             .arg(path("container-driver-root", driver))
             .arg(path("sysfs-root", &driver.join("sys")))
+            .arg(path("proc-root", &driver.join("proc")))
             .arg(path("bundled-cdi-hook", &self.place.programs.hook))
             .arg(path("cdi-root", &self.root.join("cdi")))
             .arg(path("state-directory-path", &self.root.join("state")))

@@ -76,6 +76,8 @@ const METRICS: &[(&str, Kind, &[&str])] = &[
     ("tessera_driver_ready", Gauge, &[]),
     ("tessera_driver_silent_seconds", Gauge, &[]),
     ("tessera_gpus", Gauge, &["state"]),
+    ("tessera_mig_gpus", Gauge, &["state"]),
+    ("tessera_mig_devices", Gauge, &["state"]),
     ("tessera_build", Info, &["version"]),
     ("tessera_controller_leader", Gauge, &[]),
     ("process_resident_memory_bytes", Gauge, &[]),

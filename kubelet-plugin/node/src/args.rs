@@ -129,6 +129,10 @@ pub struct Args {
     #[arg(long, env = "SYSFS_ROOT", default_value = "/sys")]
     pub sysfs_root: PathBuf,
 
+    /// The procfs in which the kernel's driver says which device nodes belong to which MIG device.
+    #[arg(long, env = "PROC_ROOT", default_value = "/proc")]
+    pub proc_root: PathBuf,
+
     /// Where metrics are served, e.g. :8080. Empty: nowhere.
     #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
     pub http_endpoint: ListenAddress,

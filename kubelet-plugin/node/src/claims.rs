@@ -120,9 +120,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let hardware = self.ready_hardware(claim, deadline).await?;
         let resolved = resolve(&allocation, &self.identity.pool, &hardware.inventory);
         let devices = match resolved {
-            Err(lost @ Refusal::GpuLost { .. }) => {
+            Err(gone @ (Refusal::GpuLost { .. } | Refusal::MigLayoutChanged { .. })) => {
                 let before = self.prepared_before(&allocation, deadline).await?;
-                return before.ok_or_else(|| lost.into());
+                return before.ok_or_else(|| gone.into());
             }
             resolved => resolved?,
         };

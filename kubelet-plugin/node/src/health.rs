@@ -38,23 +38,26 @@ impl GpuHealth {
             .as_secs();
         let known = self.hardware.known();
         let all = known.last().into_iter().flat_map(Inventory::ever_seen);
-        all.map(|gpu| {
-            let (health, message) = match trouble(&known, gpu) {
-                None => (HealthStatus::Healthy, String::new()),
-                Some(trouble) => (HealthStatus::Unhealthy, trouble),
-            };
-            DeviceHealth {
-                device: Some(DeviceIdentifier {
-                    pool_name: self.pool.clone(),
-                    device_name: gpu.device_name().to_string(),
-                }),
-                health: health.into(),
-                last_updated_time: i64::try_from(now).unwrap_or(i64::MAX),
-                health_check_timeout_seconds: i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX),
-                message,
-            }
-        })
-        .collect()
+        let offered = all.flat_map(Gpu::offered);
+        offered
+            .map(|part| {
+                let (health, message) = match trouble(&known, part.gpu) {
+                    None => (HealthStatus::Healthy, String::new()),
+                    Some(trouble) => (HealthStatus::Unhealthy, trouble),
+                };
+                DeviceHealth {
+                    device: Some(DeviceIdentifier {
+                        pool_name: self.pool.clone(),
+                        device_name: part.name().to_string(),
+                    }),
+                    health: health.into(),
+                    last_updated_time: i64::try_from(now).unwrap_or(i64::MAX),
+                    health_check_timeout_seconds: i64::try_from(TIMEOUT.as_secs())
+                        .unwrap_or(i64::MAX),
+                    message,
+                }
+            })
+            .collect()
     }
 }
 

@@ -7,6 +7,8 @@ use nvml_wrapper::error::NvmlError as Code;
 use tessera_device::{DeviceName, GpuUuid, IdError, InventoryError, PciAddress};
 use thiserror::Error;
 
+pub use crate::capabilities::CapabilityError;
+
 /// The library or the driver cannot be used at all.
 #[derive(Debug, Error)]
 pub enum NvmlError {
@@ -87,6 +89,11 @@ impl QueryError {
     pub fn is_gpu_lost(&self) -> bool {
         matches!(self.fault, Fault::Code(Code::GpuLost))
     }
+
+    /// Whether NVML does not know the thing any more that it was asked about.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.fault, Fault::Code(Code::NotFound | Code::InvalidArg))
+    }
 }
 
 /// Why a question was not answered.
@@ -98,6 +105,9 @@ pub enum Fault {
     /// The answer is not the identity that it should be.
     #[error(transparent)]
     Identity(#[from] IdError),
+    /// The kernel's files do not say which device nodes belong to a MIG device.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
     /// The answer is a number that cannot be.
     #[error("{0} is out of range")]
     OutOfRange(i64),

@@ -1,7 +1,5 @@
 //! The facts of one GPU, and of the driver.
 
-use std::path::Path;
-
 use nvml_wrapper::error::NvmlError as Code;
 use nvml_wrapper::{Device, Nvml};
 use tessera_device::{
@@ -10,10 +8,13 @@ use tessera_device::{
 };
 
 use crate::error::{Fault, GpuProblem, QueryError};
-use crate::{names, raw, sysfs};
+use crate::{KernelFiles, mig, names, raw, sysfs};
 
 /// Names the NVML function in whatever goes wrong with it.
-fn asking<T, E: Into<Fault>>(call: &'static str, answer: Result<T, E>) -> Result<T, QueryError> {
+pub(crate) fn asking<T, E: Into<Fault>>(
+    call: &'static str,
+    answer: Result<T, E>,
+) -> Result<T, QueryError> {
     answer.map_err(|fault| QueryError {
         call,
         fault: fault.into(),
@@ -34,9 +35,9 @@ pub(crate) fn driver(nvml: &Nvml) -> Result<DriverFacts, QueryError> {
 }
 
 /// The GPU with an NVML index, or what is known of it and why that is not enough.
-pub(crate) fn gpu(nvml: &Nvml, index: u32, sysfs: &Path) -> Result<Gpu, GpuProblem> {
+pub(crate) fn gpu(nvml: &Nvml, index: u32, kernel: &KernelFiles) -> Result<Gpu, GpuProblem> {
     let mut known = Known::default();
-    read(nvml, index, sysfs, &mut known).map_err(|error| {
+    read(nvml, index, kernel, &mut known).map_err(|error| {
         let Known { uuid, minor, pci } = known;
         GpuProblem {
             index,
@@ -56,7 +57,12 @@ struct Known {
     pci: Option<PciAddress>,
 }
 
-fn read(nvml: &Nvml, index: u32, sysfs: &Path, known: &mut Known) -> Result<Gpu, QueryError> {
+fn read(
+    nvml: &Nvml,
+    index: u32,
+    kernel: &KernelFiles,
+    known: &mut Known,
+) -> Result<Gpu, QueryError> {
     let call = "nvmlDeviceGetHandleByIndex_v2";
     let device = asking(call, nvml.device_by_index(index))?;
     // Each part is asked before any is insisted on, so that a problem names what it can.
@@ -69,7 +75,9 @@ fn read(nvml: &Nvml, index: u32, sysfs: &Path, known: &mut Known) -> Result<Gpu,
     let (uuid, minor, pci) = (uuid?, minor?, pci?);
 
     let memory = asking("nvmlDeviceGetMemoryInfo_v2", device.memory_info())?;
-    let place = sysfs::place(sysfs, pci);
+    let memory = Bytes(memory.total);
+    let mig = mig::state(nvml, &device, minor, memory, &kernel.proc)?;
+    let place = sysfs::place(&kernel.sysfs, pci);
     Ok(Gpu {
         uuid,
         minor,
@@ -78,10 +86,11 @@ fn read(nvml: &Nvml, index: u32, sysfs: &Path, known: &mut Known) -> Result<Gpu,
         brand: brand(&device)?.to_owned(),
         architecture: architecture(&device)?,
         compute_capability: compute_capability(&device)?,
-        memory: Bytes(memory.total),
+        memory,
         addressing_mode: addressing_mode(nvml, &device),
         pcie_root: place.pcie_root,
         numa_node: place.numa_node,
+        mig,
     })
 }
 

@@ -13,22 +13,34 @@
 //! NVML finds the GPUs when it is initialized. A GPU that comes later is seen by the next
 //! [`Nvml::load`], not by the next [`Nvml::inventory`].
 
+mod capabilities;
 mod error;
 mod facts;
+mod mig;
 mod names;
 mod raw;
 mod scan;
 mod sysfs;
 
-pub use error::{Fault, GpuProblem, NvmlError, QueryError};
+pub use capabilities::Listing;
+pub use error::{CapabilityError, Fault, GpuProblem, NvmlError, QueryError};
 pub use scan::Scan;
 
 use std::fmt;
 use std::mem;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nvml_wrapper::bitmasks::InitFlags;
 use nvml_wrapper::error::NvmlError as Code;
+
+/// Where the kernel's own files about GPUs are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelFiles {
+    /// The sysfs in which the GPUs' PCI devices are, usually `/sys`.
+    pub sysfs: PathBuf,
+    /// The procfs in which the driver's capabilities are, usually `/proc`.
+    pub proc: PathBuf,
+}
 
 /// An initialized NVML library; shut down on drop.
 pub struct Nvml {
@@ -69,8 +81,8 @@ impl Nvml {
 
     /// The driver, and every GPU with what can be known of it.
     ///
-    /// `sysfs` is where the node's sysfs is mounted, usually `/sys`.
-    pub fn inventory(&self, sysfs: &Path) -> Result<Scan, NvmlError> {
-        scan::scan(&self.library, sysfs)
+    /// `kernel` is where the kernel says of the same GPUs what NVML does not.
+    pub fn inventory(&self, kernel: &KernelFiles) -> Result<Scan, NvmlError> {
+        scan::scan(&self.library, kernel)
     }
 }

@@ -2,6 +2,18 @@
 
 use nvml_wrapper::enum_wrappers::device::Brand;
 use nvml_wrapper::enums::device::DeviceArchitecture;
+use nvml_wrapper_sys::bindings::{
+    NVML_GPU_INSTANCE_PROFILE_1_SLICE_ALL_ME as ONE_ALL_ME,
+    NVML_GPU_INSTANCE_PROFILE_1_SLICE_GFX as ONE_GFX,
+    NVML_GPU_INSTANCE_PROFILE_1_SLICE_NO_ME as ONE_NO_ME,
+    NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV1 as ONE_REV1,
+    NVML_GPU_INSTANCE_PROFILE_2_SLICE_ALL_ME as TWO_ALL_ME,
+    NVML_GPU_INSTANCE_PROFILE_2_SLICE_GFX as TWO_GFX,
+    NVML_GPU_INSTANCE_PROFILE_2_SLICE_NO_ME as TWO_NO_ME,
+    NVML_GPU_INSTANCE_PROFILE_2_SLICE_REV1 as TWO_REV1,
+    NVML_GPU_INSTANCE_PROFILE_4_SLICE_GFX as FOUR_GFX,
+};
+use tessera_device::mig::Extras;
 use tessera_device::{AddressingMode, Architecture, CudaVersion};
 
 /// The `brand` attribute, as NVIDIA's go-nvlib writes it for the reference driver.
@@ -50,6 +62,18 @@ pub(crate) fn addressing_mode(value: u32) -> Option<AddressingMode> {
         1 => Some(AddressingMode::Hmm),
         2 => Some(AddressingMode::Ats),
         _ => None,
+    }
+}
+
+/// What a profile has beside others of its size, by its index (`NVML_GPU_INSTANCE_PROFILE_*`). A
+/// profile that is newer than this table goes by its size alone.
+pub(crate) fn extras(index: u32) -> Extras {
+    match index {
+        ONE_REV1 | TWO_REV1 => Extras::Media,
+        ONE_GFX | TWO_GFX | FOUR_GFX => Extras::Graphics,
+        ONE_NO_ME | TWO_NO_ME => Extras::NoMedia,
+        ONE_ALL_ME | TWO_ALL_ME => Extras::AllMedia,
+        _ => Extras::None,
     }
 }
 

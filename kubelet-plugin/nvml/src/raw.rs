@@ -5,9 +5,14 @@
     reason = "calls into NVML's C interface; no other module of the product needs unsafe"
 )]
 
+use std::ptr;
+
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError as Code, nvml_sym, nvml_try};
-use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDeviceAddressingMode_t};
+use nvml_wrapper_sys::bindings::{
+    NvmlLib, nvmlDeviceAddressingMode_t, nvmlGpuInstance_t, nvmlGpuInstanceInfo_t,
+    nvmlGpuInstancePlacement_t,
+};
 
 /// `nvmlDeviceGetAddressingMode`: the number of the mode. Drivers before R535 lack the function.
 pub(crate) fn addressing_mode(library: &NvmlLib, device: &Device<'_>) -> Result<u32, Code> {
@@ -20,6 +25,63 @@ pub(crate) fn addressing_mode(library: &NvmlLib, device: &Device<'_>) -> Result<
     // `mode` is a live, writable struct of the version that its first field declares.
     nvml_try(unsafe { call(device.handle(), &raw mut mode) })?;
     Ok(mode.value)
+}
+
+/// `nvmlDeviceGetGpuInstanceId`: the number of a MIG device's GPU instance.
+pub(crate) fn gpu_instance_id(library: &NvmlLib, mig: &Device<'_>) -> Result<u32, Code> {
+    let call = nvml_sym(library.nvmlDeviceGetGpuInstanceId.as_ref())?;
+    let mut id = 0;
+    // SAFETY: the handle comes from the same initialized library and `mig` keeps that alive; `id` is a
+    // live, writable number.
+    nvml_try(unsafe { call(mig.handle(), &raw mut id) })?;
+    Ok(id)
+}
+
+/// `nvmlDeviceGetComputeInstanceId`: the number of a MIG device's compute instance.
+pub(crate) fn compute_instance_id(library: &NvmlLib, mig: &Device<'_>) -> Result<u32, Code> {
+    let call = nvml_sym(library.nvmlDeviceGetComputeInstanceId.as_ref())?;
+    let mut id = 0;
+    // SAFETY: as in `gpu_instance_id`.
+    nvml_try(unsafe { call(mig.handle(), &raw mut id) })?;
+    Ok(id)
+}
+
+/// What NVML says of a GPU instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GpuInstance {
+    /// Number of its profile.
+    pub(crate) profile: u32,
+    /// Its first memory slice.
+    pub(crate) start: u32,
+    /// How many memory slices it has.
+    pub(crate) size: u32,
+}
+
+/// `nvmlDeviceGetGpuInstanceById` and `nvmlGpuInstanceGetInfo`: what the instance with this number is.
+pub(crate) fn gpu_instance(
+    library: &NvmlLib,
+    gpu: &Device<'_>,
+    id: u32,
+) -> Result<GpuInstance, Code> {
+    let by_id = nvml_sym(library.nvmlDeviceGetGpuInstanceById.as_ref())?;
+    let get_info = nvml_sym(library.nvmlGpuInstanceGetInfo.as_ref())?;
+    let mut handle: nvmlGpuInstance_t = ptr::null_mut();
+    // SAFETY: the handle comes from the same initialized library and `gpu` keeps that alive; `handle` is
+    // a live, writable pointer.
+    nvml_try(unsafe { by_id(gpu.handle(), id, &raw mut handle) })?;
+    let mut info = nvmlGpuInstanceInfo_t {
+        device: ptr::null_mut(),
+        id: 0,
+        profileId: 0,
+        placement: nvmlGpuInstancePlacement_t { start: 0, size: 0 },
+    };
+    // SAFETY: the library gave out the handle right now; `info` is a live, writable struct.
+    nvml_try(unsafe { get_info(handle, &raw mut info) })?;
+    Ok(GpuInstance {
+        profile: info.profileId,
+        start: info.placement.start,
+        size: info.placement.size,
+    })
 }
 
 /// NVML's `NVML_STRUCT_VERSION`: the size of a struct, and its version in the top byte.

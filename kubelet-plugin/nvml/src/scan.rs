@@ -1,12 +1,10 @@
 //! All GPUs of the node at once.
 
-use std::path::Path;
-
 use nvml_wrapper::Nvml;
 use tessera_device::Inventory;
 
 use crate::error::{GpuProblem, NvmlError, QueryError};
-use crate::facts;
+use crate::{KernelFiles, facts};
 
 /// What NVML tells of the node.
 #[derive(Debug)]
@@ -17,7 +15,7 @@ pub struct Scan {
     pub problems: Vec<GpuProblem>,
 }
 
-pub(crate) fn scan(nvml: &Nvml, sysfs: &Path) -> Result<Scan, NvmlError> {
+pub(crate) fn scan(nvml: &Nvml, kernel: &KernelFiles) -> Result<Scan, NvmlError> {
     let driver = facts::driver(nvml)?;
     let count = nvml.device_count().map_err(|source| QueryError {
         call: "nvmlDeviceGetCount_v2",
@@ -26,7 +24,7 @@ pub(crate) fn scan(nvml: &Nvml, sysfs: &Path) -> Result<Scan, NvmlError> {
     let mut gpus = Vec::new();
     let mut problems = Vec::new();
     for index in 0..count {
-        match facts::gpu(nvml, index, sysfs) {
+        match facts::gpu(nvml, index, kernel) {
             Ok(gpu) => gpus.push(gpu),
             Err(problem) => problems.push(problem),
         }

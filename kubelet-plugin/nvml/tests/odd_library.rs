@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use tessera_device::{AddressingMode, Architecture, Bytes, InventoryError};
-use tessera_nvml::{Nvml, NvmlError, Scan};
+use tessera_nvml::{KernelFiles, Nvml, NvmlError, Scan};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/odd_library/odd_nvml.rs");
 
@@ -28,7 +28,11 @@ fn build(directory: &TempDir, oddities: &[&str]) -> PathBuf {
 fn scan(oddities: &[&str]) -> Result<Scan, NvmlError> {
     let directory = tempfile::tempdir().unwrap();
     let library = build(&directory, oddities);
-    Nvml::load(&library).unwrap().inventory(directory.path())
+    let kernel = KernelFiles {
+        sysfs: directory.path().to_owned(),
+        proc: directory.path().to_owned(),
+    };
+    Nvml::load(&library).unwrap().inventory(&kernel)
 }
 
 /// An error with all its causes.

@@ -10,12 +10,13 @@ use std::sync::LazyLock;
 use std::thread;
 
 use tempfile::TempDir;
+use tessera_device::mig::{MigMode, MigState};
 use tessera_device::{AddressingMode, Architecture, Bytes, CudaVersion, Gpu};
 use tessera_hw::state::Presence;
 use tessera_hw::{
     Artifacts, Effect, Facts, Injection, Repeat, Replaced, StateFile, install, profile, upgrade,
 };
-use tessera_nvml::{Nvml, NvmlError, Scan};
+use tessera_nvml::{KernelFiles, Nvml, NvmlError, Scan};
 
 static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwrap());
 
@@ -45,7 +46,11 @@ fn machine(profile: &str) -> Machine {
 impl Machine {
     fn scan(&self) -> Result<Scan, NvmlError> {
         let library = fs::canonicalize(self.root.join("usr/lib64/libnvidia-ml.so.1")).unwrap();
-        Nvml::load(&library)?.inventory(&self.root.join("sys"))
+        let kernel = KernelFiles {
+            sysfs: self.root.join("sys"),
+            proc: self.root.join("proc"),
+        };
+        Nvml::load(&library)?.inventory(&kernel)
     }
 
     fn fail(&self, function: &str, at: u64, code: u32) {
@@ -82,6 +87,7 @@ fn expected(facts: &Facts) -> Gpu {
         }),
         pcie_root: Some(facts.pcie_root.parse().unwrap()),
         numa_node: facts.numa_node,
+        mig: (facts.max_mig_devices > 0).then(|| MigState::empty(MigMode::Off)),
     }
 }
 

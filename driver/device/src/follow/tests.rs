@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{driver, gpu};
+use crate::testing::{cut, driver, gpu};
 
 fn inventory(version: &str, minors: &[u32]) -> Inventory {
     Inventory::new(driver(version), minors.iter().copied().map(gpu).collect()).unwrap()
@@ -185,5 +185,59 @@ fn several_lost_gpus_are_all_missing() {
         2
     );
     assert!(inventory.by_device_name(&name).is_none());
-    assert_eq!(inventory.seen_by_device_name(&name).unwrap().minor, 2);
+    assert_eq!(inventory.seen_by_device_name(&name).unwrap().gpu.minor, 2);
+}
+
+fn looked_at(gpus: Vec<Gpu>) -> Look {
+    Look::Found {
+        inventory: Inventory::new(driver("580"), gpus).unwrap(),
+        silent: Vec::new(),
+    }
+}
+
+#[test]
+fn a_gpu_that_is_cut_anew_is_news_once_and_one_that_serves_nobody_is_a_loss() {
+    let told = |changes: &[Change]| -> Vec<(bool, String)> {
+        let tell = |change: &Change| (change.is_loss(), change.to_string());
+        changes.iter().map(tell).collect()
+    };
+    let (known, changes) = Known::Unseen.next(looked_at(vec![gpu(0), gpu(1)]));
+    assert_eq!(changes, [driver_found("580", 2)]);
+
+    let halves = || looked_at(vec![gpu(0), cut(gpu(1), &["3g.40gb", "3g.40gb"])]);
+    let (known, changes) = known.next(halves());
+    let uuid = gpu(1).uuid;
+    let layout = "MIG mode is on, with 3g.40gb at 0:4, 3g.40gb at 4:4";
+    assert_eq!(
+        told(&changes),
+        [(false, format!("gpu-1: GPU {uuid}: {layout}"))]
+    );
+    assert_eq!(known.next(halves()).1, []);
+
+    let (known, changes) = known.next(looked_at(vec![gpu(0), cut(gpu(1), &[])]));
+    let [(true, text)] = &told(&changes)[..] else {
+        panic!("{changes:?}")
+    };
+    assert!(text.contains("no MIG device"), "{text}");
+
+    let (_, changes) = known.next(looked_at(vec![gpu(0), gpu(1)]));
+    assert_eq!(
+        told(&changes),
+        [(false, format!("gpu-1: GPU {uuid}: MIG mode is off"))]
+    );
+}
+
+#[test]
+fn a_mode_that_waits_for_a_reset_is_told_also_at_the_first_look() {
+    let mut waiting = gpu(0);
+    waiting.mig.as_mut().unwrap().pending = MigMode::On;
+    let (_, changes) = Known::Unseen.next(looked_at(vec![waiting]));
+    let [_, Change::MigChanged { mig, .. }] = &changes[..] else {
+        panic!("{changes:?}")
+    };
+    assert_eq!(mig.waiting(), Some(MigMode::On));
+    assert!(
+        mig.to_string()
+            .ends_with("to be on after a reset of the GPU")
+    );
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use tessera_device::mig::{MigMode, MigState};
 use tessera_device::{
     AddressingMode, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, testing,
 };
@@ -50,6 +51,65 @@ fn eight_h100_are_one_slice_with_the_names_and_values_of_the_reference_driver() 
     let slices = offer_of((0..8).map(h100).collect()).slices(1);
     assert_eq!(slices.len(), 1);
     insta::assert_yaml_snapshot!("h100_x8", slices[0]);
+}
+
+#[test]
+fn a_cut_gpu_is_offered_by_its_mig_devices_with_the_names_and_values_of_the_reference_driver() {
+    let gpus = vec![h100(0), testing::cut(h100(1), &["3g.40gb", "1g.10gb+me"])];
+    let offer = offer_of(gpus);
+    assert_eq!(offer.dropped(), []);
+    insta::assert_yaml_snapshot!("h100_whole_and_cut", offer.slices(1)[0]);
+}
+
+#[test]
+fn a_gpu_is_offered_in_the_mode_that_it_is_in() {
+    let names = |gpu: Gpu| -> Vec<String> {
+        let offer = offer_of(vec![gpu]);
+        offer.devices().map(|device| device.name.clone()).collect()
+    };
+    let with = |mode, pending| Gpu {
+        mig: Some(MigState {
+            pending,
+            ..MigState::empty(mode)
+        }),
+        ..h100(0)
+    };
+    assert_eq!(names(with(MigMode::Off, MigMode::On)), ["gpu-0"]);
+    assert_eq!(names(with(MigMode::On, MigMode::Off)), [""; 0]);
+    assert_eq!(names(with(MigMode::On, MigMode::On)), [""; 0]);
+}
+
+#[test]
+fn a_mig_device_of_the_whole_gpu_is_within_the_limits_and_one_beyond_them_goes_without_slices() {
+    let mut gpu = testing::cut(h100(0), &["7g.80gb"]);
+    let offer = offer_of(vec![gpu.clone()]);
+    assert_eq!(offer.dropped(), []);
+    let device = offer.devices().next().unwrap();
+    assert_within_limits(device);
+    assert!(
+        device
+            .capacity
+            .as_ref()
+            .unwrap()
+            .contains_key("memorySlice7")
+    );
+
+    gpu.mig.as_mut().unwrap().instances[0].placement.size = 12;
+    let offer = offer_of(vec![gpu]);
+    let device = offer.devices().next().unwrap();
+    assert_within_limits(device);
+    assert!(
+        !device
+            .capacity
+            .as_ref()
+            .unwrap()
+            .contains_key("memorySlice0")
+    );
+    let [dropped] = offer.dropped() else {
+        panic!("{:?}", offer.dropped())
+    };
+    assert!(dropped.to_string().contains("memorySlice"), "{dropped}");
+    assert_eq!(dropped.reason, DropReason::TooMany { count: 33 });
 }
 
 #[test]
@@ -168,6 +228,18 @@ fn a_driver_version_is_offered_as_semver_or_not_at_all() {
     assert!(odd.dropped()[0].to_string().contains("580.95.05-grid"));
 }
 
+/// Ways to cut a GPU, or not to.
+const LAYOUTS: &[Option<&[&str]>] = &[
+    None,
+    None,
+    Some(&[]),
+    Some(&["7g.80gb"]),
+    Some(&[
+        "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb",
+    ]),
+    Some(&["4g.40gb", "2g.20gb", "1g.10gb+me"]),
+];
+
 fn any_gpu() -> impl Strategy<Value = Gpu> {
     (
         0..500_u32,
@@ -176,9 +248,10 @@ fn any_gpu() -> impl Strategy<Value = Gpu> {
         any::<(u32, u32, u64)>(),
         any::<Option<u32>>(),
         any::<bool>(),
+        prop::sample::select(LAYOUTS),
     )
         .prop_map(
-            |(minor, product_name, brand, numbers, numa_node, rooted)| Gpu {
+            |(minor, product_name, brand, numbers, numa_node, rooted, layout)| Gpu {
                 product_name,
                 brand,
                 compute_capability: CudaVersion {
@@ -188,7 +261,10 @@ fn any_gpu() -> impl Strategy<Value = Gpu> {
                 memory: Bytes(numbers.2),
                 numa_node,
                 pcie_root: h100(minor).pcie_root.filter(|_| rooted),
-                ..h100(minor)
+                ..match layout {
+                    Some(profiles) => testing::cut(h100(minor), profiles),
+                    None => h100(minor),
+                }
             },
         )
 }
@@ -238,7 +314,7 @@ proptest! {
     fn no_inventory_panics_or_leaves_the_limits_of_the_api(inventory in any_inventory()) {
         let offer = plan(&inventory, &node(), DRIVER);
         let expected: Vec<String> =
-            inventory.gpus().iter().map(|gpu| gpu.device_name().to_string()).collect();
+            inventory.offered().map(|part| part.name().to_string()).collect();
         let offered: Vec<String> = offer.devices().map(|device| device.name.clone()).collect();
         prop_assert_eq!(offered, expected);
         offer.devices().for_each(assert_within_limits);

@@ -66,6 +66,7 @@ mod tests {
         let gpus = [GpuEdits {
             device: gpu.device_name(),
             gpu: &gpu,
+            instance: None,
         }];
         let claim = "a-uid".parse().unwrap();
         let spec = claim_spec(&CdiKind::claim(), &claim, &gpus, &old).to_json();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tessera_claim::ClaimUid;
+use tessera_device::mig::{DeviceNumber, MigAccess, MigInstance};
 use tessera_device::{DeviceName, Gpu};
 
 use super::{
@@ -22,13 +23,15 @@ const HOOK_ENV: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 /// Seconds. Longer than the hook's own limit, so that it is the hook that says what took so long.
 const HOOK_TIMEOUT: u32 = 60;
 
-/// One GPU that a claim gives to containers.
+/// One GPU, or MIG device of one, that a claim gives to containers.
 #[derive(Clone, Debug)]
 pub struct GpuEdits<'a> {
     /// The device that was allocated.
     pub device: DeviceName,
     /// The GPU behind it.
     pub gpu: &'a Gpu,
+    /// The MIG device of the GPU, where it is one.
+    pub instance: Option<&'a MigInstance>,
 }
 
 /// The spec of a claim that holds these GPUs. There must be at least one.
@@ -43,26 +46,46 @@ pub fn claim_spec(
 ) -> Spec {
     let devices = gpus
         .iter()
-        .map(|GpuEdits { device, gpu }| Device {
-            name: device_name(claim, device),
+        .map(|edits| Device {
+            name: device_name(claim, &edits.device),
             annotations: BTreeMap::new(),
-            container_edits: gpu_edits(gpu, install),
+            container_edits: gpu_edits(edits, install),
         })
         .collect();
     Spec::new(kind, devices, common_edits(install))
 }
 
-fn gpu_edits(gpu: &Gpu, install: &DriverInstall) -> ContainerEdits {
+/// A MIG device needs the nodes of its GPU as well: the capabilities say what of the GPU a program may
+/// use (MIG user guide, "Device Nodes and Capabilities").
+fn gpu_edits(edits: &GpuEdits<'_>, install: &DriverInstall) -> ContainerEdits {
+    let GpuEdits { gpu, instance, .. } = edits;
     let name = format!("nvidia{}", gpu.minor);
     let own = DeviceNode::new(
         format!("/dev/{name}"),
         format!("{}/{name}", install.gpu_nodes.trim_end_matches('/')),
     );
     let drm = install.drm_nodes.get(&gpu.pci).into_iter().flatten();
+    let capabilities = instance.iter().flat_map(|instance| {
+        let MigAccess {
+            gpu_instance,
+            compute_instance,
+        } = instance.access;
+        [gpu_instance, compute_instance].map(capability)
+    });
     ContainerEdits {
-        device_nodes: std::iter::once(own).chain(drm.map(device_node)).collect(),
+        device_nodes: std::iter::once(own)
+            .chain(drm.map(device_node))
+            .chain(capabilities)
+            .collect(),
         ..ContainerEdits::default()
     }
+}
+
+/// The node of a capability. The host's may be missing: `nvidia-modprobe` makes it when a program there
+/// asks for it.
+fn capability(number: DeviceNumber) -> DeviceNode {
+    let path = format!("/dev/nvidia-caps/nvidia-cap{}", number.minor);
+    DeviceNode::numbered(path, number)
 }
 
 fn common_edits(install: &DriverInstall) -> ContainerEdits {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tessera_device::mig::DeviceNumber;
 
 use super::CdiKind;
 
@@ -142,7 +143,7 @@ impl ContainerEdits {
     }
 }
 
-/// A device node. Type and numbers are left to the runtime, which reads them off the host's node.
+/// A device node. Where no numbers are given the runtime reads them off the host's node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceNode {
@@ -151,6 +152,21 @@ pub struct DeviceNode {
     /// Path on the host where it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<String>,
+    /// Kind and numbers, where the host's node is not to be looked at.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<NodeNumbers>,
+}
+
+/// What a device node is, all of it: a runtime that finds a part of it looks at the host's node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeNumbers {
+    /// `c` for a character device.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Which driver.
+    pub major: u32,
+    /// Which of its devices.
+    pub minor: u32,
 }
 
 impl DeviceNode {
@@ -158,7 +174,25 @@ impl DeviceNode {
     pub fn new(container: impl Into<String>, host: impl Into<String>) -> Self {
         let (path, host) = (container.into(), host.into());
         let host_path = (host != path).then_some(host);
-        Self { path, host_path }
+        Self {
+            path,
+            host_path,
+            numbers: None,
+        }
+    }
+
+    /// A character device with this number, whether the host has a node for it or not.
+    pub fn numbered(container: impl Into<String>, number: DeviceNumber) -> Self {
+        let DeviceNumber { major, minor } = number;
+        Self {
+            path: container.into(),
+            host_path: None,
+            numbers: Some(NodeNumbers {
+                kind: "c",
+                major,
+                minor,
+            }),
+        }
     }
 }
 
@@ -223,6 +257,21 @@ mod tests {
         assert_eq!(
             spec(none(), groups()).with_annotation("a", "b").version(),
             CdiVersion::V070
+        );
+    }
+
+    #[test]
+    fn a_node_with_numbers_says_its_kind_too_and_names_no_host() {
+        let number = DeviceNumber {
+            major: 508,
+            minor: 66,
+        };
+        let node = DeviceNode::numbered("/dev/nvidia-caps/nvidia-cap66", number);
+        assert_eq!(
+            serde_json::to_value(node).unwrap(),
+            serde_json::json!({
+                "path": "/dev/nvidia-caps/nvidia-cap66", "type": "c", "major": 508, "minor": 66,
+            })
         );
     }
 

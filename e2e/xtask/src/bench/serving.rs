@@ -102,6 +102,7 @@ fn command(programs: &Path, node: &Node, kubeconfig: &Path, dir: &Path) -> Comma
         .arg(with_path("--nvidia-driver-root", &driver))
         .arg(with_path("--container-driver-root", &driver))
         .arg(with_path("--sysfs-root", &driver.join("sys")))
+        .arg(with_path("--proc-root", &driver.join("proc")))
         .arg(with_path("--bundled-cdi-hook", &programs.join(HOOK)))
         .arg(with_path("--cdi-root", &dir.join("cdi")))
         .arg(with_path("--state-directory-path", &dir.join("state")))

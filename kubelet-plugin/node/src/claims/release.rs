@@ -35,12 +35,13 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             device,
             gpu,
             by,
+            held_as,
         } = held
         else {
             return Err(held.into());
         };
         if self
-            .is_still_allocated(&claim, &by, &device, deadline)
+            .is_still_allocated(&claim, &by, &held_as, deadline)
             .await?
         {
             return Err(Refusal::GpuHeld {
@@ -48,6 +49,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 device,
                 gpu,
                 by,
+                held_as,
             }
             .into());
         }

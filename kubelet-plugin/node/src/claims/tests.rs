@@ -2,6 +2,7 @@ mod crashes;
 mod damage;
 mod driver;
 mod faults;
+mod mig;
 mod odd;
 
 use std::collections::BTreeSet;
@@ -319,6 +320,11 @@ async fn claims_on_different_gpus_are_prepared_side_by_side() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap().unwrap();
     }
-    assert_eq!(crate::metrics::prepared::count(&claims.records).unwrap(), 8);
+    assert_eq!(
+        crate::metrics::prepared::count(&claims.records)
+            .unwrap()
+            .gpus,
+        8
+    );
     machine.assert_specs_match_the_journal();
 }

@@ -4,10 +4,8 @@
 //! modules, so that nobody could replace the driver under a running plugin, and it would go on
 //! speaking for a library that is gone.
 
-use std::path::PathBuf;
-
 use tessera_device::follow::{Absence, Look, SilentGpu};
-use tessera_nvml::{GpuProblem, Nvml, NvmlError};
+use tessera_nvml::{GpuProblem, KernelFiles, Listing, Nvml, NvmlError};
 use tessera_prepare::cdi::DriverInstall;
 use tessera_shell::logging::chain;
 use thiserror::Error;
@@ -42,8 +40,8 @@ pub struct Seen {
 pub struct Places {
     /// The driver installation, as this process and as the host sees it.
     pub driver_root: DriverRoot,
-    /// The sysfs in which the GPUs' PCI devices are.
-    pub sysfs: PathBuf,
+    /// Where the kernel's own files about GPUs are.
+    pub kernel: KernelFiles,
     /// The CDI hook, as the host sees it.
     pub hook: Option<String>,
     /// The loader's cache builder, as the host sees it; `None`: to be found.
@@ -64,10 +62,18 @@ enum LookError {
 }
 
 impl Sight for LocalSight {
-    type Print = Option<Fingerprint>;
+    /// The driver's files, and the MIG devices that the kernel has: whoever cuts a GPU under us changes
+    /// no file of the driver.
+    type Print = (Option<Fingerprint>, Listing);
 
     fn print(&self) -> Self::Print {
-        driver_root::fingerprint(&self.0.driver_root).ok()
+        let Places {
+            driver_root,
+            kernel,
+            ..
+        } = &self.0;
+        let files = driver_root::fingerprint(driver_root).ok();
+        (files, Listing::of(&kernel.proc))
     }
 
     fn look(&self) -> Seen {
@@ -83,7 +89,7 @@ impl Sight for LocalSight {
 
 fn look(places: &Places) -> Result<Seen, LookError> {
     let library = driver_root::find_nvml(&places.driver_root)?;
-    let scan = Nvml::load(&library)?.inventory(&places.sysfs)?;
+    let scan = Nvml::load(&library)?.inventory(&places.kernel)?;
     let discovery = driver_root::discover(&places.driver_root, &scan.inventory.driver().version)?;
     let install = DriverInstall {
         hook: places.hook.clone(),

@@ -6,28 +6,22 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tessera_prepare::record::{Phase, Record};
+use tessera_prepare::record::Phase;
 use tessera_shell::logging::chain;
 use tracing::warn;
 
 use crate::journal::{JournalError, Records};
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    node: String,
-    driver: String,
-    device_type: &'static str,
-}
-
 /// The gauge `nvidia_dra_prepared_devices`, taken from the journal at each scrape.
 #[derive(Debug)]
 pub struct PreparedDevices<R> {
     records: R,
-    labels: Labels,
+    node: String,
+    driver: String,
 }
 
 impl<R: Records + fmt::Debug + Send + Sync + 'static> PreparedDevices<R> {
@@ -35,48 +29,63 @@ impl<R: Records + fmt::Debug + Send + Sync + 'static> PreparedDevices<R> {
     pub fn register(registry: &mut Registry, records: R, driver: &str, node: &str) {
         registry.register_collector(Box::new(Self {
             records,
-            labels: Labels {
-                node: node.to_owned(),
-                driver: driver.to_owned(),
-                device_type: "gpu",
-            },
+            node: node.to_owned(),
+            driver: driver.to_owned(),
         }));
     }
 }
 
 /// How many devices are prepared at present.
-pub(crate) fn count(records: &impl Records) -> Result<usize, JournalError> {
-    let prepared = |record: &&Record| record.phase == Phase::Prepared;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// Whole GPUs.
+    pub(crate) gpus: usize,
+    /// MIG devices.
+    pub(crate) mig: usize,
+}
+
+pub(crate) fn count(records: &impl Records) -> Result<Count, JournalError> {
     let contents = records.read_all()?;
-    Ok(contents
-        .records
-        .iter()
-        .filter(prepared)
-        .map(|record| record.devices.len())
-        .sum())
+    let prepared = contents.records.iter();
+    let prepared = prepared.filter(|record| record.phase == Phase::Prepared);
+    let mut count = Count::default();
+    for device in prepared.flat_map(|record| &record.devices) {
+        if device.instance.is_some() {
+            count.mig += 1;
+        } else {
+            count.gpus += 1;
+        }
+    }
+    Ok(count)
 }
 
 impl<R: Records + fmt::Debug + Send + Sync + 'static> Collector for PreparedDevices<R> {
     /// Leaves the gauge out where the journal cannot be read: a gap is true, a zero is not.
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let devices = match count(&self.records) {
-            Ok(devices) => devices,
+        let Count { gpus, mig } = match count(&self.records) {
+            Ok(count) => count,
             Err(error) => {
                 warn!(error = %chain(&error), "prepared devices were not counted");
                 return Ok(());
             }
         };
-        let gauge = Family::<Labels, Gauge>::default();
-        gauge
-            .get_or_create(&self.labels)
-            .set(i64::try_from(devices).unwrap_or(i64::MAX));
-        let encoder = encoder.encode_descriptor(
+        let mut devices = encoder.encode_descriptor(
             "nvidia_dra_prepared_devices",
             "Devices that are prepared at present",
             None,
-            gauge.metric_type(),
+            MetricType::Gauge,
         )?;
-        gauge.encode(encoder)
+        // The values of the attribute `type`.
+        for (device_type, count) in [("gpu", gpus), ("mig", mig)] {
+            let labels = [
+                ("node", self.node.as_str()),
+                ("driver", self.driver.as_str()),
+                ("device_type", device_type),
+            ];
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(devices.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use kube::Client;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use tessera_nvml::KernelFiles;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::record::BootId;
 use tessera_shell::client::{self, ApiSource};
@@ -111,7 +112,10 @@ impl<'a> Assembly<'a> {
         let ldconfig = Some(args.ldconfig_path.clone()).filter(|path| !path.is_empty());
         Ok(Places {
             driver_root: DriverRoot::new(&args.container_driver_root, &args.nvidia_driver_root),
-            sysfs: args.sysfs_root.clone(),
+            kernel: KernelFiles {
+                sysfs: args.sysfs_root.clone(),
+                proc: args.proc_root.clone(),
+            },
             hook: Some(hook.to_string_lossy().into_owned()),
             ldconfig,
         })

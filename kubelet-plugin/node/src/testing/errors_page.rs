@@ -7,6 +7,7 @@ use std::time::Duration;
 use tessera_api::{ConfigError, Feature, FieldPath, Kind, Unsupported};
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::{Absence, Change};
+use tessera_device::mig::{MigMode, MigState};
 use tessera_device::testing::gpu_uuid;
 use tessera_device::{DeviceName, DriverVersion};
 use tessera_prepare::cdi::CdiKind;
@@ -170,11 +171,18 @@ fn about_the_gpu() -> Vec<Refusal> {
             gpu: gpu(),
             absence: Absence::Lost,
         },
+        Refusal::MigLayoutChanged {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            mig: Box::new(MigState::empty(MigMode::On)),
+        },
         Refusal::GpuHeld {
             claim: claim(),
             device: device(),
             gpu: gpu(),
             by: by(),
+            held_as: device(),
         },
         Refusal::GpuBeingReleased {
             claim: claim(),
@@ -248,7 +256,7 @@ fn every_failure_of_a_claim_is_explained_with_its_message() {
 }
 
 /// One of each change of the driver and the GPUs.
-fn changes() -> [Change; 7] {
+fn changes() -> [Change; 8] {
     let version = || DriverVersion::new("580.95.05");
     let why = || "no library".to_owned();
     let (device, gpu) = (|| DeviceName::whole_gpu(3), || gpu_uuid(3));
@@ -274,6 +282,11 @@ fn changes() -> [Change; 7] {
         Change::GpuArrived {
             device: device(),
             gpu: gpu(),
+        },
+        Change::MigChanged {
+            device: device(),
+            gpu: gpu(),
+            mig: MigState::empty(MigMode::On),
         },
     ]
 }

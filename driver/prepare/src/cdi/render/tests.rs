@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use tessera_device::testing::gpu;
+use tessera_device::testing::{cut, gpu};
 
 use super::*;
 use crate::cdi::DriverLink;
@@ -50,11 +50,12 @@ fn install() -> DriverInstall {
 }
 
 fn render(claim: &str, gpus: &[Gpu], install: &DriverInstall) -> Spec {
-    let edits: Vec<GpuEdits<'_>> = gpus
-        .iter()
-        .map(|gpu| GpuEdits {
-            device: gpu.device_name(),
-            gpu,
+    let parts = gpus.iter().flat_map(Gpu::offered);
+    let edits: Vec<GpuEdits<'_>> = parts
+        .map(|part| GpuEdits {
+            device: part.name(),
+            gpu: part.gpu,
+            instance: part.instance,
         })
         .collect();
     claim_spec(&CdiKind::claim(), &claim.parse().unwrap(), &edits, install)
@@ -89,6 +90,12 @@ fn a_claim_of_three_gpus_of_a_driver_on_the_host() {
     "/dev".clone_into(&mut install.gpu_nodes);
     install.ldconfig = Some("/sbin/ldconfig".to_owned());
     insta::assert_snapshot!(json(&render(CLAIM, &[gpu(0), gpu(1), gpu(2)], &install)));
+}
+
+#[test]
+fn a_claim_of_two_mig_devices_of_one_gpu() {
+    let cut = cut(gpu(0), &["3g.40gb", "1g.10gb"]);
+    insta::assert_snapshot!(json(&render(CLAIM, &[cut], &install())));
 }
 
 #[test]
