@@ -1,5 +1,7 @@
 //! The commands, and what they do to the state.
 
+mod fabric;
+
 use std::{fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -63,6 +65,8 @@ enum Command {
         /// Which GPU.
         gpu: String,
     },
+    /// Change the NVLink fabric as GPUs see it. What is not named stays as it is.
+    Fabric(fabric::Arguments),
     /// Let calls of an NVML function fail.
     Fail {
         #[command(flatten)]
@@ -217,6 +221,7 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
             gpu(node, &name)?.condition.presence = Presence::Resetting;
         }
         Command::Restore { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Present,
+        Command::Fabric(arguments) => arguments.apply(node)?,
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
         Command::Die { calls } => inject(node, calls, Effect::Die),
@@ -279,7 +284,12 @@ fn describe(node: &Node) -> String {
         node.driver.version,
         node.driver.cuda
     );
-    for Gpu { facts, condition } in &node.gpus {
+    for Gpu {
+        facts,
+        condition,
+        fabric,
+    } in &node.gpus
+    {
         let presence = match condition.presence {
             Presence::Present => "",
             Presence::Lost => "  LOST",
@@ -297,6 +307,9 @@ fn describe(node: &Node) -> String {
             condition.memory_used_mib,
             facts.memory_total_mib,
         );
+        if let Some(fabric) = fabric {
+            let _ = writeln!(text, "      {}", fabric::describe(fabric));
+        }
     }
     for injection in &node.injections {
         let _ = writeln!(text, "  injected: {injection}");

@@ -12,6 +12,7 @@
 mod devices;
 mod elf;
 mod kernel;
+mod kernel_devices;
 mod libraries;
 
 use std::{
@@ -110,6 +111,7 @@ pub fn install(
     let state = StateFile::create(tree.prepare(&state_path(version))?, &node)?;
     libraries::install(&tree, version, artifacts)?;
     kernel::install(&tree, &node)?;
+    kernel_devices::install(&tree)?;
     devices::install(&tree, &node)?;
     Ok(Installed {
         root: root.to_owned(),

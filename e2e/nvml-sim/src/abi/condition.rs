@@ -104,7 +104,9 @@ struct Memory {
 
 fn memory_of(device: nvmlDevice_t) -> Result<Memory, Fault> {
     with_device(device, |device| {
-        let Gpu { facts, condition } = device.gpu;
+        let Gpu {
+            facts, condition, ..
+        } = device.gpu;
         let total = facts.memory_total_mib * MIB;
         let reserved = facts.memory_reserved_mib * MIB;
         let room = total.saturating_sub(reserved);
