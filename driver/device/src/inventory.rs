@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
+use crate::fabric::GpuFabric;
 use crate::follow::{Absence, MissingGpu};
 use crate::{Bytes, CudaVersion, DeviceName, DriverVersion, GpuUuid, PciAddress, PcieRoot};
 
@@ -107,6 +108,8 @@ pub struct Gpu {
     pub pcie_root: Option<PcieRoot>,
     /// The NUMA node next to it, if sysfs names one.
     pub numa_node: Option<u32>,
+    /// Its part of an NVLink fabric.
+    pub fabric: GpuFabric,
 }
 
 impl Gpu {

@@ -10,7 +10,7 @@ use tessera_device::{
 };
 
 use crate::error::{Fault, GpuProblem, QueryError};
-use crate::{names, raw, sysfs};
+use crate::{fabric, names, raw, sysfs};
 
 /// Names the NVML function in whatever goes wrong with it.
 fn asking<T, E: Into<Fault>>(call: &'static str, answer: Result<T, E>) -> Result<T, QueryError> {
@@ -82,6 +82,7 @@ fn read(nvml: &Nvml, index: u32, sysfs: &Path, known: &mut Known) -> Result<Gpu,
         addressing_mode: addressing_mode(nvml, &device),
         pcie_root: place.pcie_root,
         numa_node: place.numa_node,
+        fabric: fabric::fabric(nvml, &device),
     })
 }
 

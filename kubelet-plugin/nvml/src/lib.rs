@@ -14,6 +14,7 @@
 //! [`Nvml::load`], not by the next [`Nvml::inventory`].
 
 mod error;
+mod fabric;
 mod facts;
 mod names;
 mod raw;

@@ -5,9 +5,13 @@
     reason = "calls into NVML's C interface; no other module of the product needs unsafe"
 )]
 
+mod fabric;
+
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError as Code, nvml_sym, nvml_try};
 use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDeviceAddressingMode_t};
+
+pub(crate) use fabric::{FabricInfo, fabric_info};
 
 /// `nvmlDeviceGetAddressingMode`: the number of the mode. Drivers before R535 lack the function.
 pub(crate) fn addressing_mode(library: &NvmlLib, device: &Device<'_>) -> Result<u32, Code> {
