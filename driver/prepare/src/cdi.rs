@@ -26,4 +26,4 @@ pub use kind::{
     file_name,
 };
 pub use render::{GpuEdits, claim_spec};
-pub use spec::{CdiVersion, ContainerEdits, Device, DeviceNode, Hook, Mount, Spec};
+pub use spec::{CdiVersion, ContainerEdits, Device, DeviceNode, Hook, Mount, Numbers, Spec};

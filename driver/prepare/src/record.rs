@@ -8,6 +8,7 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 use tessera_claim::{AllocatedDevice, ClaimRef};
@@ -88,10 +89,33 @@ pub struct PreparedDevice {
     pub unknown: Map<String, Value>,
 }
 
-/// The journal's record of one claim.
+/// What a record keeps of one device. Each driver of ours has devices of its own.
+pub trait RecordedDevice:
+    Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// Its name in its pool.
+    fn device(&self) -> &DeviceName;
+    /// CDI device for the container runtime, `vendor/class=name`.
+    fn cdi_id(&self) -> &str;
+}
+
+impl RecordedDevice for PreparedDevice {
+    fn device(&self) -> &DeviceName {
+        &self.device
+    }
+
+    fn cdi_id(&self) -> &str {
+        &self.cdi_id
+    }
+}
+
+/// The journal's record of a claim for GPUs.
+pub type Record = RecordOf<PreparedDevice>;
+
+/// The journal's record of one claim, whose devices are of this kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub struct RecordOf<D> {
     /// Boot in which it was written. The effects of another boot are gone.
     pub boot: BootId,
     /// The claim, with the name under which to ask the API about it.
@@ -99,7 +123,7 @@ pub struct Record {
     /// How far it has come.
     pub phase: Phase,
     /// Its devices.
-    pub devices: Vec<PreparedDevice>,
+    pub devices: Vec<D>,
     /// What was, or is about to be, done for it, in order.
     pub effects: Vec<Effect>,
     /// Fields of a newer version.
@@ -140,7 +164,7 @@ pub enum RecordError {
     Body(#[source] serde_json::Error),
 }
 
-impl Record {
+impl<D: RecordedDevice> RecordOf<D> {
     /// The bytes to write: a line with format, checksum and length of the rest, then JSON.
     ///
     /// The checksum is over the bytes as written, not over values read back, so that a version
@@ -163,7 +187,7 @@ impl Record {
     pub fn is_of(&self, kind: &CdiKind) -> bool {
         self.devices
             .iter()
-            .all(|device| device.cdi_id == cdi::device_id(kind, &self.claim.uid, &device.device))
+            .all(|device| device.cdi_id() == cdi::device_id(kind, &self.claim.uid, device.device()))
     }
 
     /// Reads a record back.
@@ -216,14 +240,14 @@ fn split_header(bytes: &[u8]) -> Option<(Header, &[u8])> {
 }
 
 /// Serde by the text form of an identity, so that the device crate need not know serde.
-mod text {
+pub(crate) mod text {
     use super::{Deserialize, Deserializer, Display, FromStr, Serializer, de, fmt};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: fmt::Display>,
         D: Deserializer<'de>,

@@ -5,6 +5,7 @@ use tessera_device::follow::Absence;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
 
+use crate::channel::ChannelRefusal;
 use crate::reason::Reason;
 
 /// A claim that cannot be prepared as things are.
@@ -15,6 +16,9 @@ pub enum Refusal {
     /// The claim itself.
     #[error(transparent)]
     Claim(#[from] ClaimRefusal),
+    /// A channel of a compute domain.
+    #[error(transparent)]
+    Channel(#[from] ChannelRefusal),
     /// A device that this node does not have.
     #[error(
         "claim {claim} was allocated device {device} of pool {pool}, which this node does not \
@@ -99,6 +103,7 @@ impl Refusal {
             Self::Claim(ClaimRefusal::NoDevice { .. }) => Reason::ClaimWithoutDevice,
             Self::Claim(ClaimRefusal::BadDevice { .. }) => Reason::ImpossibleDevice,
             Self::Claim(ClaimRefusal::Configuration { refusal, .. }) => configuration(refusal),
+            Self::Channel(refusal) => refusal.reason(),
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
             Self::GpuLost { .. } => Reason::GpuLost,
             Self::GpuHeld { .. } => Reason::GpuHeld,

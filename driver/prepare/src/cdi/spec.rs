@@ -142,7 +142,8 @@ impl ContainerEdits {
     }
 }
 
-/// A device node. Type and numbers are left to the runtime, which reads them off the host's node.
+/// A device node. Without numbers of its own they are left to the runtime, which reads them off the
+/// host's node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceNode {
@@ -151,14 +152,43 @@ pub struct DeviceNode {
     /// Path on the host where it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<String>,
+    /// What the runtime makes, where the host need not have such a node.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<Numbers>,
+}
+
+/// A character device by its numbers. They are in all versions of the format that runtimes read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename = "c")]
+pub struct Numbers {
+    /// Major number; a runtime takes 0 for none.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Mode of the node in the container.
+    #[serde(rename = "fileMode")]
+    pub mode: u32,
 }
 
 impl DeviceNode {
+    /// A node of these numbers at a path of the container.
+    pub fn of_numbers(container: impl Into<String>, numbers: Numbers) -> Self {
+        Self {
+            path: container.into(),
+            host_path: None,
+            numbers: Some(numbers),
+        }
+    }
+
     /// A node of the host at a path of the container.
     pub fn new(container: impl Into<String>, host: impl Into<String>) -> Self {
         let (path, host) = (container.into(), host.into());
         let host_path = (host != path).then_some(host);
-        Self { path, host_path }
+        Self {
+            path,
+            host_path,
+            numbers: None,
+        }
     }
 }
 

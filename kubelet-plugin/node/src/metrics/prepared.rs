@@ -4,13 +4,14 @@
 //! pay for a figure that is read every half minute.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tessera_prepare::record::{Phase, Record};
+use tessera_prepare::record::{Phase, RecordOf, RecordedDevice};
 use tessera_shell::logging::chain;
 use tracing::warn;
 
@@ -25,28 +26,36 @@ struct Labels {
 
 /// The gauge `nvidia_dra_prepared_devices`, taken from the journal at each scrape.
 #[derive(Debug)]
-pub struct PreparedDevices<R> {
+pub struct PreparedDevices<R, D> {
     records: R,
     labels: Labels,
+    devices: PhantomData<fn() -> D>,
 }
 
-impl<R: Records + fmt::Debug + Send + Sync + 'static> PreparedDevices<R> {
-    /// Registers it for one driver on one node.
-    pub fn register(registry: &mut Registry, records: R, driver: &str, node: &str) {
+impl<R: Records<D> + fmt::Debug + Send + Sync + 'static, D: RecordedDevice> PreparedDevices<R, D> {
+    /// Registers it for one driver on one node, whose devices are of this type.
+    pub fn register(
+        registry: &mut Registry,
+        records: R,
+        driver: &str,
+        node: &str,
+        device_type: &'static str,
+    ) {
         registry.register_collector(Box::new(Self {
             records,
             labels: Labels {
                 node: node.to_owned(),
                 driver: driver.to_owned(),
-                device_type: "gpu",
+                device_type,
             },
+            devices: PhantomData,
         }));
     }
 }
 
 /// How many devices are prepared at present.
-pub(crate) fn count(records: &impl Records) -> Result<usize, JournalError> {
-    let prepared = |record: &&Record| record.phase == Phase::Prepared;
+pub(crate) fn count<D>(records: &impl Records<D>) -> Result<usize, JournalError> {
+    let prepared = |record: &&RecordOf<D>| record.phase == Phase::Prepared;
     let contents = records.read_all()?;
     Ok(contents
         .records
@@ -56,7 +65,9 @@ pub(crate) fn count(records: &impl Records) -> Result<usize, JournalError> {
         .sum())
 }
 
-impl<R: Records + fmt::Debug + Send + Sync + 'static> Collector for PreparedDevices<R> {
+impl<R: Records<D> + fmt::Debug + Send + Sync + 'static, D: RecordedDevice> Collector
+    for PreparedDevices<R, D>
+{
     /// Leaves the gauge out where the journal cannot be read: a gap is true, a zero is not.
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let devices = match count(&self.records) {
@@ -93,7 +104,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::open(directory.path(), CdiKind::claim()).unwrap();
         let mut registry = Registry::default();
-        PreparedDevices::register(&mut registry, journal.clone(), "gpu.nvidia.com", "node0");
+        PreparedDevices::register(
+            &mut registry,
+            journal.clone(),
+            "gpu.nvidia.com",
+            "node0",
+            "gpu",
+        );
         let shown = || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
