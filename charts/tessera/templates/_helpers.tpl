@@ -84,6 +84,13 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* Whether there is a plugin at all: "true" or nothing. */}}
+{{- define "tessera.hasPlugin" -}}
+{{- if or .Values.resources.gpus.enabled .Values.resources.computeDomains.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* The port of a listening address such as :8080 or [::]:8080. */}}
 {{- define "tessera.port" -}}
 {{- regexFind "[0-9]+$" . -}}

@@ -204,7 +204,7 @@ impl Addressed<'_> {
 /// driver spells names.
 fn fitting(device: &DeviceName) -> Kind {
     let name = device.as_str();
-    if name.starts_with("channel-") {
+    if name.starts_with("channel-") || name.starts_with("slot-") {
         Kind::ComputeDomainChannelConfig
     } else if name.starts_with("daemon-") {
         Kind::ComputeDomainDaemonConfig

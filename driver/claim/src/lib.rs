@@ -6,9 +6,11 @@
 mod allocation;
 mod configuration;
 mod ids;
+mod slot;
 mod users;
 
 pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation, still_allocates};
 pub use configuration::ConfigurationRefusal;
 pub use ids::{ClaimRef, ClaimUid, UidError};
+pub use slot::{NoSlot, Slot, slot};
 pub use users::{PodRef, users};

@@ -31,6 +31,9 @@ pub enum IdError {
          with a letter or digit at both ends"
     )]
     DeviceName(String),
+    /// Not of the form `<cluster UUID>.<clique id>`.
+    #[error("NVLink clique {0:?} is not of the form <cluster UUID>.<clique id>")]
+    Clique(String),
     /// Not of the form `pci<domain>:<bus>`.
     #[error("PCIe root {0:?} is not of the form pcidddd:bb (hexadecimal)")]
     PcieRoot(String),

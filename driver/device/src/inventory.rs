@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
+use crate::fabric::GpuFabric;
 use crate::follow::{Absence, MissingGpu};
 use crate::mig::{MigInstance, MigMode, MigState};
 use crate::{Bytes, CudaVersion, DeviceName, DriverVersion, GpuUuid, PciAddress, PcieRoot};
@@ -110,6 +111,8 @@ pub struct Gpu {
     pub numa_node: Option<u32>,
     /// Its MIG side, if it has one.
     pub mig: Option<MigState>,
+    /// Its part of an NVLink fabric.
+    pub fabric: GpuFabric,
 }
 
 impl Gpu {

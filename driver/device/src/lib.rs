@@ -4,6 +4,7 @@
 //! these types in, and the planning crates read them. Nothing here fails later than at
 //! construction, because every identity is parsed once, at the edge.
 
+pub mod fabric;
 pub mod follow;
 mod ids;
 mod inventory;

@@ -5,6 +5,7 @@
     reason = "a test's own values fail by panic, as the test does"
 )]
 
+use crate::fabric::{Clique, ClusterUuid, FabricHealth, GpuFabric};
 use crate::follow::{Absence, Known, Look, SilentGpu};
 use crate::mig::{
     DeviceNumber, MODELS, MigAccess, MigInstance, MigMode, MigProfile, MigState, Placement,
@@ -37,6 +38,7 @@ pub fn gpu(minor: u32) -> Gpu {
         pcie_root: None,
         numa_node: None,
         mig: Some(MigState::empty(MigMode::Off)),
+        fabric: GpuFabric::None,
     }
 }
 
@@ -81,6 +83,27 @@ pub fn cut(gpu: Gpu, profiles: &[&str]) -> Gpu {
         mig: Some(mig),
         ..gpu
     }
+}
+
+/// An NVLink clique: another one for each number.
+pub fn clique(number: u32) -> Clique {
+    Clique {
+        cluster: ClusterUuid::new([7; 16]).unwrap(),
+        id: number,
+    }
+}
+
+/// A node with these GPUs, all of them healthy members of the clique of this number.
+pub fn inventory_in_clique(number: u32, minors: impl IntoIterator<Item = u32>) -> Inventory {
+    let member = |minor| Gpu {
+        fabric: GpuFabric::Member {
+            clique: clique(number),
+            health: FabricHealth::Healthy,
+        },
+        ..gpu(minor)
+    };
+    let gpus = minors.into_iter().map(member).collect();
+    Inventory::new(driver("580.95.05"), gpus).unwrap()
 }
 
 /// A driver of this version.

@@ -1,13 +1,15 @@
 //! Decides which ResourceSlices describe a node's GPUs.
 //!
-//! [`plan`] turns an inventory into an [`Offer`]; [`reconcile`] compares an offer with what is
-//! stored and lists the writes that make them equal; [`dropped_fields`] tells what a server did
-//! not keep. All three are functions of their arguments: the same input gives the same bytes, so
-//! that a republication writes nothing and the scheduler's first fit never changes by chance.
+//! [`plan`] turns an inventory into an [`Offer`], and [`channels`] into the one for compute domains;
+//! [`reconcile`] compares an offer with what is stored and lists the writes that make them equal;
+//! [`dropped_fields`] tells what a server did not keep. All are functions of their arguments: the same
+//! input gives the same bytes, so that a republication writes nothing and the scheduler's first fit
+//! never changes by chance.
 
 pub mod limits;
 
 mod attributes;
+mod channels;
 mod fields;
 mod mig_device;
 mod names;
@@ -18,6 +20,7 @@ mod reconcile;
 mod same;
 mod whole_gpu;
 
+pub use channels::{HeldChannels, channels};
 pub use fields::{FieldPath, dropped_fields};
 pub use offer::{DropReason, Dropped, Node, Offer};
 pub use plan::{nothing, plan};

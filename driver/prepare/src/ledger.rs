@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::{DeviceName, GpuUuid};
 
-use crate::record::{Record, View};
+use crate::record::{PreparedDevice, Record, RecordOf, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 
@@ -22,9 +22,13 @@ pub trait GpuGuard {
     fn covers(&self, gpu: &GpuUuid) -> bool;
 }
 
-/// A record that cannot be read: unless something else tells, its claim may hold any GPU.
+/// A record of a claim for GPUs that cannot be read: unless something else tells, its claim may hold
+/// any GPU.
+pub type Unreadable = UnreadableOf<PreparedDevice>;
+
+/// A record that cannot be read, of a claim whose devices are of this kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
+pub struct UnreadableOf<D> {
     /// The claim, by the name of the record's file.
     pub claim: ClaimUid,
     /// What is wrong with the record.
@@ -32,7 +36,7 @@ pub struct Unreadable {
     /// Whether it may be replaced.
     pub flaw: Flaw,
     /// What was recorded, if a copy of the record tells.
-    pub copy: Option<Record>,
+    pub copy: Option<RecordOf<D>>,
 }
 
 /// Why a record cannot be read.

@@ -4,6 +4,7 @@
 //! take it back. The node shell holds the locks, the files and the clock, and does as it is told.
 
 pub mod cdi;
+pub mod channel;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;

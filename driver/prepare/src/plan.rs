@@ -13,17 +13,20 @@ use tessera_device::{Gpu, Inventory};
 
 use crate::cdi::{self, CdiKind, DriverInstall, GpuEdits};
 use crate::ledger::Admitted;
-use crate::record::{BootId, Phase, PreparedDevice, Record};
+use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 use crate::step::Step;
 
-/// What to do to prepare a claim.
+/// What to do to prepare a claim for GPUs.
+pub type Plan = PlanOf<PreparedDevice>;
+
+/// What to do to prepare a claim whose devices are of this kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct PlanOf<D> {
     /// The record of the intent. It is written before the first step; with [`Phase::Prepared`] in
     /// place of [`Phase::Preparing`] it is written after the last.
-    pub record: Record,
+    pub record: RecordOf<D>,
     /// The steps, in order.
     pub steps: Vec<Step>,
 }

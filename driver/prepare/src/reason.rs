@@ -67,8 +67,26 @@ names! {
         GpuBeingReleased,
         /// It is not known who holds the GPU.
         GpuUnaccounted,
+        /// The claim does not say for which compute domain the channel is.
+        ChannelWithoutDomain,
+        /// The claim, its slot and the compute domain do not agree.
+        DomainMismatch,
+        /// There is no such compute domain, or it has no such slot.
+        DomainNotFound,
+        /// The device is given to no claim.
+        DeviceNotServed,
+        /// The node has no such channel.
+        ChannelMissing,
+        /// A claim of another compute domain holds the channel.
+        ChannelHeld,
+        /// A claim of another compute domain is releasing the channel and has not done so in time.
+        ChannelBeingReleased,
+        /// It is not known who holds the channel.
+        ChannelUnaccounted,
         /// The GPU is being worked on for another claim.
         GpuBusy,
+        /// The node's channels are being worked on for another claim.
+        ChannelsBusy,
         /// The NVIDIA driver did not come up in time.
         DriverNotReady,
         /// The API server did not answer in time.
@@ -95,6 +113,8 @@ names! {
         WaitingForClaim,
         /// A claim waits for a GPU that is being worked on.
         WaitingForGpu,
+        /// A claim waits for the node's channels, which are being worked on.
+        WaitingForChannels,
         /// A claim waits for the NVIDIA driver.
         WaitingForDriver,
         /// A claim waits for the API server.

@@ -8,6 +8,7 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 use tessera_claim::ClaimRef;
@@ -108,10 +109,56 @@ pub struct PreparedDevice {
     pub unknown: Map<String, Value>,
 }
 
-/// The journal's record of one claim.
+/// What a record keeps of one device. Each driver of ours has devices of its own.
+pub trait RecordedDevice:
+    Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// What the driver's devices can be, as metrics call it: the values of their attribute `type`.
+    const TYPES: &'static [&'static str];
+
+    /// Its name in its pool.
+    fn device(&self) -> &DeviceName;
+    /// CDI device for the container runtime, `vendor/class=name`.
+    fn cdi_id(&self) -> &str;
+    /// Which of [`Self::TYPES`] it is.
+    fn device_type(&self) -> &'static str;
+    /// The lowest format of records that says all of it.
+    fn format(&self) -> u32 {
+        FIRST_FORMAT
+    }
+}
+
+impl RecordedDevice for PreparedDevice {
+    const TYPES: &'static [&'static str] = &["gpu", "mig"];
+
+    fn device(&self) -> &DeviceName {
+        &self.device
+    }
+
+    fn cdi_id(&self) -> &str {
+        &self.cdi_id
+    }
+
+    fn device_type(&self) -> &'static str {
+        match self.instance {
+            Some(_) => "mig",
+            None => "gpu",
+        }
+    }
+
+    fn format(&self) -> u32 {
+        let is_mig = self.instance.is_some() || matches!(self.view, View::Part(_));
+        if is_mig { MIG_FORMAT } else { FIRST_FORMAT }
+    }
+}
+
+/// The journal's record of a claim for GPUs.
+pub type Record = RecordOf<PreparedDevice>;
+
+/// The journal's record of one claim, whose devices are of this kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub struct RecordOf<D> {
     /// Boot in which it was written. The effects of another boot are gone.
     pub boot: BootId,
     /// The claim, with the name under which to ask the API about it.
@@ -119,7 +166,7 @@ pub struct Record {
     /// How far it has come.
     pub phase: Phase,
     /// Its devices.
-    pub devices: Vec<PreparedDevice>,
+    pub devices: Vec<D>,
     /// What was, or is about to be, done for it, in order.
     pub effects: Vec<Effect>,
     /// Fields of a newer version.
@@ -160,7 +207,7 @@ pub enum RecordError {
     Body(#[source] serde_json::Error),
 }
 
-impl Record {
+impl<D: RecordedDevice> RecordOf<D> {
     /// The bytes to write: a line with format, checksum and length of the rest, then JSON.
     ///
     /// The checksum is over the bytes as written, not over values read back, so that a version
@@ -177,14 +224,8 @@ impl Record {
 
     /// The lowest format that says all of it.
     fn format(&self) -> u32 {
-        let is_mig = |device: &PreparedDevice| {
-            device.instance.is_some() || matches!(device.view, View::Part(_))
-        };
-        if self.devices.iter().any(is_mig) {
-            MIG_FORMAT
-        } else {
-            FIRST_FORMAT
-        }
+        let formats = self.devices.iter().map(RecordedDevice::format);
+        formats.max().unwrap_or(FIRST_FORMAT)
     }
 
     /// Whether its claim is prepared, and that in this boot: the effects of another are gone.
@@ -196,7 +237,7 @@ impl Record {
     pub fn is_of(&self, kind: &CdiKind) -> bool {
         self.devices
             .iter()
-            .all(|device| device.cdi_id == cdi::device_id(kind, &self.claim.uid, &device.device))
+            .all(|device| device.cdi_id() == cdi::device_id(kind, &self.claim.uid, device.device()))
     }
 
     /// Reads a record back.
@@ -249,14 +290,14 @@ fn split_header(bytes: &[u8]) -> Option<(Header, &[u8])> {
 }
 
 /// Serde by the text form of an identity, so that the device crate need not know serde.
-mod text {
+pub(crate) mod text {
     use super::{Deserialize, Deserializer, Display, FromStr, Serializer, de, fmt};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: fmt::Display>,
         D: Deserializer<'de>,

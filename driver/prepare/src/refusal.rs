@@ -6,6 +6,7 @@ use tessera_device::mig::MigState;
 use tessera_device::{DeviceName, GpuUuid};
 use thiserror::Error;
 
+use crate::channel::ChannelRefusal;
 use crate::reason::Reason;
 
 /// A claim that cannot be prepared as things are.
@@ -16,6 +17,9 @@ pub enum Refusal {
     /// The claim itself.
     #[error(transparent)]
     Claim(#[from] ClaimRefusal),
+    /// A channel of a compute domain.
+    #[error(transparent)]
+    Channel(#[from] ChannelRefusal),
     /// A device that this node does not have.
     #[error(
         "claim {claim} was allocated device {device} of pool {pool}, which this node does not \
@@ -117,6 +121,7 @@ impl Refusal {
             Self::Claim(ClaimRefusal::NoDevice { .. }) => Reason::ClaimWithoutDevice,
             Self::Claim(ClaimRefusal::BadDevice { .. }) => Reason::ImpossibleDevice,
             Self::Claim(ClaimRefusal::Configuration { refusal, .. }) => configuration(refusal),
+            Self::Channel(refusal) => refusal.reason(),
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
             Self::GpuLost { .. } => Reason::GpuLost,
             Self::MigLayoutChanged { .. } => Reason::MigLayoutChanged,

@@ -13,7 +13,7 @@ use tessera_device::{DeviceName, Inventory, Offered};
 
 use crate::cdi::{self, CdiKind};
 use crate::ledger::Unreadable;
-use crate::record::{BootId, Phase, PreparedDevice, Record, View};
+use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf, RecordedDevice, View};
 use crate::step::Effect;
 
 /// What a rebuilt record says in place of a name that is not known.
@@ -80,8 +80,8 @@ pub enum Repair {
 /// NVML names them by the caller's PID namespace (`nvmlDeviceGetComputeRunningProcesses`), so a
 /// plugin in a container may see none while a tenant computes, and a container that is between two
 /// programs has none.
-pub fn repair(
-    record: &Record,
+pub fn repair<D: RecordedDevice>(
+    record: &RecordOf<D>,
     boot: &BootId,
     api: ApiView,
     effects: Effects,

@@ -20,6 +20,13 @@ pub enum WaitingFor {
         /// The former claim.
         by: ClaimRef,
     },
+    /// A former claim of another compute domain on its channel that has been let go.
+    ChannelHolder {
+        /// The device of the former claim.
+        device: DeviceName,
+        /// The former claim.
+        by: ClaimRef,
+    },
     /// An answer of the API server.
     Api,
     /// The NVIDIA driver.
@@ -32,26 +39,30 @@ pub enum WaitingFor {
         /// The GPUs whose locks are wanted.
         gpus: BTreeSet<GpuUuid>,
     },
+    /// The lock of the node's channels.
+    ChannelsLock,
 }
 
 impl WaitingFor {
-    /// The metric label: one of four.
+    /// The metric label: one of five.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Predecessor { .. } => "predecessor",
+            Self::Predecessor { .. } | Self::ChannelHolder { .. } => "predecessor",
             Self::Api => "api",
             Self::Driver { .. } => "driver",
             Self::GpuLock { .. } => "gpu_lock",
+            Self::ChannelsLock => "channels_lock",
         }
     }
 
     /// The name under which users are told.
     pub(crate) fn news(&self) -> News {
         match self {
-            Self::Predecessor { .. } => News::WaitingForClaim,
+            Self::Predecessor { .. } | Self::ChannelHolder { .. } => News::WaitingForClaim,
             Self::Api => News::WaitingForApi,
             Self::Driver { .. } => News::WaitingForDriver,
             Self::GpuLock { .. } => News::WaitingForGpu,
+            Self::ChannelsLock => News::WaitingForChannels,
         }
     }
 }
@@ -64,8 +75,16 @@ impl fmt::Display for WaitingFor {
                 "claim {by} to be unprepared: it had {device} (GPU {gpu}) before, and its pod has \
                  not ended on this node yet"
             ),
+            Self::ChannelHolder { device, by } => write!(
+                f,
+                "claim {by} to be unprepared: it had the channel of {device} before, for another \
+                 ComputeDomain, and its pod has not ended on this node yet"
+            ),
             Self::Api => f.write_str("the API server to answer"),
             Self::Driver { why } => write!(f, "the NVIDIA driver: {why}"),
+            Self::ChannelsLock => {
+                f.write_str("other claims to be done with the channels of this node")
+            }
             Self::GpuLock { gpus } => {
                 f.write_str("other claims to be done with ")?;
                 for (at, gpu) in gpus.iter().enumerate() {

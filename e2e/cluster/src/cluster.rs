@@ -45,6 +45,9 @@ pub struct Options {
     pub drivers: Drivers,
     /// Feature gates of every Kubernetes component.
     pub gates: Gates,
+    /// Into how many racks the nodes are divided, in order. GPUs with a fabric between nodes share it
+    /// within their rack.
+    pub racks: u8,
 }
 
 /// What GPUs the nodes have.
@@ -62,7 +65,19 @@ impl Default for Options {
             nodes: 1,
             drivers: Drivers::Profiles(vec!["h100".to_owned()]),
             gates: Gates::default(),
+            racks: 1,
         }
+    }
+}
+
+impl Options {
+    /// The rack of the node at this place: each holds as many nodes as the others, or one less.
+    pub(crate) fn rack_of(&self, place: usize) -> String {
+        let (nodes, racks) = (
+            usize::from(self.nodes.max(1)),
+            usize::from(self.racks.max(1)),
+        );
+        (place * racks.min(nodes) / nodes).to_string()
     }
 }
 
@@ -266,6 +281,23 @@ impl Drop for Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn racks_are_filled_in_order_and_none_is_empty() {
+        let racks = |nodes, racks| {
+            let options = Options {
+                nodes,
+                racks,
+                ..Options::default()
+            };
+            let of = (0..usize::from(nodes)).map(|place| options.rack_of(place));
+            of.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(racks(4, 1), "0 0 0 0");
+        assert_eq!(racks(4, 2), "0 0 1 1");
+        assert_eq!(racks(3, 2), "0 0 1");
+        assert_eq!(racks(2, 5), "0 1");
+    }
 
     #[test]
     fn the_last_profile_repeats() {

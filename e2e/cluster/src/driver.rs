@@ -59,12 +59,13 @@ impl Parts {
         &self.nvidia_smi
     }
 
-    /// Installs the GPUs of `profile` for `node` below `root`.
+    /// Installs the GPUs of `profile` for `node` of `rack` below `root`.
     pub(crate) fn install(
         &self,
         root: &Path,
         profile: &str,
         node: &str,
+        rack: &str,
     ) -> Result<(), DriverError> {
         let artifacts = self.artifacts();
         let failed = |source| DriverError::Install {
@@ -73,7 +74,7 @@ impl Parts {
             source,
         };
         tessera_hw::install(root, profile, node, &artifacts)
-            .map(drop)
+            .and_then(|installed| Ok(installed.state.update(|node| node.join_rack(rack))?))
             .map_err(failed)
     }
 }

@@ -1,5 +1,7 @@
 //! The commands, and what they do to the state.
 
+mod fabric;
+
 use std::{fmt::Write as _, iter, num::ParseIntError, path::PathBuf, str::FromStr};
 
 use anyhow::{Context as _, Result};
@@ -87,6 +89,8 @@ enum Command {
         #[arg(action = ArgAction::Set)]
         enabled: bool,
     },
+    /// Change the NVLink fabric as GPUs see it. What is not named stays as it is.
+    Fabric(fabric::Arguments),
     /// Let calls of an NVML function fail.
     Fail {
         #[command(flatten)]
@@ -273,6 +277,7 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
         }
         Command::Uncut { gpu: name } => gpu(node, &name)?.uncut()?,
         Command::AwaitMig { gpu: name, enabled } => gpu(node, &name)?.await_mode(enabled)?,
+        Command::Fabric(arguments) => arguments.apply(node)?,
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
         Command::Die { calls } => inject(node, calls, Effect::Die),
@@ -342,7 +347,12 @@ fn describe(node: &Node) -> String {
         node.driver.version,
         node.driver.cuda
     );
-    for Gpu { facts, condition } in &node.gpus {
+    for Gpu {
+        facts,
+        condition,
+        fabric,
+    } in &node.gpus
+    {
         let presence = match condition.presence {
             Presence::Present => "",
             Presence::Lost => "  LOST",
@@ -361,6 +371,9 @@ fn describe(node: &Node) -> String {
             facts.memory_total_mib,
         );
         describe_mig(&mut text, facts, &condition.mig);
+        if let Some(fabric) = fabric {
+            let _ = writeln!(text, "      {}", fabric::describe(fabric));
+        }
     }
     for injection in &node.injections {
         let _ = writeln!(text, "  injected: {injection}");

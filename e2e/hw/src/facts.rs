@@ -27,7 +27,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    fn new(text: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(text: &str, expected: &'static str) -> Self {
         Self {
             text: text.to_owned(),
             expected,

@@ -12,6 +12,7 @@
 mod devices;
 mod elf;
 mod kernel;
+mod kernel_devices;
 mod libraries;
 mod mig;
 
@@ -115,6 +116,7 @@ pub fn install(
     let state = StateFile::create(tree.prepare(&state_path(version))?, &node)?;
     libraries::install(&tree, version, artifacts)?;
     kernel::install(&tree, &node)?;
+    kernel_devices::install(&tree)?;
     devices::install(&tree, &node)?;
     mig::sync(&tree, &node)?;
     Ok(Installed {

@@ -8,6 +8,7 @@
 //! Nothing here is shared with the product, so that one wrong table cannot pass on both sides.
 
 pub mod artifacts;
+pub mod fabric;
 pub mod facts;
 pub mod injection;
 pub mod install;
@@ -16,6 +17,7 @@ pub mod profile;
 pub mod state;
 
 pub use artifacts::{Artifacts, ArtifactsError};
+pub use fabric::{Fabric, FabricChange, FabricHealth, FabricState};
 pub use facts::{AddressingMode, Architecture, Brand, Driver, Facts, PciFunction, Version};
 pub use injection::{Effect, Injection, Repeat};
 pub use install::{InstallError, Installed, Replaced, install, uninstall, upgrade};

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 
 use crate::{
+    fabric::Fabric,
     facts::{
         AddressingMode, Architecture, Brand, Driver, Facts, PciFunction, Version, derive_serial,
         derive_uuid,
@@ -58,6 +59,9 @@ pub struct Profile {
     pub driver: Driver,
     /// What its GPUs have in common.
     pub model: Model,
+    /// The NVLink fabric that all of its GPUs are part of.
+    #[serde(default)]
+    pub fabric: Option<Fabric>,
     /// Where they sit, in the order of their PCI addresses.
     pub slots: Vec<Slot>,
 }
@@ -135,6 +139,7 @@ impl Profile {
             let facts = self.facts(node, index, slot);
             Gpu {
                 condition: Condition::idle(&facts),
+                fabric: self.fabric.clone(),
                 facts,
             }
         });

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::file::{StateError, StateFile, Watch};
 use crate::{
+    fabric::{Fabric, FabricChange, FabricHealth, FabricState},
     facts::{Driver, Facts},
     injection::{Effect, Injection},
     mig::Mig,
@@ -43,6 +44,9 @@ pub struct Gpu {
     pub facts: Facts,
     /// What does.
     pub condition: Condition,
+    /// Its part of an NVLink fabric, if it has one.
+    #[serde(default)]
+    pub fabric: Option<Fabric>,
 }
 
 /// Whether the GPU answers.
@@ -98,6 +102,15 @@ impl Condition {
         }
     }
 }
+
+/// What a reset makes of a fabric: its members stay, and whatever was wrong is not.
+const HEALED: FabricChange = FabricChange {
+    cluster_uuid: None,
+    clique_id: None,
+    state: Some(FabricState::Completed),
+    status: Some(0),
+    health: Some(FabricHealth::Healthy),
+};
 
 impl Node {
     /// Finds a GPU by its minor number, its UUID or its PCI address.
@@ -158,6 +171,9 @@ impl Node {
             let created = gpu.condition.mig.created;
             gpu.condition = Condition::idle(&gpu.facts);
             gpu.condition.mig.created = created;
+            gpu.fabric
+                .iter_mut()
+                .for_each(|fabric| HEALED.apply(fabric));
         }
     }
 }

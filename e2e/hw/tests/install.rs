@@ -114,6 +114,19 @@ fn the_kernels_files_lead_from_an_address_to_the_numa_node_and_the_host_bridge()
 }
 
 #[test]
+fn the_kernel_lists_the_major_number_of_imex_channels_and_how_many_there_are() {
+    let node = node("gb200");
+    let devices = fs::read_to_string(node.root.join("proc/devices")).unwrap();
+    let (characters, _) = devices.split_once("\n\nBlock devices:\n").unwrap();
+    assert!(
+        characters.contains("\n234 nvidia-caps-imex-channels\n"),
+        "{devices}"
+    );
+    let params = fs::read_to_string(node.root.join("proc/driver/nvidia/params")).unwrap();
+    assert!(params.contains("\nImexChannelCount: 2048\n"), "{params}");
+}
+
+#[test]
 fn a_machine_whose_firmware_names_no_numa_node_says_minus_one() {
     let node = node("t4");
     let path = node.root.join("sys/bus/pci/devices/0000:00:1b.0/numa_node");

@@ -67,19 +67,9 @@ fn listed(settings: &str) -> Vec<String> {
 
 #[test]
 fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
-    assert_eq!(
-        listed("image.tag=dev"),
-        [
-            "resources.computeDomains.enabled = true: not yet, because this release has no compute domains."
-        ]
-    );
-    let quiet = "resources.computeDomains.enabled=false";
+    let quiet = "image.tag=dev";
     assert_eq!(listed(quiet), [""; 0]);
     for (setting, line) in [
-        (
-            "altProcDevices=/x",
-            "altProcDevices = \"/x\": not yet, because ",
-        ),
         (
             "consumableShares=4",
             "consumableShares = 4: not yet, because ",
@@ -93,8 +83,8 @@ fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
             "controller.metrics.profilePath = \"/debug\": never, because ",
         ),
         (
-            "kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled=true",
-            "kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled = true: not yet, because ",
+            "resources.computeDomains.imex.mode=hostManaged",
+            "resources.computeDomains.imex.mode = \"hostManaged\": not yet, because ",
         ),
         (
             "kubeletPlugin.containers.init.resources.limits.cpu=1",
@@ -111,10 +101,15 @@ fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
 
 #[test]
 fn without_gpus_the_notes_do_not_promise_any() {
-    let notes = notes("resources.gpus.enabled=false");
+    let domains = notes("resources.gpus.enabled=false");
     assert!(
-        notes.contains("no node has a plugin") && !notes.contains("rollout"),
-        "{notes}"
+        domains.contains("GPUs are off") && domains.contains("rollout"),
+        "{domains}"
+    );
+    let nothing = notes("resources.gpus.enabled=false,resources.computeDomains.enabled=false");
+    assert!(
+        nothing.contains("no node has a plugin") && !nothing.contains("rollout"),
+        "{nothing}"
     );
 }
 

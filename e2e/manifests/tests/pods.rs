@@ -5,7 +5,7 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Parser;
 use k8s_openapi::api::apps::v1::RollingUpdateDaemonSet;
@@ -49,7 +49,9 @@ fn the_plugin_understands_every_variable_of_its_container() {
         let Some(pod) = plugin(objects) else {
             continue;
         };
-        understood::<tessera_kubelet_plugin::args::Args>(&pod.containers[0], &["NAMESPACE"]);
+        for container in &pod.containers {
+            understood::<tessera_kubelet_plugin::args::Args>(container, &["NAMESPACE"]);
+        }
     }
 }
 
@@ -125,39 +127,81 @@ fn the_webhook_is_asked_where_it_answers_under_a_name_of_its_certificate() {
 #[test]
 fn every_directory_that_the_plugin_is_told_of_is_mounted_from_the_same_path_of_the_host() {
     for objects in everything().unwrap() {
-        let Some(pod) = plugin(objects) else {
-            continue;
-        };
-        let mounts: BTreeMap<_, _> = pod.containers[0]
-            .volume_mounts
-            .iter()
-            .flatten()
-            .map(|mount| (mount.mount_path.as_str(), mount))
-            .collect();
-        let host_path = |name: &str| {
-            let volume = pod
-                .volumes
+        let containers = plugin(objects).into_iter().flat_map(|pod| {
+            let each = pod.containers.iter();
+            each.map(move |container| (pod, container))
+        });
+        for (pod, container) in containers {
+            let mounts: BTreeMap<_, _> = container
+                .volume_mounts
                 .iter()
                 .flatten()
-                .find(|volume| volume.name == name)
-                .unwrap();
-            volume.host_path.as_ref().unwrap().path.as_str()
-        };
-        let environment = literals(&pod.containers[0]);
-        for name in [
-            "CDI_ROOT",
-            "KUBELET_REGISTRAR_DIRECTORY_PATH",
-            "KUBELET_PLUGINS_DIRECTORY_PATH",
-            "STATE_DIRECTORY_PATH",
-        ] {
-            let path = environment[name];
-            assert_eq!(host_path(&mounts[path].name), path, "{name}");
-            assert_ne!(mounts[path].read_only, Some(true), "{name}");
+                .map(|mount| (mount.mount_path.as_str(), mount))
+                .collect();
+            let host_path = |name: &str| {
+                let volume = pod
+                    .volumes
+                    .iter()
+                    .flatten()
+                    .find(|volume| volume.name == name)
+                    .unwrap();
+                volume.host_path.as_ref().unwrap().path.as_str()
+            };
+            let environment = literals(container);
+            for name in [
+                "CDI_ROOT",
+                "KUBELET_REGISTRAR_DIRECTORY_PATH",
+                "KUBELET_PLUGINS_DIRECTORY_PATH",
+                "STATE_DIRECTORY_PATH",
+            ] {
+                let path = environment[name];
+                assert_eq!(host_path(&mounts[path].name), path, "{name}");
+                assert_ne!(mounts[path].read_only, Some(true), "{name}");
+            }
+            let root = mounts[environment["DRIVER_ROOT_CTR_PATH"]];
+            assert_eq!(host_path(&root.name), environment["NVIDIA_DRIVER_ROOT"]);
+            assert_eq!(root.read_only, Some(true));
+            assert_eq!(root.mount_propagation.as_deref(), Some("HostToContainer"));
+            if let Some(devices) = environment.get("ALT_PROC_DEVICES_PATH") {
+                let (folder, file) = devices.rsplit_once('/').unwrap();
+                let found = format!("{}/{file}", host_path(&mounts[folder].name));
+                assert_eq!(found, "/run/nvidia/driver/proc/devices");
+            }
         }
-        let root = mounts[environment["DRIVER_ROOT_CTR_PATH"]];
-        assert_eq!(host_path(&root.name), environment["NVIDIA_DRIVER_ROOT"]);
-        assert_eq!(root.read_only, Some(true));
-        assert_eq!(root.mount_propagation.as_deref(), Some("HostToContainer"));
+    }
+}
+
+#[test]
+fn each_driver_runs_in_a_container_of_its_own_and_either_can_be_left_out() {
+    for (settings, drivers) in [
+        (
+            "image.tag=dev",
+            &["--drivers=gpu", "--drivers=compute-domain"][..],
+        ),
+        (
+            "resources.gpus.enabled=false",
+            &["--drivers=compute-domain"],
+        ),
+        ("resources.computeDomains.enabled=false", &["--drivers=gpu"]),
+        (
+            "resources.gpus.enabled=false,resources.computeDomains.enabled=false",
+            &[],
+        ),
+    ] {
+        let objects = objects(&Install::default().set(settings)).unwrap();
+        let containers = plugin(&objects).map_or(&[][..], |pod| &pod.containers);
+        let driver = |container: &Container| container.command.as_ref().unwrap()[1].clone();
+        let found: Vec<_> = containers.iter().map(driver).collect();
+        assert_eq!(found, drivers, "{settings}");
+        let ports = containers
+            .iter()
+            .flat_map(|container| container.ports.iter().flatten());
+        let ports: Vec<_> = ports
+            .map(|port| (port.name.as_ref(), port.container_port))
+            .collect();
+        let names: BTreeSet<_> = ports.iter().map(|(name, _)| name).collect();
+        let numbers: BTreeSet<_> = ports.iter().map(|(_, number)| number).collect();
+        assert_eq!((names.len(), numbers.len()), (ports.len(), ports.len()));
     }
 }
 
@@ -193,14 +237,15 @@ fn every_pod_runs_the_image_of_the_values_under_an_account_that_the_chart_makes(
 #[test]
 fn the_plugin_is_probed_on_its_health_port_and_not_at_all_without_one() {
     let with = objects(&Install::default()).unwrap();
-    let container = &plugin(&with).unwrap().containers[0];
-    let port: i32 = literals(container)["HEALTHCHECK_PORT"].parse().unwrap();
-    for probe in [
-        &container.startup_probe,
-        &container.liveness_probe,
-        &container.readiness_probe,
-    ] {
-        assert_eq!(probe.as_ref().unwrap().grpc.as_ref().unwrap().port, port);
+    for container in &plugin(&with).unwrap().containers {
+        let port: i32 = literals(container)["HEALTHCHECK_PORT"].parse().unwrap();
+        for probe in [
+            &container.startup_probe,
+            &container.liveness_probe,
+            &container.readiness_probe,
+        ] {
+            assert_eq!(probe.as_ref().unwrap().grpc.as_ref().unwrap().port, port);
+        }
     }
 
     let without =

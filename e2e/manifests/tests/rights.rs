@@ -41,6 +41,14 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
                 "delete resourceslices.resource.k8s.io",
                 "a slice that is one too many goes",
             ),
+            (
+                "get resourceslices.resource.k8s.io",
+                "the slice of a compute domain says which channel its slots have",
+            ),
+            (
+                "list computedomains.resource.nvidia.com",
+                "a claim of the reference driver's class names a compute domain of its namespace",
+            ),
             ("get nodes.", "the node's UID makes the node own its slices"),
             (
                 "create events.events.k8s.io",
@@ -123,6 +131,31 @@ fn each_role_grants_exactly_the_rights_that_have_a_reason() {
         // Leases exist in one namespace, so nothing of the controller reaches beyond it.
         assert!(matches!(roles["tessera-controller"].0, Object::Role(_)));
     }
+}
+
+/// What the plugin may do under these settings.
+fn plugins_grants(settings: &str) -> BTreeSet<String> {
+    let objects = objects(&Install::default().set(settings)).unwrap();
+    let mut roles = objects
+        .iter()
+        .filter(|object| object.name() == "tessera-kubelet-plugin");
+    grants(roles.find_map(Object::rules).unwrap())
+}
+
+#[test]
+fn a_plugin_may_patch_nodes_only_to_label_its_own_and_reads_domains_only_to_serve_them() {
+    let label = "kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled=true";
+    let patches = "patch nodes.".to_owned();
+    let (with, without) = (plugins_grants(label), plugins_grants("image.tag=dev"));
+    assert!(with.contains(&patches) && !without.contains(&patches));
+    let rendered = objects(&Install::default().set(label)).unwrap();
+    let guard = |object: &Object| {
+        matches!(object, Object::Policy(_)) && object.name() == "tessera-node-label"
+    };
+    assert!(rendered.iter().any(guard), "nothing narrows that right");
+    let gpus_alone = plugins_grants("resources.computeDomains.enabled=false");
+    let domains = "list computedomains.resource.nvidia.com".to_owned();
+    assert!(without.contains(&domains) && !gpus_alone.contains(&domains));
 }
 
 #[test]

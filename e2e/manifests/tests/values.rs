@@ -312,8 +312,6 @@ fn each_key_without_effect_is_one_of_the_reference_and_silent_at_its_default() {
         assert!(["not yet", "never"].contains(&row["when"].as_str().unwrap()));
         assert!(!row["why"].as_str().unwrap().is_empty());
         match keys.get(key) {
-            // The one default for which users expect something that is not here.
-            Some(Same(_)) if key == "resources.computeDomains.enabled" => {}
             Some(Same(text)) => assert_eq!(silent, &json(text), "{key}"),
             Some(Unlisted(text)) => assert_ne!(silent, &json(text), "{key}"),
             other => panic!("{key}: {other:?}"),

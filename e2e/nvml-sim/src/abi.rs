@@ -8,6 +8,7 @@
 mod condition;
 mod device;
 mod event;
+mod fabric;
 mod mig;
 mod system;
 

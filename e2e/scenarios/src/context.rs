@@ -79,6 +79,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The namespace's name.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The namespace, as a place to look into.
     pub(crate) fn scope(&self) -> Scope<'_> {
         Scope::Namespace(&self.namespace)

@@ -24,6 +24,13 @@ pub(crate) fn specs(node: &Node) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
+/// The CDI specifications of claims for channels of compute domains on a node, by file name.
+pub(crate) fn channels(node: &Node) -> Result<Vec<String>, Failure> {
+    let mut names = names(&node.cdi_dir())?;
+    names.retain(|name| name.starts_with("k8s.compute-domain.nvidia.com-claim_"));
+    Ok(names)
+}
+
 /// How many records and CDI specifications of claims a node has.
 pub(crate) fn left_on(node: &Node) -> Result<(usize, usize), Failure> {
     Ok((records(node)?.len(), specs(node)?.len()))

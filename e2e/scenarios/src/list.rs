@@ -1,7 +1,7 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    api_away, cleanup, configuration, damage, driver, events, hostile, isolation, kubelet,
+    api_away, cleanup, configuration, damage, domains, driver, events, hostile, isolation, kubelet,
     odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall, upgrade,
     webhook, whole_gpus,
 };
@@ -36,6 +36,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "Two containers of a pod that name one claim see the same GPU.",
     sharing::two_pods_share_the_gpu_of_one_claim
         => "Two pods that name one claim see the same GPU, and it stays with one when the other ends.",
+    domains::a_pod_gets_the_channel_of_its_domain_and_no_other
+        => "Of two domains on a node each pod has the IMEX channel of its own domain, and no other.",
+    domains::a_claim_that_names_another_domain_than_its_slot_is_refused
+        => "A claim that names another domain than that of its slot, or is in another namespace, is refused with the reason.",
     isolation::a_container_that_asks_for_all_gpus_sees_only_the_claimed_one
         => "NVIDIA_VISIBLE_DEVICES=all, of the image or of the pod, gives a container no GPU beyond the claimed one.",
     isolation::a_container_without_a_claim_sees_no_gpu

@@ -18,6 +18,9 @@ use crate::release::RELEASE;
 /// The file name of the plugin's program, and the name of its process that does the work.
 pub(crate) const PROGRAM: &str = "tessera-kubelet-plugin";
 
+/// How its command line says which driver it runs as.
+const RUNS_AS: &str = "--drivers=gpu";
+
 /// The name of the process that keeps the sockets, the first of the plugin's container.
 const KEEPER: &str = "tessera-keeper";
 
@@ -127,12 +130,15 @@ impl<'a> Plugin<'a> {
         self.named(|name| name != KEEPER)
     }
 
-    /// Those of its processes whose name is as wanted: all run one program.
+    /// Those of its processes whose name is as wanted: all run one program. The processes of the other
+    /// driver in the same pod are not among them.
     fn named(self, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
         let mut processes = self.node.contained(PROGRAM);
         processes.retain(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
             name.is_ok_and(|name| is_wanted(name.trim_end()))
+                && line.is_ok_and(|line| line.split('\0').any(|word| word == RUNS_AS))
         });
         processes
     }

@@ -60,26 +60,35 @@ pub fn uninstall(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     run(&mut helm, None).map(drop)
 }
 
+/// Variables of the plugin's containers.
+const VARIABLES: [(&str, &str); 4] = [
+    // The simulated GPUs are not in the kernel's sysfs, and their driver is not in its list of devices.
+    ("SYSFS_ROOT", "/driver-root/sys"),
+    ("ALT_PROC_DEVICES_PATH", "/driver-root/proc/devices"),
+    // A scenario waits for what happens after minutes by default. The grace is longer than the wait of a
+    // claim that users are told of.
+    ("LEFTOVER_GRACE", "12s"),
+    ("RECONCILE_INTERVAL", "5s"),
+];
+
 fn values(image: &str) -> Vec<String> {
     let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
-    let env = "kubeletPlugin.containers.gpus.env";
-    vec![
+    let mut values = vec![
         format!("image.repository={repository}"),
         format!("image.tag={tag}"),
         "image.pullPolicy=Never".to_owned(),
         // Where a driver container installs it, and where the simulated one is.
         "nvidiaDriverRoot=/run/nvidia/driver".to_owned(),
         "gpuResourcesEnabledOverride=true".to_owned(),
-        // The simulated GPUs are not in the kernel's sysfs.
-        format!("{env}[0].name=SYSFS_ROOT"),
-        format!("{env}[0].value=/driver-root/sys"),
-        // A scenario waits for what happens after minutes by default. The grace is longer than the wait of a
-        // claim that users are told of.
-        format!("{env}[1].name=LEFTOVER_GRACE"),
-        format!("{env}[1].value=12s"),
-        format!("{env}[2].name=RECONCILE_INTERVAL"),
-        format!("{env}[2].value=5s"),
-    ]
+    ];
+    for container in ["gpus", "computeDomains"] {
+        let env = format!("kubeletPlugin.containers.{container}.env");
+        for (at, (name, value)) in VARIABLES.iter().enumerate() {
+            values.push(format!("{env}[{at}].name={name}"));
+            values.push(format!("{env}[{at}].value={value}"));
+        }
+    }
+    values
 }
 
 fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {

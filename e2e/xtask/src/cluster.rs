@@ -54,6 +54,10 @@ pub(crate) struct Up {
     /// Kubernetes feature gates for every component: Name=true,Other=false.
     #[arg(long, default_value = "")]
     gates: Gates,
+    /// Into how many racks the nodes are divided, in order: nodes of one rack share an NVLink fabric,
+    /// where their profile has one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    racks: u8,
     /// Nodes without any GPU driver.
     #[arg(long, conflicts_with = "profile")]
     no_driver: bool,
@@ -70,6 +74,7 @@ impl Up {
             nodes: self.nodes,
             drivers,
             gates: self.gates.clone(),
+            racks: self.racks,
         }
     }
 }

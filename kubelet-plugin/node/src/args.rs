@@ -16,6 +16,8 @@ pub const KEPT: &str = "--kept";
 pub enum Driver {
     /// gpu.nvidia.com: whole GPUs.
     Gpu,
+    /// compute-domain.nvidia.com: the channels of compute domains.
+    ComputeDomain,
 }
 
 impl Driver {
@@ -23,6 +25,7 @@ impl Driver {
     pub fn name(self) -> &'static str {
         match self {
             Self::Gpu => "gpu.nvidia.com",
+            Self::ComputeDomain => "compute-domain.nvidia.com",
         }
     }
 }
@@ -132,6 +135,15 @@ pub struct Args {
     /// The procfs in which the kernel's driver says which device nodes belong to which MIG device.
     #[arg(long, env = "PROC_ROOT", default_value = "/proc")]
     pub proc_root: PathBuf,
+    /// The kernel's list of device numbers, in which the major number of IMEX channels is looked up; of
+    /// use where another file stands in for it. Only for the driver compute-domain.
+    #[arg(long, env = "ALT_PROC_DEVICES_PATH", default_value = "/proc/devices")]
+    pub alt_proc_devices: PathBuf,
+
+    /// Whether to label the node with its NVLink clique (nvidia.com/gpu.clique), for clusters without GPU
+    /// Feature Discovery; a label of somebody else is left alone. Only for the driver compute-domain.
+    #[arg(long, env = "GPU_CLIQUE_LABEL_ENABLED", default_value_t = false, action = ArgAction::Set)]
+    pub gpu_clique_label_enabled: bool,
 
     /// Where metrics are served, e.g. :8080. Empty: nowhere.
     #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
@@ -225,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_is_not_there_yet_is_refused_by_name() {
-        let parsed = Args::try_parse_from(["plugin", "--node-name=n", "--drivers=compute-domain"]);
+    fn a_driver_that_is_not_there_is_refused_with_those_that_are() {
+        let parsed = Args::try_parse_from(["plugin", "--node-name=n", "--drivers=vfio"]);
         assert!(parsed.unwrap_err().to_string().contains("compute-domain"));
     }
 }

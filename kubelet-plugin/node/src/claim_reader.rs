@@ -1,31 +1,12 @@
 //! Reads claims from the API server.
 
-use std::time::Duration;
-
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::{Api, Client};
 use tessera_claim::ClaimRef;
 use thiserror::Error;
-use tracing::debug;
 
+use crate::api_read::{self, NoAnswer};
 use crate::deadline::Deadline;
-
-/// Bound of the first attempt. A read takes 2 ms; one that takes longer than this likely hangs on a
-/// connection that is dead, and a new one is worth more than patience.
-const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
-
-/// Bound of later attempts, which double up to it: a busy server gets its time.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
-
-/// First pause between attempts, doubled up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// Longest pause between attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// How long a refusal is not believed. An API server that has just started refuses what it will allow
-/// a moment later, when it has read its policies and accounts.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a claim could not be read.
 #[derive(Debug, Error)]
@@ -82,61 +63,19 @@ impl ApiClaimReader {
 impl ClaimReader for ApiClaimReader {
     async fn read(&self, claim: &ClaimRef, deadline: Deadline) -> Result<ResourceClaim, ReadError> {
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
-        let (mut pause, mut attempt) = (FIRST_PAUSE, FIRST_ATTEMPT);
-        let patience = deadline.at_most(REFUSAL_PATIENCE);
-        loop {
-            let last = match deadline.at_most(attempt).run(api.get(&claim.name)).await {
-                Ok(Ok(found)) => return Ok(found),
-                Ok(Err(error)) => match verdict(&error) {
-                    Verdict::Absent => {
-                        return Err(ReadError::NotFound {
-                            claim: claim.clone(),
-                        });
-                    }
-                    Verdict::Refused if !patience.allows(pause) => {
-                        let source = Box::new(error);
-                        return Err(ReadError::Refused {
-                            claim: claim.clone(),
-                            source,
-                        });
-                    }
-                    Verdict::Refused | Verdict::TryAgain => Some(Box::new(error)),
-                },
-                Err(_passed) => None,
-            };
-            if !deadline.allows(pause) {
-                return Err(ReadError::Unavailable {
-                    claim: claim.clone(),
-                    source: last,
-                });
-            }
-            debug!(claim = %claim, error = ?last, "reading the claim again");
-            tokio::time::sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
-            attempt = LONGEST_ATTEMPT.min(attempt * 2);
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Absent,
-    Refused,
-    TryAgain,
-}
-
-/// What a failure says about another attempt.
-///
-/// A refusal by RBAC is tried again for a few seconds only: a policy that is missing can be installed,
-/// but not within one call, so it is soon told.
-fn verdict(error: &kube::Error) -> Verdict {
-    match error {
-        kube::Error::Api(status) => match status.code {
-            404 => Verdict::Absent,
-            400 | 401 | 403 | 405 | 422 => Verdict::Refused,
-            _ => Verdict::TryAgain,
-        },
-        _ => Verdict::TryAgain,
+        let read = api_read::read(claim, deadline, || api.get(&claim.name));
+        let claim = || claim.clone();
+        read.await.map_err(|none| match none {
+            NoAnswer::Absent => ReadError::NotFound { claim: claim() },
+            NoAnswer::Refused(source) => ReadError::Refused {
+                claim: claim(),
+                source,
+            },
+            NoAnswer::Unavailable(source) => ReadError::Unavailable {
+                claim: claim(),
+                source,
+            },
+        })
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod accounting;
 mod error;
+mod let_go;
 mod locking;
 mod prepared;
 mod release;
@@ -37,8 +38,10 @@ use tokio::sync::watch;
 use tracing::{Span, info, info_span, warn};
 
 pub use self::error::ClaimError;
+pub use self::let_go::LetGo;
 use self::locking::Locked;
-pub use self::upkeep::{Grace, LetGo, Outcome};
+pub(crate) use self::upkeep::failed;
+pub use self::upkeep::{Grace, Outcome};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
 use crate::executor::{self, Node, execute, take_back, take_back_unreadable};

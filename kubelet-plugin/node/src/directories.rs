@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tessera_prepare::record::RecordedDevice;
 use tracing::warn;
 
 use crate::hook_file;
-use crate::journal::{Journal, Records};
+use crate::journal::{JournalOf, Records};
 use crate::presence::Presence;
 use tessera_shell::logging::chain;
 
@@ -52,7 +53,11 @@ impl Directories {
 /// Where no claim is prepared, nothing of ours is needed until the next start: an uninstalled
 /// driver leaves no file behind. Where one is, its record and the hook that its containers run at
 /// a restart must stay; and where another process of the driver is at work, everything.
-pub fn leave_nothing_unneeded(directories: &Directories, journal: &Journal, presence: Presence) {
+pub fn leave_nothing_unneeded<D: RecordedDevice>(
+    directories: &Directories,
+    journal: &JournalOf<D>,
+    presence: Presence,
+) {
     let Some(_alone) = presence.leave() else {
         return;
     };
@@ -85,6 +90,7 @@ mod tests {
     use tessera_prepare::cdi::CdiKind;
 
     use super::*;
+    use crate::journal::Journal;
 
     #[tokio::test]
     async fn the_last_process_removes_what_nobody_needs_and_an_earlier_one_nothing() {

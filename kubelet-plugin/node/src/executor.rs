@@ -8,9 +8,9 @@
 use std::io;
 
 use tessera_claim::ClaimUid;
-use tessera_prepare::ledger::Unreadable;
-use tessera_prepare::plan::Plan;
-use tessera_prepare::record::{Phase, Record};
+use tessera_prepare::ledger::UnreadableOf;
+use tessera_prepare::plan::PlanOf;
+use tessera_prepare::record::{Phase, RecordOf};
 use tessera_prepare::step::{Effect, Step, undo_all};
 use thiserror::Error;
 use tracing::warn;
@@ -104,12 +104,12 @@ impl Node for LocalNode {
 /// Carries a plan out and returns the record of the prepared claim.
 ///
 /// If anything fails, what was done is taken back at once; what cannot be taken back stays recorded.
-pub fn execute(
-    plan: Plan,
-    records: &impl Records,
+pub fn execute<D>(
+    plan: PlanOf<D>,
+    records: &impl Records<D>,
     node: &impl Node,
-) -> Result<Record, ExecuteError> {
-    let Plan { mut record, steps } = plan;
+) -> Result<RecordOf<D>, ExecuteError> {
+    let PlanOf { mut record, steps } = plan;
     let carried_out = carry_out(&mut record, &steps, records, node);
     if let Err(error) = carried_out {
         let claim_uid = record.claim.uid.as_str();
@@ -122,10 +122,10 @@ pub fn execute(
     Ok(record)
 }
 
-fn carry_out(
-    record: &mut Record,
+fn carry_out<D>(
+    record: &mut RecordOf<D>,
     steps: &[Step],
-    records: &impl Records,
+    records: &impl Records<D>,
     node: &impl Node,
 ) -> Result<(), ExecuteError> {
     records.write(record)?;
@@ -141,12 +141,12 @@ fn carry_out(
 ///
 /// The claim is in use, so unlike in [`execute`] a failure takes nothing back: its record stays, and
 /// with it the hold on its GPUs.
-pub fn restore(
-    plan: Plan,
-    records: &impl Records,
+pub fn restore<D>(
+    plan: PlanOf<D>,
+    records: &impl Records<D>,
     node: &impl Node,
-) -> Result<Record, ExecuteError> {
-    let Plan { record, steps } = plan;
+) -> Result<RecordOf<D>, ExecuteError> {
+    let PlanOf { record, steps } = plan;
     records.write(&record)?;
     for step in &steps {
         node.apply(step)?;
@@ -155,10 +155,10 @@ pub fn restore(
 }
 
 /// Takes a claim back: runs the undoing steps, then forgets the claim.
-pub fn take_back(
+pub fn take_back<D>(
     claim: &ClaimUid,
     steps: &[Step],
-    records: &impl Records,
+    records: &impl Records<D>,
     node: &impl Node,
 ) -> Result<(), ExecuteError> {
     for step in steps {
@@ -169,10 +169,10 @@ pub fn take_back(
 }
 
 /// Takes a claim back whose record cannot be read, and sets that aside.
-pub fn take_back_unreadable(
-    unreadable: &Unreadable,
+pub fn take_back_unreadable<D>(
+    unreadable: &UnreadableOf<D>,
     steps: &[Step],
-    records: &impl Records,
+    records: &impl Records<D>,
     node: &impl Node,
 ) -> Result<(), ExecuteError> {
     for step in steps {

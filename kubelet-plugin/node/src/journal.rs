@@ -20,14 +20,15 @@ mod entry;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tessera_claim::ClaimUid;
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::ledger::Unreadable;
-use tessera_prepare::record::Record;
+use tessera_prepare::ledger::UnreadableOf;
+use tessera_prepare::record::{PreparedDevice, RecordOf, RecordedDevice};
 use thiserror::Error;
 
 use self::damaged::{Damaged, remove_whatever};
@@ -45,18 +46,21 @@ const RECORD_MODE: u32 = 0o600;
 #[error(transparent)]
 pub struct JournalError(#[from] FileError);
 
+/// What the journal has of one claim for GPUs.
+pub type Entry = EntryOf<PreparedDevice>;
+
 /// What the journal has of one claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum EntryOf<D> {
     /// A record.
-    Record(Record),
+    Record(RecordOf<D>),
     /// A file that is no record that this version can use, or a record that is lost.
-    Unreadable(Unreadable),
+    Unreadable(UnreadableOf<D>),
 }
 
-impl Entry {
+impl<D> EntryOf<D> {
     /// The record, or what its copy says.
-    pub fn record(&self) -> Option<&Record> {
+    pub fn record(&self) -> Option<&RecordOf<D>> {
         match self {
             Self::Record(record) => Some(record),
             Self::Unreadable(unreadable) => unreadable.copy.as_ref(),
@@ -64,44 +68,60 @@ impl Entry {
     }
 }
 
-/// All that the journal has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents {
+/// All that the journal of claims for GPUs has.
+pub type Contents = ContentsOf<PreparedDevice>;
+
+/// All that a journal has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentsOf<D> {
     /// The records, by claim UID.
-    pub records: Vec<Record>,
+    pub records: Vec<RecordOf<D>>,
     /// The files that are none.
-    pub unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<UnreadableOf<D>>,
 }
 
-/// Where records are kept, seen by those who keep them.
-pub trait Records {
+impl<D> Default for ContentsOf<D> {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            unreadable: Vec::new(),
+        }
+    }
+}
+
+/// Where records are kept, seen by those who keep them. Which devices they are of is the driver's.
+pub trait Records<D = PreparedDevice> {
     /// What there is of one claim, if anything.
-    fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError>;
+    fn read(&self, claim: &ClaimUid) -> Result<Option<EntryOf<D>>, JournalError>;
     /// Everything.
-    fn read_all(&self) -> Result<Contents, JournalError>;
+    fn read_all(&self) -> Result<ContentsOf<D>, JournalError>;
     /// Puts a record in the place of the claim's former one.
-    fn write(&self, record: &Record) -> Result<(), JournalError>;
+    fn write(&self, record: &RecordOf<D>) -> Result<(), JournalError>;
     /// Removes a claim's record. It may be gone already.
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError>;
     /// Takes what cannot be read out of the way and reports it, with a record in its place or
     /// nothing.
     fn set_aside(
         &self,
-        unreadable: &Unreadable,
-        replacement: Option<&Record>,
+        unreadable: &UnreadableOf<D>,
+        replacement: Option<&RecordOf<D>>,
     ) -> Result<(), JournalError>;
 }
 
+/// The journal of claims for GPUs.
+pub type Journal = JournalOf<PreparedDevice>;
+
 /// The journal in a directory.
 #[derive(Clone, Debug)]
-pub struct Journal {
+pub struct JournalOf<D> {
     directory: PathBuf,
     copies: PathBuf,
     damaged: Damaged,
     kind: CdiKind,
+    devices: PhantomData<fn() -> D>,
 }
 
-impl Journal {
+impl<D: RecordedDevice> JournalOf<D> {
     /// Opens the journal of the driver whose CDI devices are of this kind, making its directory if
     /// need be.
     pub fn open(directory: &Path, kind: CdiKind) -> Result<Self, JournalError> {
@@ -116,6 +136,7 @@ impl Journal {
             copies,
             damaged,
             kind,
+            devices: PhantomData,
         })
     }
 
@@ -135,7 +156,7 @@ impl Journal {
     }
 
     /// What lies at `path`, or `None` where nothing does.
-    fn read_at(&self, claim: &ClaimUid, path: &Path) -> Result<Option<Entry>, JournalError> {
+    fn read_at(&self, claim: &ClaimUid, path: &Path) -> Result<Option<EntryOf<D>>, JournalError> {
         match if_there(fs::read(path)) {
             Ok(found) => Ok(found.map(|bytes| entry::of(claim, &self.kind, &bytes))),
             Err(reason) if concerns_the_file(&reason) => {
@@ -146,11 +167,11 @@ impl Journal {
     }
 
     /// The claim's copy, if it can be read.
-    fn copy(&self, claim: &ClaimUid) -> Result<Option<Record>, JournalError> {
+    fn copy(&self, claim: &ClaimUid) -> Result<Option<RecordOf<D>>, JournalError> {
         let found = self.read_at(claim, &path(&self.copies, claim))?;
         Ok(match found {
-            Some(Entry::Record(record)) => Some(record),
-            Some(Entry::Unreadable(_)) | None => None,
+            Some(EntryOf::Record(record)) => Some(record),
+            Some(EntryOf::Unreadable(_)) | None => None,
         })
     }
 
@@ -158,8 +179,8 @@ impl Journal {
     /// moment is without either, or only moves it.
     fn move_aside(
         &self,
-        unreadable: &Unreadable,
-        replacement: Option<&Record>,
+        unreadable: &UnreadableOf<D>,
+        replacement: Option<&RecordOf<D>>,
     ) -> Result<(), JournalError> {
         let claim = &unreadable.claim;
         let path = self.path(claim);
@@ -191,26 +212,26 @@ impl Journal {
     }
 }
 
-impl Records for Journal {
-    fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
+impl<D: RecordedDevice> Records<D> for JournalOf<D> {
+    fn read(&self, claim: &ClaimUid) -> Result<Option<EntryOf<D>>, JournalError> {
         match self.read_at(claim, &self.path(claim))? {
-            Some(Entry::Record(record)) => Ok(Some(Entry::Record(record))),
-            Some(Entry::Unreadable(mut unreadable)) => {
+            Some(EntryOf::Record(record)) => Ok(Some(EntryOf::Record(record))),
+            Some(EntryOf::Unreadable(mut unreadable)) => {
                 unreadable.copy = self.copy(claim)?;
-                Ok(Some(Entry::Unreadable(unreadable)))
+                Ok(Some(EntryOf::Unreadable(unreadable)))
             }
             None => Ok(self.copy(claim)?.map(entry::lost)),
         }
     }
 
-    fn read_all(&self) -> Result<Contents, JournalError> {
+    fn read_all(&self) -> Result<ContentsOf<D>, JournalError> {
         let mut claims = list(&self.directory)?;
         claims.append(&mut list(&self.copies)?);
-        let mut contents = Contents::default();
+        let mut contents = ContentsOf::default();
         for claim in claims {
             match self.read(&claim)? {
-                Some(Entry::Record(record)) => contents.records.push(record),
-                Some(Entry::Unreadable(unreadable)) => contents.unreadable.push(unreadable),
+                Some(EntryOf::Record(record)) => contents.records.push(record),
+                Some(EntryOf::Unreadable(unreadable)) => contents.unreadable.push(unreadable),
                 // Another process removed it between the listing and the read.
                 None => {}
             }
@@ -218,7 +239,7 @@ impl Records for Journal {
         Ok(contents)
     }
 
-    fn write(&self, record: &Record) -> Result<(), JournalError> {
+    fn write(&self, record: &RecordOf<D>) -> Result<(), JournalError> {
         let (first, second) = if self.is_there(&record.claim.uid) {
             (&self.copies, &self.directory)
         } else {
@@ -235,8 +256,8 @@ impl Records for Journal {
 
     fn set_aside(
         &self,
-        unreadable: &Unreadable,
-        replacement: Option<&Record>,
+        unreadable: &UnreadableOf<D>,
+        replacement: Option<&RecordOf<D>>,
     ) -> Result<(), JournalError> {
         let claim = &unreadable.claim;
         match replacement {
@@ -267,7 +288,7 @@ fn list(directory: &Path) -> Result<BTreeSet<ClaimUid>, JournalError> {
 }
 
 /// Puts the record in the place of what the directory has of its claim.
-fn put(directory: &Path, record: &Record) -> Result<(), JournalError> {
+fn put<D: RecordedDevice>(directory: &Path, record: &RecordOf<D>) -> Result<(), JournalError> {
     let path = path(directory, &record.claim.uid);
     write_at(&path, record).map_err(FileError::of("write", &path))?;
     Ok(())
@@ -280,7 +301,7 @@ fn remove(directory: &Path, claim: &ClaimUid) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn write_at(path: &Path, record: &Record) -> io::Result<()> {
+fn write_at<D: RecordedDevice>(path: &Path, record: &RecordOf<D>) -> io::Result<()> {
     replace(path, RECORD_MODE, |file| file.write_all(&record.encode()))
 }
 

@@ -3,10 +3,13 @@
 //! This is the shell around the planning crates: it holds the sockets, the files, the locks and the
 //! clock, and decides nothing that a pure function could.
 
+pub mod api_read;
 pub mod args;
 pub mod cdi_dir;
+pub mod channels;
 pub mod claim_reader;
 pub mod claims;
+pub mod clique_label;
 pub mod deadline;
 pub mod directories;
 pub mod driver_root;

@@ -1,10 +1,58 @@
 //! Files by whose locks the driver's processes on a node know of each other.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::file_error::if_there;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::deadline::Deadline;
+use crate::file_error::{FileError, if_there};
+
+/// Time between two looks at a lock that another process holds. Only an upgrade has two processes,
+/// and a Prepare takes milliseconds.
+const FOREIGN_HOLDER_POLL: Duration = Duration::from_millis(5);
+
+/// A lock across tasks and processes, held until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    // The file comes first: a waiter in this process must find the file unlocked.
+    _file: File,
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// Takes the lock of the file at `path`, waiting until the deadline; `None` if somebody else held it
+/// until then.
+///
+/// The tasks of this process wait in front of `mutex`, which wakes them in order instead of letting
+/// them poll.
+pub async fn take(
+    mutex: Arc<Mutex<()>>,
+    path: &Path,
+    deadline: Deadline,
+) -> Result<Option<Held>, FileError> {
+    let Ok(turn) = deadline.run(mutex.lock_owned()).await else {
+        return Ok(None);
+    };
+    let file = open(path).map_err(FileError::of("open the lock file", path))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => {
+                return Ok(Some(Held {
+                    _file: file,
+                    _turn: turn,
+                }));
+            }
+            Err(TryLockError::WouldBlock) if deadline.allows(FOREIGN_HOLDER_POLL) => {
+                tokio::time::sleep(FOREIGN_HOLDER_POLL).await;
+            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(FileError::of("lock", path)(error)),
+        }
+    }
+}
 
 /// Opens the file at `path`, made if need be.
 ///

@@ -6,24 +6,18 @@
 //! other. The kernel releases a file's lock when its process dies, whatever it was doing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tessera_device::GpuUuid;
 use tessera_prepare::ledger::GpuGuard;
 use thiserror::Error;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::deadline::Deadline;
 use crate::file_error::FileError;
-use crate::lock_file;
-
-/// Time between two looks at a lock that another process holds. Only an upgrade has two processes,
-/// and a Prepare takes milliseconds.
-const FOREIGN_HOLDER_POLL: Duration = Duration::from_millis(5);
+use crate::lock_file::{self, Held};
 
 /// A lock that was not obtained.
 #[derive(Debug, Error)]
@@ -49,8 +43,7 @@ pub struct GpuLocks {
 /// Locks that are held until this is dropped.
 #[derive(Debug)]
 pub struct HeldGpus {
-    // The files come first: a waiter in this process must find the file unlocked.
-    held: Vec<(GpuUuid, File, OwnedMutexGuard<()>)>,
+    held: Vec<(GpuUuid, Held)>,
 }
 
 impl GpuGuard for HeldGpus {
@@ -77,12 +70,10 @@ impl GpuLocks {
     ) -> Result<HeldGpus, LockError> {
         let mut held = Vec::with_capacity(gpus.len());
         for gpu in gpus {
-            let busy = || LockError::Busy { gpu: gpu.clone() };
-            let mutex = deadline
-                .run(self.mutex(gpu).lock_owned())
-                .await
-                .map_err(|_| busy())?;
-            held.push((gpu.clone(), self.lock_file(gpu, deadline).await?, mutex));
+            let path = self.directory.join(format!("{gpu}.lock"));
+            let taken = lock_file::take(self.mutex(gpu), &path, deadline).await?;
+            let taken = taken.ok_or_else(|| LockError::Busy { gpu: gpu.clone() })?;
+            held.push((gpu.clone(), taken));
         }
         Ok(HeldGpus { held })
     }
@@ -91,30 +82,12 @@ impl GpuLocks {
         let mut mutexes = self.mutexes.lock().unwrap_or_else(PoisonError::into_inner);
         mutexes.entry(gpu.clone()).or_default().clone()
     }
-
-    async fn lock_file(&self, gpu: &GpuUuid, deadline: Deadline) -> Result<File, LockError> {
-        let path = self.directory.join(format!("{gpu}.lock"));
-        let opened = lock_file::open(&path);
-        let file = opened.map_err(FileError::of("open the GPU's lock file", &path))?;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if deadline.allows(FOREIGN_HOLDER_POLL) => {
-                    tokio::time::sleep(FOREIGN_HOLDER_POLL).await;
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(LockError::Busy { gpu: gpu.clone() });
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(FileError::of("lock", &path)(error).into());
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tessera_device::testing::gpu_uuid;
 
     use super::*;

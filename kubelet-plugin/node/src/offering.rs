@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{Api, Client};
+use tessera_device::Inventory;
 use tessera_device::follow::Known;
 use tessera_offer::{Node as OfferNode, Offer};
 use tokio::sync::watch;
@@ -25,6 +26,27 @@ const NODE_READ_PAUSE: Duration = Duration::from_secs(1);
 /// Bound of one attempt to read our Node object.
 const NODE_READ: Duration = Duration::from_secs(5);
 
+/// What a driver offers of an inventory.
+pub type Plan = Box<dyn Fn(&Inventory, &OfferNode, &str) -> Offer + Send + Sync>;
+
+/// A plan, and when it may lead to another offer of the same inventory.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Rings when it may.
+    pub changes: watch::Receiver<()>,
+}
+
+impl Planned {
+    /// A plan that depends on nothing but the inventory.
+    pub fn fixed(plan: fn(&Inventory, &OfferNode, &str) -> Offer) -> Self {
+        Self {
+            plan: Box::new(plan),
+            changes: watch::channel(()).1,
+        }
+    }
+}
+
 /// What an offer is made of, and where it goes.
 pub struct Offering {
     /// Reads our Node object.
@@ -33,6 +55,8 @@ pub struct Offering {
     pub node: String,
     /// Name of the driver.
     pub driver: &'static str,
+    /// What it offers.
+    pub planned: Planned,
     /// The GPUs.
     pub hardware: HardwareWatch,
     /// How often the kubelet has registered us.
@@ -61,11 +85,17 @@ impl Offering {
                     Err(_sockets_gone) => return,
                 },
                 () = self.hardware.changed() => false,
+                () = rung(&mut self.planned.changes) => false,
             };
             if *self.registrations.borrow_and_update() == 0 {
                 continue;
             }
-            let Some(offer) = offer_of(&self.hardware.known(), &node, self.driver) else {
+            let Some(offer) = offer_of(
+                &self.hardware.known(),
+                &node,
+                self.driver,
+                &self.planned.plan,
+            ) else {
                 continue;
             };
             if registered || last.as_ref() != Some(&offer) {
@@ -103,12 +133,19 @@ impl Offering {
     }
 }
 
+/// Waits for the next ring. It never comes where nobody can ring.
+async fn rung(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The offer that what is known leads to. `None`: too little is known.
-fn offer_of(known: &Known, node: &OfferNode, driver: &str) -> Option<Offer> {
+fn offer_of(known: &Known, node: &OfferNode, driver: &str, plan: &Plan) -> Option<Offer> {
     match known {
         Known::Unseen => None,
         Known::Absent { .. } => Some(tessera_offer::nothing(node, driver)),
-        Known::Present(inventory) => Some(tessera_offer::plan(inventory, node, driver)),
+        Known::Present(inventory) => Some(plan(inventory, node, driver)),
     }
 }
 
@@ -123,8 +160,9 @@ mod tests {
             name: "node0".to_owned(),
             uid: "uid".to_owned(),
         };
+        let planned = Planned::fixed(tessera_offer::plan);
         let devices = |known: &Known| {
-            let offer = offer_of(known, &node, "gpu.nvidia.com");
+            let offer = offer_of(known, &node, "gpu.nvidia.com", &planned.plan);
             offer.map(|offer| offer.devices().count())
         };
         let inventory = hardware().inventory;

@@ -8,12 +8,14 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tessera_prepare::channel::PreparedChannel;
 use tokio_util::sync::CancellationToken;
 
+use crate::channels::{ChannelClaims, DomainReader, Kernel};
 use crate::claim_reader::ClaimReader;
 use crate::claims::{Claims, Grace, LetGo, Outcome};
 use crate::executor::Node;
-use crate::hardware::HardwareWatch;
+use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::Records;
 
 /// When to look.
@@ -69,9 +71,55 @@ impl RepairMetrics {
     }
 }
 
+/// Who looks after the claims of one driver.
+pub trait LookAfter: Send + Sync + 'static {
+    /// Looks at everything once, repairs what is not as it should be, and returns what was done.
+    fn look_after(
+        &self,
+        let_go: &mut LetGo,
+        grace: Grace,
+        hardware: Option<&Hardware>,
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
+}
+
+impl<A, R, N> LookAfter for Claims<A, R, N>
+where
+    A: ClaimReader,
+    R: Records + Send + Sync + 'static,
+    N: Node + Send + Sync + 'static,
+{
+    async fn look_after(
+        &self,
+        let_go: &mut LetGo,
+        grace: Grace,
+        hardware: Option<&Hardware>,
+    ) -> Vec<Outcome> {
+        Claims::look_after(self, let_go, grace, hardware).await
+    }
+}
+
+impl<A, D, R, N, K> LookAfter for ChannelClaims<A, D, R, N, K>
+where
+    A: ClaimReader,
+    D: DomainReader,
+    R: Records<PreparedChannel> + Send + Sync + 'static,
+    N: Node + Send + Sync + 'static,
+    K: Kernel + Send + Sync + 'static,
+{
+    /// A channel is made of the kernel's numbers, and needs no hardware to be made anew.
+    async fn look_after(
+        &self,
+        let_go: &mut LetGo,
+        grace: Grace,
+        _hardware: Option<&Hardware>,
+    ) -> Vec<Outcome> {
+        ChannelClaims::look_after(self, let_go, grace).await
+    }
+}
+
 /// Looks until `stop` is cancelled.
-pub async fn run<A: ClaimReader, R: Records, N: Node>(
-    claims: Arc<Claims<A, R, N>>,
+pub async fn run<C: LookAfter>(
+    claims: Arc<C>,
     mut hardware: HardwareWatch,
     schedule: Schedule,
     metrics: RepairMetrics,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tessera_claim::{ClaimRef, UidError};
+use tessera_prepare::channel::PreparedChannel;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::PreparedDevice;
 use tessera_proto::DraPlugin;
@@ -17,6 +18,7 @@ use tessera_proto::dra::v1::{
 };
 use tracing::{Instrument, info, warn};
 
+use crate::channels::{ChannelClaims, DomainReader, Kernel};
 use crate::claim_reader::ClaimReader;
 use crate::claims::{ClaimError, Claims, span};
 use crate::deadline::Deadline;
@@ -30,21 +32,40 @@ use tessera_shell::logging::chain;
 /// kubelet has hung up costs the pod a minute, until it calls again.
 const MARGIN: Duration = Duration::from_secs(3);
 
+/// Who prepares and unprepares the claims of one driver.
+pub trait ClaimWork: Send + Sync + 'static {
+    /// A prepared device, as the kubelet is told of it.
+    type Prepared: Into<Answered> + Send + 'static;
+
+    /// Prepares a claim and returns its devices.
+    fn prepare(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Vec<Self::Prepared>, ClaimError>> + Send;
+
+    /// Takes back whatever was prepared of a claim.
+    fn unprepare(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<(), ClaimError>> + Send;
+}
+
+/// A prepared device in the kubelet's words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered(Device);
+
 /// The plugin behind the DRA socket.
-pub struct Plugin<A, R, N> {
-    claims: Arc<Claims<A, R, N>>,
+pub struct Plugin<C> {
+    claims: Arc<C>,
     metrics: Metrics,
     notices: Notices,
 }
 
-impl<A, R, N> Plugin<A, R, N>
-where
-    A: ClaimReader,
-    R: Records + Send + Sync + 'static,
-    N: Node + Send + Sync + 'static,
-{
+impl<C: ClaimWork> Plugin<C> {
     /// Answers with `claims`; what fails is told to `notices`.
-    pub fn new(claims: Arc<Claims<A, R, N>>, metrics: Metrics, notices: Notices) -> Self {
+    pub fn new(claims: Arc<C>, metrics: Metrics, notices: Notices) -> Self {
         Self {
             claims,
             metrics,
@@ -56,7 +77,7 @@ where
     async fn run<T, F, W>(&self, operation: Operation, claim: &Claim, work: F) -> Result<T, String>
     where
         T: Send + 'static,
-        F: FnOnce(Arc<Claims<A, R, N>>, ClaimRef) -> W,
+        F: FnOnce(Arc<C>, ClaimRef) -> W,
         W: Future<Output = Result<T, ClaimError>> + Send + 'static,
     {
         let _inflight = self.metrics.begin(operation);
@@ -109,12 +130,7 @@ where
     }
 }
 
-impl<A, R, N> DraPlugin for Plugin<A, R, N>
-where
-    A: ClaimReader,
-    R: Records + Send + Sync + 'static,
-    N: Node + Send + Sync + 'static,
-{
+impl<C: ClaimWork> DraPlugin for Plugin<C> {
     async fn node_prepare_resources(
         &self,
         claims: Vec<Claim>,
@@ -159,10 +175,12 @@ fn claim_ref(claim: &Claim) -> Result<ClaimRef, UidError> {
     })
 }
 
-fn prepare_response(outcome: Result<Vec<PreparedDevice>, String>) -> NodePrepareResourceResponse {
+fn prepare_response<P: Into<Answered>>(
+    outcome: Result<Vec<P>, String>,
+) -> NodePrepareResourceResponse {
     match outcome {
         Ok(devices) => NodePrepareResourceResponse {
-            devices: devices.into_iter().map(device).collect(),
+            devices: devices.into_iter().map(|device| device.into().0).collect(),
             error: String::new(),
         },
         Err(error) => NodePrepareResourceResponse {
@@ -172,13 +190,71 @@ fn prepare_response(outcome: Result<Vec<PreparedDevice>, String>) -> NodePrepare
     }
 }
 
-fn device(prepared: PreparedDevice) -> Device {
-    Device {
-        request_names: vec![prepared.request],
-        pool_name: prepared.pool,
-        device_name: prepared.device.to_string(),
-        cdi_device_ids: vec![prepared.cdi_id],
-        share_id: prepared.share_id,
+impl From<PreparedDevice> for Answered {
+    fn from(prepared: PreparedDevice) -> Self {
+        Self(Device {
+            request_names: vec![prepared.request],
+            pool_name: prepared.pool,
+            device_name: prepared.device.to_string(),
+            cdi_device_ids: vec![prepared.cdi_id],
+            share_id: prepared.share_id,
+        })
+    }
+}
+
+impl From<PreparedChannel> for Answered {
+    fn from(prepared: PreparedChannel) -> Self {
+        Self(Device {
+            request_names: vec![prepared.request],
+            pool_name: prepared.pool,
+            device_name: prepared.device.to_string(),
+            cdi_device_ids: vec![prepared.cdi_id],
+            share_id: prepared.share_id,
+        })
+    }
+}
+
+impl<A, R, N> ClaimWork for Claims<A, R, N>
+where
+    A: ClaimReader,
+    R: Records + Send + Sync + 'static,
+    N: Node + Send + Sync + 'static,
+{
+    type Prepared = PreparedDevice;
+
+    async fn prepare(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
+        Claims::prepare(self, claim, deadline).await
+    }
+
+    async fn unprepare(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
+        Claims::unprepare(self, claim, deadline).await
+    }
+}
+
+impl<A, D, R, N, K> ClaimWork for ChannelClaims<A, D, R, N, K>
+where
+    A: ClaimReader,
+    D: DomainReader,
+    R: Records<PreparedChannel> + Send + Sync + 'static,
+    N: Node + Send + Sync + 'static,
+    K: Kernel + Send + Sync + 'static,
+{
+    type Prepared = PreparedChannel;
+
+    async fn prepare(
+        &self,
+        claim: &ClaimRef,
+        deadline: Deadline,
+    ) -> Result<Vec<PreparedChannel>, ClaimError> {
+        ChannelClaims::prepare(self, claim, deadline).await
+    }
+
+    async fn unprepare(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
+        ChannelClaims::unprepare(self, claim, deadline).await
     }
 }
 

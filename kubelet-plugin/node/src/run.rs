@@ -12,21 +12,25 @@
 //! wait go on waiting for a while, and are then answered with the reason.
 
 mod assembly;
+mod compute_domains;
+mod gpus;
 mod kubelet;
 mod pages;
+mod role;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tessera_prepare::cdi::CdiKind;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::assembly::Assembly;
-use crate::args::Args;
+use self::compute_domains::ComputeDomains;
+use self::gpus::Gpus;
+use self::role::Role;
+use crate::args::{Args, Driver};
 use crate::directories::{Directories, leave_nothing_unneeded};
 use crate::events::{Notices, Telling};
-use crate::journal::Journal;
+use crate::journal::JournalOf;
 use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::presence::Presence;
@@ -36,6 +40,17 @@ use crate::wait::Waits;
 
 /// Runs the plugin until `stop` is cancelled or a part of it fails.
 pub async fn run(args: Args, instance: Instance, stop: CancellationToken) -> anyhow::Result<()> {
+    match args.drivers {
+        Driver::Gpu => run_as::<Gpus>(args, instance, stop).await,
+        Driver::ComputeDomain => run_as::<ComputeDomains>(args, instance, stop).await,
+    }
+}
+
+async fn run_as<R: Role>(
+    args: Args,
+    instance: Instance,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let driver = args.drivers.name();
     info!(
         version = tessera_shell::VERSION,
@@ -50,9 +65,9 @@ pub async fn run(args: Args, instance: Instance, stop: CancellationToken) -> any
     );
     // First of all: from here on no other process tidies up under this one.
     let presence = Presence::enter(&directories.presence()).await?;
-    let journal = Journal::open(&directories.journal(), CdiKind::claim())?;
+    let journal = JournalOf::open(&directories.journal(), R::cdi_kind())?;
     let mut parts = Parts::new(stop);
-    let telling = start(&mut parts, &args, &directories, &journal, instance).await?;
+    let telling = start::<R>(&mut parts, &args, &directories, &journal, instance).await?;
     info!(driver, node = args.node_name, "serving");
 
     let ended = parts.run_to_the_end().await;
@@ -63,11 +78,11 @@ pub async fn run(args: Args, instance: Instance, stop: CancellationToken) -> any
 
 /// Starts every part, the kubelet's sockets first of those that anybody waits for. What is returned
 /// goes on until nobody is left who has something to tell.
-async fn start(
+async fn start<R: Role>(
     parts: &mut Parts,
     args: &Args,
     directories: &Directories,
-    journal: &Journal,
+    journal: &JournalOf<R::Device>,
     instance: Instance,
 ) -> anyhow::Result<Telling> {
     let Instance {
@@ -82,9 +97,9 @@ async fn start(
     assembly.register_restarts(post.restarts);
 
     let (notices, inbox) = Notices::open();
-    let places = assembly.places()?;
-    let hook = places.hook.as_ref().map(PathBuf::from);
-    let hardware = assembly.follow_hardware(places, notices.clone());
+    let hook = R::hook(&assembly)?;
+    let places = assembly.places(hook.as_ref());
+    let hardware = assembly.follow_hardware(places, R::hardware_news(&notices));
     let hurry = CancellationToken::new();
     let waits = Waits::new(
         &mut assembly.registry,
@@ -92,15 +107,22 @@ async fn start(
         notices.clone(),
         hurry.clone(),
     );
-    let claims = Arc::new(assembly.claims(journal.clone(), hardware.clone(), waits)?);
+    let claims = Arc::new(R::claims(
+        &assembly,
+        journal.clone(),
+        hardware.clone(),
+        waits,
+    )?);
     let metrics = Metrics::new(&mut assembly.registry, driver);
     let plugin = Plugin::new(claims.clone(), metrics, notices);
-    let registrations = assembly.serve_kubelet(plugin, sockets, post, &hardware, hurry);
+    let health = R::health(args, &hardware);
+    let registrations = assembly.serve_kubelet(plugin, health, sockets, post, hurry);
     assembly.watch_own_files(&paths, hook);
 
     let teller = assembly.teller(inbox);
-    assembly.look_after(claims, hardware.clone());
-    let published = assembly.publish(hardware.clone(), registrations);
+    assembly.look_after(claims.clone(), hardware.clone());
+    let published = assembly.publish(R::planned(&claims), hardware.clone(), registrations);
+    R::start_others(&mut assembly, &claims, &hardware);
     assembly.open_pages(paths, hardware, published).await?;
     if let Some(serving) = serving {
         serving.tell();

@@ -8,7 +8,7 @@ use tessera_device::{
 };
 
 use crate::error::{Fault, GpuProblem, QueryError};
-use crate::{KernelFiles, mig, names, raw, sysfs};
+use crate::{KernelFiles, fabric, mig, names, raw, sysfs};
 
 /// Names the NVML function in whatever goes wrong with it.
 pub(crate) fn asking<T, E: Into<Fault>>(
@@ -91,6 +91,7 @@ fn read(
         pcie_root: place.pcie_root,
         numa_node: place.numa_node,
         mig,
+        fabric: fabric::fabric(nvml, &device),
     })
 }
 

@@ -15,6 +15,7 @@
 
 mod capabilities;
 mod error;
+mod fabric;
 mod facts;
 mod mig;
 mod names;

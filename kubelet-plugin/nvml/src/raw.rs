@@ -5,6 +5,8 @@
     reason = "calls into NVML's C interface; no other module of the product needs unsafe"
 )]
 
+mod fabric;
+
 use std::ptr;
 
 use nvml_wrapper::Device;
@@ -13,6 +15,8 @@ use nvml_wrapper_sys::bindings::{
     NvmlLib, nvmlDeviceAddressingMode_t, nvmlGpuInstance_t, nvmlGpuInstanceInfo_t,
     nvmlGpuInstancePlacement_t,
 };
+
+pub(crate) use fabric::{FabricInfo, fabric_info};
 
 /// `nvmlDeviceGetAddressingMode`: the number of the mode. Drivers before R535 lack the function.
 pub(crate) fn addressing_mode(library: &NvmlLib, device: &Device<'_>) -> Result<u32, Code> {

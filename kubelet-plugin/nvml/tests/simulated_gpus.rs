@@ -10,11 +10,13 @@ use std::sync::LazyLock;
 use std::thread;
 
 use tempfile::TempDir;
+use tessera_device::fabric::{FabricHealth, GpuFabric, NodeFabric};
 use tessera_device::mig::{MigMode, MigState};
 use tessera_device::{AddressingMode, Architecture, Bytes, CudaVersion, Gpu};
 use tessera_hw::state::Presence;
 use tessera_hw::{
-    Artifacts, Effect, Facts, Injection, Repeat, Replaced, StateFile, install, profile, upgrade,
+    Artifacts, Effect, Fabric, FabricChange, FabricState, Injection, Repeat, Replaced, StateFile,
+    install, profile, upgrade,
 };
 use tessera_nvml::{KernelFiles, Nvml, NvmlError, Scan};
 
@@ -22,6 +24,8 @@ static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(|| Artifacts::build().unwr
 
 /// `NVML_ERROR_DRIVER_NOT_LOADED`.
 const DRIVER_NOT_LOADED: u32 = 9;
+/// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH`.
+const VERSION_MISMATCH: u32 = 25;
 /// `NVML_ERROR_UNKNOWN`.
 const UNKNOWN: u32 = 999;
 
@@ -60,7 +64,8 @@ impl Machine {
 }
 
 /// What the adapter should make of a simulated GPU.
-fn expected(facts: &Facts) -> Gpu {
+fn expected(simulated: &tessera_hw::Gpu) -> Gpu {
+    let facts = &simulated.facts;
     Gpu {
         uuid: facts.uuid.parse().unwrap(),
         minor: facts.minor,
@@ -88,7 +93,23 @@ fn expected(facts: &Facts) -> Gpu {
         pcie_root: Some(facts.pcie_root.parse().unwrap()),
         numa_node: facts.numa_node,
         mig: (facts.max_mig_devices > 0).then(|| MigState::empty(MigMode::Off)),
+        fabric: simulated
+            .fabric
+            .as_ref()
+            .map_or(GpuFabric::None, expected_fabric),
     }
+}
+
+/// What it should make of a simulated fabric that has been joined.
+fn expected_fabric(fabric: &Fabric) -> GpuFabric {
+    let clique = format!("{}.{}", fabric.cluster_uuid, fabric.clique_id);
+    // A UUID of zeros is no clique.
+    clique
+        .parse()
+        .map_or(GpuFabric::None, |clique| GpuFabric::Member {
+            clique,
+            health: FabricHealth::Healthy,
+        })
 }
 
 fn cuda(version: tessera_hw::Version) -> CudaVersion {
@@ -109,7 +130,7 @@ fn the_inventory_of_every_profile_is_what_the_profile_says() {
         let driver = scan.inventory.driver();
         assert_eq!(driver.version.as_str(), node.driver.version, "{profile}");
         assert_eq!(driver.cuda, cuda(node.driver.cuda), "{profile}");
-        let mut wanted: Vec<_> = node.gpus.iter().map(|gpu| expected(&gpu.facts)).collect();
+        let mut wanted: Vec<_> = node.gpus.iter().map(expected).collect();
         wanted.sort_by_key(|gpu| gpu.minor);
         assert_eq!(scan.inventory.gpus(), wanted, "{profile}");
         gpus += wanted.len();
@@ -134,6 +155,63 @@ fn an_h100_is_described_as_the_reference_driver_publishes_it() {
     assert_eq!(gpu.pci.to_string(), "0000:5d:00.0");
     assert_eq!(gpu.pcie_root.as_ref().unwrap().as_str(), "pci0000:59");
     assert_eq!(gpu.numa_node, Some(0));
+}
+
+#[test]
+fn the_fabric_is_read_by_every_version_of_the_call_and_not_knowing_it_hides_no_gpu() {
+    let machine = machine("gb200");
+    let fabrics = || {
+        let inventory = machine.scan().unwrap().inventory;
+        let gpus = inventory.gpus();
+        assert_eq!(gpus.len(), 4);
+        (gpus[0].fabric.clone(), NodeFabric::of(gpus).state())
+    };
+    let (newest, state) = fabrics();
+    assert_eq!(state, "Completed");
+    // A library that does not know the newest structures is asked in the one before.
+    machine.fail("nvmlDeviceGetGpuFabricInfoV", 1, VERSION_MISMATCH);
+    assert_eq!(fabrics(), (newest.clone(), "Completed"));
+    for at in [1, 2] {
+        machine.fail("nvmlDeviceGetGpuFabricInfoV", at, VERSION_MISMATCH);
+    }
+    let (first, _) = fabrics();
+    let GpuFabric::Member { health, .. } = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(health, FabricHealth::Unknown);
+    machine.fail("nvmlDeviceGetGpuFabricInfoV", 1, UNKNOWN);
+    let (silent, state) = fabrics();
+    assert!(matches!(silent, GpuFabric::Silent { .. }), "{silent:?}");
+    assert_eq!(state, "Failed");
+}
+
+#[test]
+fn a_fabric_that_falls_apart_is_a_fact() {
+    let machine = machine("gb200");
+    let state_after = |gpu: usize, change: FabricChange| {
+        machine
+            .state
+            .update(|node| change.apply(node.gpus[gpu].fabric.as_mut().unwrap()))
+            .unwrap();
+        let inventory = machine.scan().unwrap().inventory;
+        NodeFabric::of(inventory.gpus()).state()
+    };
+    let none = FabricChange::default();
+    let other_clique = FabricChange {
+        clique_id: Some(5),
+        ..none
+    };
+    assert_eq!(state_after(1, other_clique), "Inconsistent");
+    let joining = FabricChange {
+        state: Some(FabricState::InProgress),
+        ..none
+    };
+    assert_eq!(state_after(2, joining), "InProgress");
+    let failed = FabricChange {
+        status: Some(UNKNOWN),
+        ..none
+    };
+    assert_eq!(state_after(3, failed), "Failed");
 }
 
 #[test]

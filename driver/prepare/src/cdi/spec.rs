@@ -143,7 +143,8 @@ impl ContainerEdits {
     }
 }
 
-/// A device node. Where no numbers are given the runtime reads them off the host's node.
+/// A device node. Without numbers of its own they are left to the runtime, which reads them off the
+/// host's node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceNode {
@@ -152,24 +153,35 @@ pub struct DeviceNode {
     /// Path on the host where it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<String>,
-    /// Kind and numbers, where the host's node is not to be looked at.
+    /// What the runtime makes, where the host need not have such a node.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub numbers: Option<NodeNumbers>,
 }
 
-/// What a device node is, all of it: a runtime that finds a part of it looks at the host's node.
+/// A character device by its numbers. They are in all versions of the format that runtimes read; a runtime
+/// that finds only one of them looks at the host's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename = "c")]
 pub struct NodeNumbers {
-    /// `c` for a character device.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// Which driver.
+    /// Major number; a runtime takes 0 for none.
     pub major: u32,
-    /// Which of its devices.
+    /// Minor number.
     pub minor: u32,
+    /// Mode of the node in the container. `None`: the runtime's default.
+    #[serde(rename = "fileMode", skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 impl DeviceNode {
+    /// A node of these numbers at a path of the container.
+    pub fn of_numbers(container: impl Into<String>, numbers: NodeNumbers) -> Self {
+        Self {
+            path: container.into(),
+            host_path: None,
+            numbers: Some(numbers),
+        }
+    }
+
     /// A node of the host at a path of the container.
     pub fn new(container: impl Into<String>, host: impl Into<String>) -> Self {
         let (path, host) = (container.into(), host.into());
@@ -184,15 +196,14 @@ impl DeviceNode {
     /// A character device with this number, whether the host has a node for it or not.
     pub fn numbered(container: impl Into<String>, number: DeviceNumber) -> Self {
         let DeviceNumber { major, minor } = number;
-        Self {
-            path: container.into(),
-            host_path: None,
-            numbers: Some(NodeNumbers {
-                kind: "c",
+        Self::of_numbers(
+            container,
+            NodeNumbers {
                 major,
                 minor,
-            }),
-        }
+                mode: None,
+            },
+        )
     }
 }
 

@@ -281,7 +281,8 @@ fn write_files(
         if let (Some(parts), Some(profile)) =
             (&materials.driver, options.drivers.of(index.number()))
         {
-            parts.install(&dir.driver_root(&name), profile, &name)?;
+            let rack = options.rack_of(index.number());
+            parts.install(&dir.driver_root(&name), profile, &name, &rack)?;
         }
     }
     let archive = |image: &images::oci::Image| {

@@ -8,27 +8,18 @@ use super::{InstallError, Tree};
 use crate::state::Node;
 
 /// The driver's major number, assigned in Linux' `Documentation/admin-guide/devices.txt`.
-const NVIDIA_MAJOR: u32 = 195;
+pub(super) const NVIDIA_MAJOR: u32 = 195;
 /// `/dev/nvidiactl`, from `nv-chardev-numbers.h` of NVIDIA's open kernel modules.
 const CONTROL_MINOR: u32 = 255;
 /// `/dev/nvidia-modeset`, from the same file.
 const MODESET_MINOR: u32 = 254;
 /// The unified memory driver takes a free major at load time; 511 is the first that Linux hands out.
-const UVM_MAJOR: u32 = 511;
+pub(super) const UVM_MAJOR: u32 = 511;
 /// So does the one of the capabilities; the user guide shows 508.
 pub(super) const CAPS_MAJOR: u32 = 508;
 
 /// The driver's default for its nodes.
 const MODE: u32 = 0o666;
-
-/// What the kernel lists in `/proc/devices`.
-pub(super) fn majors() -> String {
-    format!(
-        "Character devices:\n  1 mem\n{NVIDIA_MAJOR} nvidia\n{NVIDIA_MAJOR} nvidia-modeset\n\
-         {NVIDIA_MAJOR} nvidiactl\n{CAPS_MAJOR} nvidia-caps\n{UVM_MAJOR} nvidia-uvm\n\n\
-         Block devices:\n  7 loop\n"
-    )
-}
 
 /// Makes the nodes with the mode that the driver's `DeviceFileMode` defaults to.
 pub(super) fn install(tree: &Tree<'_>, node: &Node) -> Result<(), InstallError> {

@@ -2,7 +2,7 @@
 //!
 //! Both stand below the driver root, because containers have a `/proc` and `/sys` of their own.
 
-use super::{InstallError, SIMULATED, Tree, devices};
+use super::{InstallError, SIMULATED, Tree, kernel_devices::IMEX_CHANNELS};
 use crate::{
     facts::{Driver, Facts},
     state::Node,
@@ -12,8 +12,7 @@ pub(super) const PROC: &str = "proc/driver/nvidia";
 
 pub(super) fn install(tree: &Tree<'_>, node: &Node) -> Result<(), InstallError> {
     install_versions(tree, &node.driver)?;
-    tree.write(&format!("{PROC}/params"), PARAMS)?;
-    tree.write("proc/devices", devices::majors())?;
+    tree.write(&format!("{PROC}/params"), params())?;
     for gpu in &node.gpus {
         let facts = &gpu.facts;
         tree.write(
@@ -42,13 +41,18 @@ fn version(driver: &Driver) -> String {
     )
 }
 
-/// The parameters that decide about device files, at the driver's defaults. 438 is mode 0666.
-const PARAMS: &str = "\
-ModifyDeviceFiles: 1
-DeviceFileUID: 0
-DeviceFileGID: 0
-DeviceFileMode: 438
-";
+/// The parameters that decide about device files and channels, at the driver's defaults. 438 is mode
+/// 0666.
+fn params() -> String {
+    format!(
+        "ModifyDeviceFiles: 1\n\
+         DeviceFileUID: 0\n\
+         DeviceFileGID: 0\n\
+         DeviceFileMode: 438\n\
+         ImexChannelCount: {IMEX_CHANNELS}\n\
+         CreateImexChannel0: 0\n"
+    )
+}
 
 fn information(facts: &Facts) -> String {
     format!(

@@ -104,7 +104,9 @@ struct Memory {
 
 fn memory_of(device: nvmlDevice_t) -> Result<Memory, Fault> {
     with_any(device, |any| {
-        let Gpu { facts, condition } = match any {
+        let Gpu {
+            facts, condition, ..
+        } = match any {
             Any::Gpu(device) => device.gpu,
             // Nobody says what programs use of a part, so it is nothing.
             Any::Mig(_, mig) => {

@@ -9,7 +9,7 @@ use tessera_cluster::Node;
 
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
-use crate::gpus::offered;
+use crate::gpus::{DRIVER, offered};
 use crate::kubernetes::{Objects, Scope, name, runs};
 use crate::plugin_pod::{Plugin, plugin_on};
 use crate::release::RELEASE;
@@ -119,12 +119,12 @@ fn failed_probe(event: &Event, pod: &str) -> bool {
     about == Some(pod) && event.reason.as_deref() == Some("Unhealthy")
 }
 
-/// The names of the slices of this node.
+/// The names of the slices of this node's GPUs.
 fn slices_of(context: &Context<'_>, node: &Node) -> Result<Vec<String>, Failure> {
     let slices: Objects<ResourceSlice> = context.kubernetes().list(Scope::Cluster)?;
     let ours = slices
         .values()
-        .filter(|slice| slice.spec.pool.name == node.name());
+        .filter(|slice| slice.spec.driver == DRIVER && slice.spec.pool.name == node.name());
     Ok(ours.map(name).collect())
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_scenarios::Failure;
+use tessera_scenarios::gpus::DRIVER;
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope};
 
 use super::{plugin, plugin_log};
@@ -82,7 +83,8 @@ fn first_slice(kubernetes: Kubernetes<'_>, armed: &mpsc::Sender<()>) -> anyhow::
                 let _ = armed.send(());
                 return None;
             }
-            (!slices.is_empty()).then_some(now)
+            let mut drivers = slices.values().map(|slice| &*slice.spec.driver);
+            drivers.any(|driver| driver == DRIVER).then_some(now)
         },
     )?;
     Ok(seen)

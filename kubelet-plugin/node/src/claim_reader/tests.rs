@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::http::{Request, Response};
 use kube::client::Body;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use tower::{BoxError, service_fn};
 
 use super::*;
+use crate::api_read::{FIRST_ATTEMPT, FIRST_PAUSE, REFUSAL_PATIENCE};
 use crate::testing::claim;
 
 /// What the server does at one read.

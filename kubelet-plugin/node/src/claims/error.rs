@@ -5,6 +5,7 @@ use tessera_prepare::reason::Reason;
 use tessera_prepare::refusal::Refusal;
 use thiserror::Error;
 
+use crate::channels::{ChannelsBusy, DomainReadError};
 use crate::claim_reader::ReadError;
 use crate::executor::{ExecuteError, StepError};
 use crate::hardware::NotReady;
@@ -24,12 +25,18 @@ pub enum ClaimError {
     /// The claim could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The compute domain could not be read.
+    #[error(transparent)]
+    Domain(#[from] DomainReadError),
     /// The GPUs are not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
     /// A GPU's lock was not obtained.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The lock of the node's channels was not obtained.
+    #[error(transparent)]
+    ChannelsBusy(#[from] ChannelsBusy),
     /// The plugin is ending.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -57,10 +64,13 @@ impl ClaimError {
             Self::Named(_) => Reason::InvalidClaim,
             Self::Refused(refusal) => refusal.reason(),
             Self::Read(ReadError::NotFound { .. }) => Reason::ClaimNotFound,
-            Self::Read(ReadError::Refused { .. }) => Reason::ApiAccessDenied,
-            Self::Read(ReadError::Unavailable { .. }) => Reason::ApiUnavailable,
+            Self::Read(ReadError::Refused { .. })
+            | Self::Domain(DomainReadError::Refused { .. }) => Reason::ApiAccessDenied,
+            Self::Read(ReadError::Unavailable { .. })
+            | Self::Domain(DomainReadError::Unavailable { .. }) => Reason::ApiUnavailable,
             Self::NotReady(_) => Reason::DriverNotReady,
             Self::Lock(LockError::Busy { .. }) => Reason::GpuBusy,
+            Self::ChannelsBusy(_) => Reason::ChannelsBusy,
             Self::Lock(LockError::File { .. }) => Reason::LockFailed,
             Self::Interrupted(_) => Reason::PluginStopping,
             Self::Journal(_) | Self::Execute(ExecuteError::Journal(_)) => Reason::JournalFailed,

@@ -321,9 +321,7 @@ async fn claims_on_different_gpus_are_prepared_side_by_side() {
         done.unwrap().unwrap();
     }
     assert_eq!(
-        crate::metrics::prepared::count(&claims.records)
-            .unwrap()
-            .gpus,
+        crate::metrics::prepared::count(&claims.records).unwrap()["gpu"],
         8
     );
     machine.assert_specs_match_the_journal();

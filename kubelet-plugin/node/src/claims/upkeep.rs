@@ -1,21 +1,19 @@
 //! Looks after claims that nobody asks about: compares journal, CDI directory and API, and repairs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tessera_claim::{ClaimUid, still_allocates};
 use tessera_prepare::cdi;
 use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::Record;
 use tessera_prepare::step::{Effect, undo_all};
-use tessera_prepare::upkeep::{ApiView, Effects, Repair, has_name, repair};
+use tessera_prepare::upkeep::{Effects, Repair, repair};
 use tessera_shell::logging::chain;
-use tokio::time::Instant;
 use tracing::{Instrument, info, warn};
 
-use super::{ClaimError, Claims, Identity, Locked, span};
-use crate::claim_reader::{ClaimReader, ReadError};
+use super::{ClaimError, Claims, Identity, LetGo, Locked, span};
+use crate::claim_reader::ClaimReader;
 use crate::deadline::Deadline;
 use crate::executor::{Node, StepError, take_back};
 use crate::hardware::Hardware;
@@ -27,19 +25,6 @@ const PER_CLAIM: Duration = Duration::from_secs(20);
 /// How long a claim that has been let go is left to the kubelet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grace(pub Duration);
-
-/// Since when claims have been seen to be let go.
-///
-/// It is not kept over a restart: to wait once more is safe.
-#[derive(Clone, Debug, Default)]
-pub struct LetGo(BTreeMap<ClaimUid, Instant>);
-
-impl LetGo {
-    /// Whether a claim is being waited for.
-    pub fn is_waiting(&self) -> bool {
-        !self.0.is_empty()
-    }
-}
 
 /// What was done about one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,9 +73,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 return outcomes;
             }
         };
-        let_go
-            .0
-            .retain(|claim, _| contents.records.iter().any(|r| r.claim.uid == *claim));
+        let_go.keep_only(|claim| contents.records.iter().any(|r| r.claim.uid == *claim));
         for record in &contents.records {
             let done = self
                 .look_after_one(record, let_go, grace, hardware)
@@ -171,8 +154,15 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         grace: Grace,
         hardware: Option<&Hardware>,
     ) -> Result<Option<Outcome>, ClaimError> {
-        let api = self.api_view(record, let_go).await;
-        let boot = &self.identity.boot;
+        let Identity { driver, boot, .. } = &self.identity;
+        let devices = record
+            .devices
+            .iter()
+            .map(|held| (&*held.pool, &held.device));
+        let reading = Deadline::after(PER_CLAIM);
+        let api = let_go
+            .view(&self.api, driver, &record.claim, devices, reading)
+            .await;
         let effects = self.effects(record, hardware)?;
         if repair(record, boot, api, effects, grace.0) == Repair::Nothing {
             return Ok(None);
@@ -236,34 +226,10 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         }
         Ok(Effects::Good)
     }
-
-    async fn api_view(&self, record: &Record, let_go: &mut LetGo) -> ApiView {
-        if !has_name(&record.claim) {
-            return ApiView::Unknown;
-        }
-        let Identity { driver, .. } = &self.identity;
-        let claim = &record.claim;
-        let allocated = match self.api.read(claim, Deadline::after(PER_CLAIM)).await {
-            Ok(object) => record.devices.iter().all(|device| {
-                still_allocates(&object, claim, driver, &device.pool, &device.device)
-            }),
-            Err(ReadError::NotFound { .. }) => false,
-            Err(_) => return ApiView::Unknown,
-        };
-        if allocated {
-            let_go.0.remove(&claim.uid);
-            ApiView::Allocated
-        } else {
-            let since = let_go
-                .0
-                .entry(claim.uid.clone())
-                .or_insert_with(Instant::now);
-            ApiView::LetGo(since.elapsed())
-        }
-    }
 }
 
-fn failed(error: &ClaimError) -> Outcome {
+/// Logs a repair that was not done.
+pub(crate) fn failed(error: &ClaimError) -> Outcome {
     warn!(error = %chain(error), reason = error.label(), "a repair was not done");
     Outcome::Failed
 }

@@ -2,21 +2,21 @@
 
 use tessera_claim::ClaimUid;
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::ledger::{Flaw, Unreadable};
-use tessera_prepare::record::{Record, RecordError};
+use tessera_prepare::ledger::{Flaw, UnreadableOf};
+use tessera_prepare::record::{RecordError, RecordOf, RecordedDevice};
 
-use super::Entry;
+use super::EntryOf;
 
 /// Reads the bytes that lie in the place of this claim's record.
-pub(super) fn of(claim: &ClaimUid, kind: &CdiKind, bytes: &[u8]) -> Entry {
-    match Record::decode(bytes) {
+pub(super) fn of<D: RecordedDevice>(claim: &ClaimUid, kind: &CdiKind, bytes: &[u8]) -> EntryOf<D> {
+    match RecordOf::decode(bytes) {
         Ok(record) if record.claim.uid != *claim => {
             damaged(claim, format!("it is the record of claim {}", record.claim))
         }
         Ok(record) if !record.is_of(kind) => {
             damaged(claim, "it is the record of another driver".to_owned())
         }
-        Ok(record) => Entry::Record(record),
+        Ok(record) => EntryOf::Record(record),
         Err(error @ RecordError::NewerFormat { .. }) => {
             unreadable(claim, error.to_string(), Flaw::Newer)
         }
@@ -25,13 +25,13 @@ pub(super) fn of(claim: &ClaimUid, kind: &CdiKind, bytes: &[u8]) -> Entry {
 }
 
 /// Something that is no record.
-pub(super) fn damaged(claim: &ClaimUid, problem: String) -> Entry {
+pub(super) fn damaged<D>(claim: &ClaimUid, problem: String) -> EntryOf<D> {
     unreadable(claim, problem, Flaw::Damaged)
 }
 
 /// A record of which only the copy is left.
-pub(super) fn lost(copy: Record) -> Entry {
-    Entry::Unreadable(Unreadable {
+pub(super) fn lost<D>(copy: RecordOf<D>) -> EntryOf<D> {
+    EntryOf::Unreadable(UnreadableOf {
         claim: copy.claim.uid.clone(),
         problem: "it is gone, and its copy is not".to_owned(),
         flaw: Flaw::Damaged,
@@ -39,8 +39,8 @@ pub(super) fn lost(copy: Record) -> Entry {
     })
 }
 
-fn unreadable(claim: &ClaimUid, problem: String, flaw: Flaw) -> Entry {
-    Entry::Unreadable(Unreadable {
+fn unreadable<D>(claim: &ClaimUid, problem: String, flaw: Flaw) -> EntryOf<D> {
+    EntryOf::Unreadable(UnreadableOf {
         claim: claim.clone(),
         problem,
         flaw,

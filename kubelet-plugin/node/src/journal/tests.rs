@@ -1,3 +1,5 @@
+use tessera_prepare::ledger::Unreadable;
+
 use super::*;
 use crate::testing::record;
 

@@ -3,14 +3,16 @@
 //! The gauge is a function of the journal, so it is right after a restart, and a Prepare does not
 //! pay for a figure that is read every half minute.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tessera_prepare::record::Phase;
+use tessera_prepare::record::{Phase, RecordedDevice};
 use tessera_shell::logging::chain;
 use tracing::warn;
 
@@ -18,52 +20,46 @@ use crate::journal::{JournalError, Records};
 
 /// The gauge `nvidia_dra_prepared_devices`, taken from the journal at each scrape.
 #[derive(Debug)]
-pub struct PreparedDevices<R> {
+pub struct PreparedDevices<R, D> {
     records: R,
     node: String,
     driver: String,
+    devices: PhantomData<fn() -> D>,
 }
 
-impl<R: Records + fmt::Debug + Send + Sync + 'static> PreparedDevices<R> {
-    /// Registers it for one driver on one node.
+impl<R: Records<D> + fmt::Debug + Send + Sync + 'static, D: RecordedDevice> PreparedDevices<R, D> {
+    /// Registers it for one driver on one node, whose devices are of this type.
     pub fn register(registry: &mut Registry, records: R, driver: &str, node: &str) {
         registry.register_collector(Box::new(Self {
             records,
             node: node.to_owned(),
             driver: driver.to_owned(),
+            devices: PhantomData,
         }));
     }
 }
 
-/// How many devices are prepared at present.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    /// Whole GPUs.
-    pub(crate) gpus: usize,
-    /// MIG devices.
-    pub(crate) mig: usize,
-}
-
-pub(crate) fn count(records: &impl Records) -> Result<Count, JournalError> {
+/// How many devices of each type are prepared at present.
+pub(crate) fn count<D: RecordedDevice>(
+    records: &impl Records<D>,
+) -> Result<BTreeMap<&'static str, usize>, JournalError> {
     let contents = records.read_all()?;
     let prepared = contents.records.iter();
     let prepared = prepared.filter(|record| record.phase == Phase::Prepared);
-    let mut count = Count::default();
+    let mut counts: BTreeMap<_, _> = D::TYPES.iter().map(|name| (*name, 0)).collect();
     for device in prepared.flat_map(|record| &record.devices) {
-        if device.instance.is_some() {
-            count.mig += 1;
-        } else {
-            count.gpus += 1;
-        }
+        *counts.entry(device.device_type()).or_default() += 1;
     }
-    Ok(count)
+    Ok(counts)
 }
 
-impl<R: Records + fmt::Debug + Send + Sync + 'static> Collector for PreparedDevices<R> {
+impl<R: Records<D> + fmt::Debug + Send + Sync + 'static, D: RecordedDevice> Collector
+    for PreparedDevices<R, D>
+{
     /// Leaves the gauge out where the journal cannot be read: a gap is true, a zero is not.
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Count { gpus, mig } = match count(&self.records) {
-            Ok(count) => count,
+        let counts = match count(&self.records) {
+            Ok(counts) => counts,
             Err(error) => {
                 warn!(error = %chain(&error), "prepared devices were not counted");
                 return Ok(());
@@ -75,8 +71,7 @@ impl<R: Records + fmt::Debug + Send + Sync + 'static> Collector for PreparedDevi
             None,
             MetricType::Gauge,
         )?;
-        // The values of the attribute `type`.
-        for (device_type, count) in [("gpu", gpus), ("mig", mig)] {
+        for (device_type, count) in counts {
             let labels = [
                 ("node", self.node.as_str()),
                 ("driver", self.driver.as_str()),

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::hardware::HardwareWatch;
 use crate::health::GpuHealth;
-use crate::testing::machine::{FusedNode, FusedRecords, Machine, hardware};
+use crate::testing::machine::{Machine, TestClaims, hardware};
 
-type TestPlugin = Plugin<Arc<crate::testing::machine::Api>, FusedRecords, FusedNode>;
+type TestPlugin = Plugin<TestClaims>;
 
 fn plugin(machine: &Machine) -> TestPlugin {
     let metrics = Metrics::new(&mut Registry::default(), "gpu.nvidia.com");

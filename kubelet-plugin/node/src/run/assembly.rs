@@ -1,6 +1,7 @@
 //! Makes the parts of the plugin from the command line, and starts them.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tessera_nvml::KernelFiles;
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::record::BootId;
+use tessera_prepare::record::{BootId, RecordedDevice};
 use tessera_shell::client::{self, ApiSource};
 use tokio::sync::watch;
 
@@ -24,13 +25,13 @@ use crate::events::{EventMetrics, Inbox, Notices, Teller};
 use crate::executor::LocalNode;
 use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight, Pace, Places};
 use crate::hook_file;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalOf};
 use crate::locks::GpuLocks;
 use crate::metrics::PreparedDevices;
-use crate::offering::Offering;
+use crate::offering::{Offering, Planned};
 use crate::parts::Parts;
 use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
-use crate::reconcile::{self, RepairMetrics, Schedule};
+use crate::reconcile::{self, LookAfter, RepairMetrics, Schedule};
 use crate::slice_metrics::SliceMetrics;
 use crate::wait::Waits;
 
@@ -72,7 +73,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// What the journal itself tells.
-    pub(super) fn register_journal(&mut self, journal: &Journal) {
+    pub(super) fn register_journal<D: RecordedDevice>(&mut self, journal: &JournalOf<D>) {
         self.registry.register(
             "tessera_damaged_records",
             "Journal records that were damaged and set aside",
@@ -100,25 +101,30 @@ impl<'a> Assembly<'a> {
         );
     }
 
-    /// Where the driver and the hook are; the hook is installed if nobody else did.
-    pub(super) fn places(&self) -> anyhow::Result<Places> {
+    /// The hook, which is installed if nobody else did.
+    pub(super) fn hook(&self) -> anyhow::Result<PathBuf> {
         let Self {
             args, directories, ..
         } = self;
-        let hook = match &args.nvidia_cdi_hook_path {
+        Ok(match &args.nvidia_cdi_hook_path {
             Some(installed) => installed.clone(),
             None => hook_file::install(&args.bundled_cdi_hook, &directories.plugin)?,
-        };
+        })
+    }
+
+    /// Where the driver and the hook are.
+    pub(super) fn places(&self, hook: Option<&PathBuf>) -> Places {
+        let args = self.args;
         let ldconfig = Some(args.ldconfig_path.clone()).filter(|path| !path.is_empty());
-        Ok(Places {
+        Places {
             driver_root: DriverRoot::new(&args.container_driver_root, &args.nvidia_driver_root),
             kernel: KernelFiles {
                 sysfs: args.sysfs_root.clone(),
                 proc: args.proc_root.clone(),
             },
-            hook: Some(hook.to_string_lossy().into_owned()),
+            hook: hook.map(|hook| hook.to_string_lossy().into_owned()),
             ldconfig,
-        })
+        }
     }
 
     /// Follows the driver and its GPUs.
@@ -133,36 +139,40 @@ impl<'a> Assembly<'a> {
         hardware
     }
 
-    /// The claims, with the node's directories made.
+    /// Which driver on which node in which boot this is.
+    pub(super) fn identity(&self, cdi_kind: CdiKind) -> anyhow::Result<Identity> {
+        let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
+        Ok(Identity {
+            driver: self.args.drivers.name().to_owned(),
+            pool: self.args.node_name.clone(),
+            cdi_kind,
+            boot: BootId(boot.trim().to_owned()),
+        })
+    }
+
+    /// What plans act on, with its directory made.
+    pub(super) fn node(&self) -> anyhow::Result<LocalNode> {
+        let root = &self.args.cdi_root;
+        let cdi =
+            CdiDir::open(root).with_context(|| format!("open CDI directory {}", root.display()))?;
+        Ok(LocalNode { cdi })
+    }
+
+    /// The claims for GPUs, with the node's directories made.
     pub(super) fn claims(
         &self,
         journal: Journal,
         hardware: HardwareWatch,
         waits: Waits,
     ) -> anyhow::Result<NodeClaims> {
-        let Self {
-            args, directories, ..
-        } = self;
-        let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
-        let identity = Identity {
-            driver: args.drivers.name().to_owned(),
-            pool: args.node_name.clone(),
-            cdi_kind: CdiKind::claim(),
-            boot: BootId(boot.trim().to_owned()),
-        };
-        let cdi = CdiDir::open(&args.cdi_root)
-            .with_context(|| format!("open CDI directory {}", args.cdi_root.display()))?;
+        let directories = self.directories;
+        let identity = self.identity(CdiKind::claim())?;
+        let node = self.node()?;
         let locks = GpuLocks::open(&directories.locks())
             .with_context(|| format!("open lock directory {}", directories.locks().display()))?;
         let reader = ApiClaimReader::new(self.client.clone());
         Ok(Claims::new(
-            identity,
-            reader,
-            journal,
-            LocalNode { cdi },
-            locks,
-            hardware,
-            waits,
+            identity, reader, journal, node, locks, hardware, waits,
         ))
     }
 
@@ -175,7 +185,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Looks after claims that nobody asks about.
-    pub(super) fn look_after(&mut self, claims: Arc<NodeClaims>, hardware: HardwareWatch) {
+    pub(super) fn look_after<C: LookAfter>(&mut self, claims: Arc<C>, hardware: HardwareWatch) {
         let schedule = Schedule {
             interval: self.args.reconcile_interval,
             grace: Grace(self.args.leftover_grace),
@@ -190,6 +200,7 @@ impl<'a> Assembly<'a> {
     /// Publishes what the hardware is worth, once the kubelet has registered us.
     pub(super) fn publish(
         &mut self,
+        planned: Planned,
         hardware: HardwareWatch,
         registrations: watch::Receiver<u64>,
     ) -> watch::Receiver<PublishState> {
@@ -207,6 +218,7 @@ impl<'a> Assembly<'a> {
             client: self.client.clone(),
             node: node.clone(),
             driver,
+            planned,
             hardware,
             registrations,
             offers,

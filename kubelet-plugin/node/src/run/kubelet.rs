@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tessera_proto::{
-    CALL_LIMIT, DraPlugin, Ending, RegistrationEvent, Served, SocketPaths, Sockets,
+    CALL_LIMIT, DraPlugin, DraResourceHealth, Ending, RegistrationEvent, Served, SocketPaths,
+    Sockets,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::assembly::Assembly;
-use crate::hardware::HardwareWatch;
-use crate::health::GpuHealth;
 use crate::keeper::Post;
 use crate::own_files;
 
@@ -33,12 +32,12 @@ const _: () = assert!(PATIENCE.as_secs() < CALL_LIMIT.as_secs());
 impl Assembly<'_> {
     /// Serves the kubelet. The receiver tells how often it has registered us; `hurry` is cancelled
     /// when calls may not wait any longer.
-    pub(super) fn serve_kubelet<P: DraPlugin>(
+    pub(super) fn serve_kubelet<P: DraPlugin, H: DraResourceHealth>(
         &mut self,
         plugin: P,
+        health: H,
         sockets: Sockets,
         post: Post,
-        hardware: &HardwareWatch,
         hurry: CancellationToken,
     ) -> watch::Receiver<u64> {
         let (registered, registrations) = watch::channel(0);
@@ -46,10 +45,7 @@ impl Assembly<'_> {
         let served = Served {
             driver: self.args.drivers.name().to_owned(),
             plugin: Arc::new(plugin),
-            health: Arc::new(GpuHealth::new(
-                self.args.node_name.clone(),
-                hardware.clone(),
-            )),
+            health: Arc::new(health),
             observer: Arc::new(move |event| observe(&event, taken_over, &registered)),
         };
         let ending = Ending {

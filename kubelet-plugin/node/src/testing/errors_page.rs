@@ -11,6 +11,7 @@ use tessera_device::mig::{MigMode, MigState};
 use tessera_device::testing::gpu_uuid;
 use tessera_device::{DeviceName, DriverVersion};
 use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::channel::{ChannelRefusal, Channels, Disagreement};
 use tessera_prepare::notice::{Action, Happening, notice};
 use tessera_prepare::reason::{News, Reason};
 use tessera_prepare::refusal::Refusal;
@@ -19,6 +20,7 @@ use tessera_proto::RegistrationEvent;
 use tessera_proto::uds::Peer;
 
 use crate::cdi_dir::CdiDir;
+use crate::channels::ChannelsBusy;
 use crate::claim_reader::ReadError;
 use crate::claims::ClaimError;
 use crate::executor::{LocalNode, Node};
@@ -199,6 +201,60 @@ fn about_the_gpu() -> Vec<Refusal> {
     ]
 }
 
+fn about_the_channel() -> [ChannelRefusal; 8] {
+    let (claim, channels) = (next, Channels::One(3));
+    let slot = || "slot-0".parse::<DeviceName>().unwrap();
+    let by = || super::claim("former");
+    let (pool, why) = (|| "domain-d1".to_owned(), || "a reason".to_owned());
+    [
+        ChannelRefusal::WithoutDomain {
+            claim: claim(),
+            device: slot(),
+            why: why(),
+        },
+        ChannelRefusal::Mismatch {
+            claim: claim(),
+            device: slot(),
+            pool: pool(),
+            disagreement: Disagreement::Namespace { domain: why() },
+        },
+        ChannelRefusal::NotFound {
+            claim: claim(),
+            device: slot(),
+            pool: pool(),
+            missing: why(),
+        },
+        ChannelRefusal::NotServed {
+            claim: claim(),
+            device: "daemon-0".parse().unwrap(),
+        },
+        ChannelRefusal::Missing {
+            claim: claim(),
+            device: slot(),
+            why: why(),
+        },
+        ChannelRefusal::Held {
+            claim: claim(),
+            device: slot(),
+            channels,
+            by: by(),
+            domain: "d2".parse().unwrap(),
+        },
+        ChannelRefusal::BeingReleased {
+            claim: claim(),
+            device: slot(),
+            channels,
+            by: by(),
+        },
+        ChannelRefusal::Unaccounted {
+            claim: claim(),
+            channels,
+            record: "lost-uid".parse().unwrap(),
+            problem: "damage".to_owned(),
+        },
+    ]
+}
+
 /// Failures of what the plugin depends on. Those of files are real ones.
 fn about_the_node() -> Vec<ClaimError> {
     let gpu = gpu_uuid(3);
@@ -213,6 +269,7 @@ fn about_the_node() -> Vec<ClaimError> {
     let refused = kube::Error::Service("403".into());
     vec![
         LockError::Busy { gpu }.into(),
+        ChannelsBusy.into(),
         NotReady::new("no library").into(),
         ReadError::Unavailable {
             claim: next(),
@@ -244,6 +301,8 @@ fn every_failure_of_a_claim_is_explained_with_its_message() {
     ];
     let refused = about_the_claim().into_iter().map(Refusal::from);
     failures.extend(refused.chain(about_the_gpu()).map(ClaimError::from));
+    let refused = about_the_channel().into_iter().map(Refusal::from);
+    failures.extend(refused.map(ClaimError::from));
     failures.extend(about_the_node());
     let said: Vec<(&str, String)> = failures
         .iter()
@@ -303,6 +362,7 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         WaitingFor::GpuLock {
             gpus: BTreeSet::from([gpu_uuid(3)]),
         },
+        WaitingFor::ChannelsLock,
         WaitingFor::Driver {
             why: "no library".to_owned(),
         },

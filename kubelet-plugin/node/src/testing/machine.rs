@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::testing::{inventory, inventory_that_lost};
 use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
-use tessera_prepare::ledger::Unreadable;
-use tessera_prepare::record::{BootId, Phase, Record};
+use tessera_prepare::ledger::UnreadableOf;
+use tessera_prepare::record::{BootId, Phase, PreparedDevice, RecordOf, RecordedDevice};
 use tessera_prepare::step::{Effect, Step};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::events::{Inbox, Notices};
 use crate::executor::{LocalNode, Node, StepError};
 use crate::file_error::FileError;
 use crate::hardware::{Hardware, HardwareWatch};
-use crate::journal::{Contents, Entry, Journal, JournalError, Records};
+use crate::journal::{ContentsOf, EntryOf, Journal, JournalError, JournalOf, Records};
 use crate::locks::GpuLocks;
 use crate::wait::Waits;
 
@@ -148,16 +148,16 @@ impl Fuse {
     }
 }
 
-pub(crate) struct FusedRecords(Journal, pub(crate) Arc<Fuse>);
+pub(crate) struct FusedRecords<D = PreparedDevice>(pub(crate) JournalOf<D>, pub(crate) Arc<Fuse>);
 
-impl Records for FusedRecords {
-    fn read(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
+impl<D: RecordedDevice> Records<D> for FusedRecords<D> {
+    fn read(&self, claim: &ClaimUid) -> Result<Option<EntryOf<D>>, JournalError> {
         self.1.guard(Call::Looks, || self.0.read(claim))
     }
-    fn read_all(&self) -> Result<Contents, JournalError> {
+    fn read_all(&self) -> Result<ContentsOf<D>, JournalError> {
         self.1.guard(Call::Looks, || self.0.read_all())
     }
-    fn write(&self, record: &Record) -> Result<(), JournalError> {
+    fn write(&self, record: &RecordOf<D>) -> Result<(), JournalError> {
         self.1.guard(Call::Changes, || self.0.write(record))
     }
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
@@ -165,15 +165,15 @@ impl Records for FusedRecords {
     }
     fn set_aside(
         &self,
-        unreadable: &Unreadable,
-        replacement: Option<&Record>,
+        unreadable: &UnreadableOf<D>,
+        replacement: Option<&RecordOf<D>>,
     ) -> Result<(), JournalError> {
         self.1
             .guard(Call::Changes, || self.0.set_aside(unreadable, replacement))
     }
 }
 
-pub(crate) struct FusedNode(LocalNode, Arc<Fuse>);
+pub(crate) struct FusedNode(pub(crate) LocalNode, pub(crate) Arc<Fuse>);
 
 impl Node for FusedNode {
     fn apply(&self, step: &Step) -> Result<(), StepError> {

@@ -84,7 +84,7 @@ async fn two_claims_have_a_part_each_of_one_gpu_and_neither_its_other_part_nor_a
     assert_eq!(error.label(), "GpuHeld", "{error}");
     machine.assert_specs_match_the_journal();
     let count = crate::metrics::prepared::count(&claims.records).unwrap();
-    assert_eq!((count.gpus, count.mig), (0, 2));
+    assert_eq!((count["gpu"], count["mig"]), (0, 2));
 
     claims.unprepare(&claim("b"), soon()).await.unwrap();
     claims.prepare(&claim("c"), soon()).await.unwrap();

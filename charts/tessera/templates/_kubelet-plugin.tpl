@@ -1,0 +1,136 @@
+{{/*
+A container of the plugin, for one driver: a dict of root, name, driver, values, endpoint, suffix (of its
+ports' names) and livenessPeriod.
+*/}}
+{{- define "tessera.kubeletPluginContainer" -}}
+{{- $root := .root -}}
+{{- $plugin := .root.Values.kubeletPlugin -}}
+{{- $surges := include "tessera.surges" .root -}}
+{{- $health := int .values.healthcheckPort -}}
+- name: {{ .name }}
+  image: {{ include "tessera.image" $root }}
+  imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+  command: [tessera-kubelet-plugin, --drivers={{ .driver }}]
+  env:
+    - name: NODE_NAME
+      valueFrom:
+        fieldRef:
+          fieldPath: spec.nodeName
+    {{- if $surges }}
+    # Gives the sockets of each pod names of their own.
+    - name: POD_UID
+      valueFrom:
+        fieldRef:
+          fieldPath: metadata.uid
+    {{- end }}
+    - name: NAMESPACE
+      valueFrom:
+        fieldRef:
+          fieldPath: metadata.namespace
+    - name: CDI_ROOT
+      value: /var/run/cdi
+    - name: NVIDIA_DRIVER_ROOT
+      value: {{ $root.Values.nvidiaDriverRoot | quote }}
+    - name: DRIVER_ROOT_CTR_PATH
+      value: /driver-root
+    {{- with $root.Values.nvidiaCDIHookPath }}
+    - name: NVIDIA_CDI_HOOK_PATH
+      value: {{ . | quote }}
+    {{- end }}
+    {{- with $plugin.hostLdconfigPath }}
+    - name: LDCONFIG_PATH
+      value: {{ . | quote }}
+    {{- end }}
+    - name: KUBELET_REGISTRAR_DIRECTORY_PATH
+      value: {{ $plugin.kubeletRegistrarDirectoryPath | quote }}
+    - name: KUBELET_PLUGINS_DIRECTORY_PATH
+      value: {{ $plugin.kubeletPluginsDirectoryPath | quote }}
+    - name: STATE_DIRECTORY_PATH
+      value: /run/tessera
+    - name: HEALTHCHECK_PORT
+      value: {{ $health | quote }}
+    {{- if $plugin.metrics.enabled }}
+    - name: HTTP_ENDPOINT
+      value: {{ .endpoint | quote }}
+    - name: METRICS_PATH
+      value: {{ $plugin.metrics.metricsPath | quote }}
+    {{- end }}
+    {{- if eq .driver "compute-domain" }}
+    {{- with $root.Values.altProcDevices }}
+    - name: ALT_PROC_DEVICES_PATH
+      value: /alt-proc/{{ base . }}
+    {{- end }}
+    - name: GPU_CLIQUE_LABEL_ENABLED
+      value: {{ .values.gpuCliqueLabelEnabled | quote }}
+    {{- end }}
+    - name: LOG_VERBOSITY
+      value: {{ $root.Values.logVerbosity | quote }}
+    - name: LOG_FORMAT
+      value: {{ $root.Values.logFormat | quote }}
+    {{- with .values.env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- if or (ge $health 0) $plugin.metrics.enabled }}
+  ports:
+    {{- if ge $health 0 }}
+    - name: health{{ .suffix }}
+      containerPort: {{ $health }}
+    {{- end }}
+    {{- if $plugin.metrics.enabled }}
+    - name: metrics{{ .suffix }}
+      containerPort: {{ include "tessera.port" .endpoint }}
+    {{- end }}
+  {{- end }}
+  {{- if ge $health 0 }}
+  # Ten minutes for a driver that is still being installed.
+  startupProbe:
+    grpc:
+      port: {{ $health }}
+      service: liveness
+    periodSeconds: 1
+    timeoutSeconds: 5
+    failureThreshold: 600
+  livenessProbe:
+    grpc:
+      port: {{ $health }}
+      service: liveness
+    periodSeconds: {{ .livenessPeriod }}
+    timeoutSeconds: 10
+    failureThreshold: 3
+  readinessProbe:
+    grpc:
+      port: {{ $health }}
+      service: readiness
+    periodSeconds: 2
+    timeoutSeconds: 5
+  {{- end }}
+  {{- with .values.securityContext }}
+  securityContext:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .values.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  volumeMounts:
+    - name: registrar
+      mountPath: {{ $plugin.kubeletRegistrarDirectoryPath }}
+    # The same path as on the host: CDI specs name the hook that lies in it.
+    - name: plugins
+      mountPath: {{ $plugin.kubeletPluginsDirectoryPath }}
+    - name: cdi
+      mountPath: /var/run/cdi
+    - name: state
+      mountPath: /run/tessera
+    # A driver that is installed or replaced while the plugin runs appears in it.
+    - name: driver-root
+      mountPath: /driver-root
+      readOnly: true
+      mountPropagation: HostToContainer
+    {{- if and (eq .driver "compute-domain") $root.Values.altProcDevices }}
+    # The file's folder, so that a file which is replaced is seen.
+    - name: alt-proc
+      mountPath: /alt-proc
+      readOnly: true
+    {{- end }}
+{{- end -}}

@@ -1,0 +1,162 @@
+//! Reads what the API server says of compute domains.
+
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, Client};
+use tessera_device::DeviceName;
+use thiserror::Error;
+
+use crate::api_read::{self, NoAnswer};
+use crate::deadline::Deadline;
+
+/// How many slots the controller puts into one slice: as many devices as one takes.
+const SLOTS_PER_SLICE: u32 = 128;
+
+/// Why a domain could not be read.
+#[derive(Debug, Error)]
+pub enum DomainReadError {
+    /// The API server refuses the read.
+    #[error("the API server refuses to show {what}: check the plugin's RBAC")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// What it said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The API server could not be reached in time.
+    #[error("{what} could not be read: the API server did not answer in time")]
+    Unavailable {
+        /// What was asked for.
+        what: String,
+        /// The last failure, unless it was silence.
+        #[source]
+        source: Option<Box<kube::Error>>,
+    },
+}
+
+/// Where domains are read.
+pub trait DomainReader: Send + Sync + 'static {
+    /// The slices that may hold this slot of this pool; others may be among them.
+    fn slices(
+        &self,
+        pool: &str,
+        slot: &DeviceName,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Vec<ResourceSlice>, DomainReadError>> + Send;
+
+    /// The UIDs of the `ComputeDomain`s in a namespace.
+    fn domains_in(
+        &self,
+        namespace: &str,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Vec<String>, DomainReadError>> + Send;
+}
+
+/// Reads from the API server, trying again until the deadline.
+#[derive(Clone)]
+pub struct ApiDomains {
+    client: Client,
+    driver: &'static str,
+}
+
+impl ApiDomains {
+    /// Reads through `client` what concerns `driver`.
+    pub fn new(client: Client, driver: &'static str) -> Self {
+        Self { client, driver }
+    }
+}
+
+impl DomainReader for ApiDomains {
+    /// The controller names slices after their pool and the slots that they hold, so one read by name is
+    /// enough. Where another writer names them otherwise, the slices of the driver that belong to no node
+    /// are listed: one or more for each domain of the cluster.
+    async fn slices(
+        &self,
+        pool: &str,
+        slot: &DeviceName,
+        deadline: Deadline,
+    ) -> Result<Vec<ResourceSlice>, DomainReadError> {
+        let api: Api<ResourceSlice> = Api::all(self.client.clone());
+        let name = slice_of_slot(pool, slot);
+        let what = format!("ResourceSlice {name}");
+        match api_read::read(&what, deadline, || api.get(&name)).await {
+            Ok(slice) if slice.spec.pool.name == pool => return Ok(vec![slice]),
+            Ok(_) | Err(NoAnswer::Absent) => {}
+            Err(none) => return Err(failure(what, none)),
+        }
+        let selector = format!("spec.driver={},spec.nodeName=", self.driver);
+        let params = ListParams::default().fields(&selector);
+        let what = format!("the ResourceSlices of {}", self.driver);
+        match api_read::read(&what, deadline, || api.list(&params)).await {
+            Ok(list) => Ok(list.items),
+            Err(NoAnswer::Absent) => Ok(Vec::new()),
+            Err(none) => Err(failure(what, none)),
+        }
+    }
+
+    async fn domains_in(
+        &self,
+        namespace: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, DomainReadError> {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &compute_domain());
+        let params = ListParams::default();
+        let what = format!("the ComputeDomains of namespace {namespace}");
+        match api_read::read(&what, deadline, || api.list_metadata(&params)).await {
+            Ok(list) => Ok(list
+                .items
+                .into_iter()
+                .filter_map(|it| it.metadata.uid)
+                .collect()),
+            // The cluster does not have the kind.
+            Err(NoAnswer::Absent) => Ok(Vec::new()),
+            Err(none) => Err(failure(what, none)),
+        }
+    }
+}
+
+/// The name of the slice that holds a slot: its pool's, and a number.
+fn slice_of_slot(pool: &str, slot: &DeviceName) -> String {
+    let number = slot.as_str().rsplit('-').next();
+    let number: u32 = number.and_then(|number| number.parse().ok()).unwrap_or(0);
+    format!("{pool}-{}", number / SLOTS_PER_SLICE)
+}
+
+/// The reference driver's kind, of which only the metadata is read.
+fn compute_domain() -> ApiResource {
+    let (group, version) = (tessera_api::GROUP, tessera_api::VERSION);
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: tessera_api::API_VERSION.to_owned(),
+        kind: "ComputeDomain".to_owned(),
+        plural: "computedomains".to_owned(),
+    }
+}
+
+fn failure(what: String, none: NoAnswer) -> DomainReadError {
+    match none {
+        NoAnswer::Refused(source) => DomainReadError::Refused { what, source },
+        NoAnswer::Unavailable(source) => DomainReadError::Unavailable { what, source },
+        NoAnswer::Absent => DomainReadError::Unavailable { what, source: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_looked_for_in_the_slice_that_holds_its_number() {
+        for (slot, slice) in [
+            ("slot-0", "domain-d1-0"),
+            ("slot-127", "domain-d1-0"),
+            ("slot-128", "domain-d1-1"),
+            ("slot-x", "domain-d1-0"),
+        ] {
+            assert_eq!(slice_of_slot("domain-d1", &slot.parse().unwrap()), slice);
+        }
+    }
+}

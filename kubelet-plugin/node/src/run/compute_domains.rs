@@ -1,0 +1,140 @@
+//! The driver `compute-domain.nvidia.com`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tessera_device::Inventory;
+use tessera_offer::Node;
+use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::channel::{PreparedChannel, channel_kind};
+use tessera_proto::DraResourceHealth;
+use tessera_proto::health::v1::DeviceHealth;
+
+use super::assembly::Assembly;
+use super::role::Role;
+use crate::args::Args;
+use crate::channels::{ApiDomains, ChannelClaims, ChannelsLock, Ports, ProcFiles};
+use crate::claim_reader::ApiClaimReader;
+use crate::clique_label::{self, NodeLabel};
+use crate::events::Notices;
+use crate::executor::LocalNode;
+use crate::hardware::HardwareWatch;
+use crate::journal::JournalOf;
+use crate::offering::Planned;
+use crate::wait::Waits;
+
+/// Offers the channels of compute domains.
+pub(super) struct ComputeDomains;
+
+type Journal = JournalOf<PreparedChannel>;
+
+type NodeChannels = ChannelClaims<ApiClaimReader, ApiDomains, Journal, LocalNode, ProcFiles>;
+
+/// Time between two looks at which channels are held: during an upgrade another process prepares claims
+/// too, and the controller waits for channels to be let go.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Role for ComputeDomains {
+    type Device = PreparedChannel;
+    type Claims = NodeChannels;
+    type Health = NoHealth;
+
+    fn cdi_kind() -> CdiKind {
+        channel_kind()
+    }
+
+    /// A channel is a device node and needs no hook.
+    fn hook(_: &Assembly<'_>) -> anyhow::Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
+    /// The driver for GPUs tells of them already.
+    fn hardware_news(_: &Notices) -> Notices {
+        let (unheard, _) = Notices::open();
+        unheard
+    }
+
+    fn claims(
+        assembly: &Assembly<'_>,
+        journal: Journal,
+        hardware: HardwareWatch,
+        waits: Waits,
+    ) -> anyhow::Result<Self::Claims> {
+        let Assembly {
+            args,
+            directories,
+            client,
+            ..
+        } = assembly;
+        let ports = Ports {
+            claims: ApiClaimReader::new(client.clone()),
+            domains: ApiDomains::new(client.clone(), args.drivers.name()),
+            records: journal,
+            node: assembly.node()?,
+            kernel: ProcFiles::new(&args.alt_proc_devices),
+            lock: ChannelsLock::in_directory(&directories.locks()),
+            hardware,
+            waits,
+        };
+        Ok(ChannelClaims::new(
+            assembly.identity(channel_kind())?,
+            ports,
+        ))
+    }
+
+    fn planned(claims: &Arc<NodeChannels>) -> Planned {
+        let changes = claims.changes();
+        let claims = claims.clone();
+        let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
+            tessera_offer::channels(inventory, &claims.held(), node, driver)
+        };
+        Planned {
+            plan: Box::new(plan),
+            changes,
+        }
+    }
+
+    fn health(_: &Args, _: &HardwareWatch) -> NoHealth {
+        NoHealth
+    }
+
+    fn start_others(
+        assembly: &mut Assembly<'_>,
+        claims: &Arc<NodeChannels>,
+        hardware: &HardwareWatch,
+    ) {
+        let claims = claims.clone();
+        assembly.parts.start("held channels", |stop| async move {
+            let looking = async {
+                loop {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    claims.ring();
+                }
+            };
+            let _: Option<()> = stop.run_until_cancelled(looking).await;
+            Ok(())
+        });
+        let labelled = assembly.args.gpu_clique_label_enabled;
+        let label = NodeLabel::new(assembly.client.clone(), &assembly.args.node_name);
+        let hardware = hardware.clone();
+        assembly.parts.start("fabric", move |stop| async move {
+            clique_label::follow(hardware, labelled.then_some(label), stop).await;
+            Ok(())
+        });
+    }
+}
+
+/// A channel is a number, and has no health of its own.
+pub(super) struct NoHealth;
+
+impl DraResourceHealth for NoHealth {
+    /// One empty report, and no end: the kubelet asks again when there is one.
+    fn watch(&self) -> BoxStream<'static, Vec<DeviceHealth>> {
+        stream::once(async { Vec::new() })
+            .chain(stream::pending())
+            .boxed()
+    }
+}

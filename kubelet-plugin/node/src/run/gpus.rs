@@ -1,0 +1,57 @@
+//! The driver `gpu.nvidia.com`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::record::PreparedDevice;
+
+use super::assembly::{Assembly, NodeClaims};
+use super::role::Role;
+use crate::args::Args;
+use crate::events::Notices;
+use crate::hardware::HardwareWatch;
+use crate::health::GpuHealth;
+use crate::journal::Journal;
+use crate::offering::Planned;
+use crate::wait::Waits;
+
+/// Offers whole GPUs.
+pub(super) struct Gpus;
+
+impl Role for Gpus {
+    type Device = PreparedDevice;
+    type Claims = NodeClaims;
+    type Health = GpuHealth;
+
+    fn cdi_kind() -> CdiKind {
+        CdiKind::claim()
+    }
+
+    fn hook(assembly: &Assembly<'_>) -> anyhow::Result<Option<PathBuf>> {
+        assembly.hook().map(Some)
+    }
+
+    fn hardware_news(notices: &Notices) -> Notices {
+        notices.clone()
+    }
+
+    fn claims(
+        assembly: &Assembly<'_>,
+        journal: Journal,
+        hardware: HardwareWatch,
+        waits: Waits,
+    ) -> anyhow::Result<NodeClaims> {
+        assembly.claims(journal, hardware, waits)
+    }
+
+    fn planned(_: &Arc<NodeClaims>) -> Planned {
+        Planned::fixed(tessera_offer::plan)
+    }
+
+    fn health(args: &Args, hardware: &HardwareWatch) -> GpuHealth {
+        GpuHealth::new(args.node_name.clone(), hardware.clone())
+    }
+
+    fn start_others(_: &mut Assembly<'_>, _: &Arc<NodeClaims>, _: &HardwareWatch) {}
+}
