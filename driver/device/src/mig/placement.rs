@@ -65,8 +65,9 @@ mod tests {
 
     use super::*;
 
+    /// A placement has a slice at least: NVML knows no other.
     fn placement() -> impl Strategy<Value = Placement> {
-        (any::<u8>(), any::<u8>()).prop_map(|(start, size)| Placement { start, size })
+        (any::<u8>(), 1..=u8::MAX).prop_map(|(start, size)| Placement { start, size })
     }
 
     proptest! {
