@@ -17,6 +17,8 @@ const SETTINGS: &[&str] = &[
     "resources.gpus.enabled=false,resources.computeDomains.enabled=false",
     "altProcDevices=/run/nvidia/driver/proc/devices,kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled=true",
     "kubeletPlugin.containers.computeDomains.healthcheckPort=-1,monitoring.serviceMonitor.enabled=true",
+    "resources.gpus.migProfiles[0]=1g.24gb-me",
+    "resources.gpus.migProfiles=null",
     "serviceAccount.create=false,serviceAccount.name=mine",
     "serviceAccount.name=mine,serviceAccount.annotations.a=b",
     "kubeletPlugin.containers.gpus.healthcheckPort=-1",

@@ -5,9 +5,11 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize as _;
 use serde_yaml_ng::Value;
+use tessera_device::mig::MODELS;
 use tessera_manifests::chart::{Install, repository};
 use tessera_manifests::strict::Object;
 
@@ -29,11 +31,16 @@ fn plain() -> Classes {
         .map(|entry| entry.unwrap().path());
     let manifests = paths.filter(|path| path.extension().is_some_and(|kind| kind == "yaml"));
     let parse = |path| {
-        let document = serde_yaml_ng::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        Object::read(&document).unwrap();
-        class(&document)
+        let text = std::fs::read_to_string(path).unwrap();
+        let documents = serde_yaml_ng::Deserializer::from_str(&text);
+        let classes = documents.map(|document| {
+            let document = Value::deserialize(document).unwrap();
+            Object::read(&document).unwrap();
+            class(&document)
+        });
+        classes.collect::<Vec<_>>()
     };
-    manifests.map(parse).collect()
+    manifests.flat_map(parse).collect()
 }
 
 fn rendered(install: &Install) -> Classes {
@@ -68,4 +75,20 @@ fn older_servers_get_the_same_selectors_without_the_newer_field() {
             assert_eq!(spec, expected);
         }
     }
+}
+
+#[test]
+fn every_mig_profile_of_a_known_model_has_its_extended_resource() {
+    let rows = MODELS.iter().flat_map(|model| model.rows);
+    let known: BTreeSet<_> = rows
+        .map(|row| format!("nvidia.com/{}", row.profile.resource()))
+        .collect();
+    let classes = plain();
+    let served: BTreeSet<_> = classes
+        .values()
+        .filter_map(|(_, spec)| spec["extendedResourceName"].as_str())
+        .filter(|name| name.starts_with("nvidia.com/mig-"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(served, known);
 }

@@ -99,6 +99,7 @@ fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
         ("logVerbosity=loud", "logVerbosity"),
         ("logFormat=xml", "logFormat"),
         ("resources.gpus.enabled=perhaps", "enabled"),
+        ("resources.gpus.migProfiles[0]=all", "migProfiles"),
         ("kubeletPlugin.containers.gpu.env=null", "gpu"),
         (
             "kubeletPlugin.updateStrategy.rollingUpdate.maxSurge=some",
