@@ -13,6 +13,7 @@ pub(crate) mod hostile;
 pub(crate) mod isolation;
 pub(crate) mod kubelet;
 pub(crate) mod manifests;
+pub(crate) mod mig;
 pub(crate) mod odd_claims;
 pub(crate) mod plugin;
 pub(crate) mod reboot;

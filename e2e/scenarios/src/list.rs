@@ -2,8 +2,8 @@
 
 use crate::groups::{
     api_away, cleanup, configuration, damage, domains, driver, events, hostile, isolation, kubelet,
-    odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall, upgrade,
-    webhook, whole_gpus,
+    mig, odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall,
+    upgrade, webhook, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -62,6 +62,12 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "Of one claim with several requests each container sees the GPUs of the request that it names, or all if it names none.",
     shapes::a_limit_of_gpus_is_served_without_a_claim_of_the_users
         => "nvidia.com/gpu: 2 as a limit gives exactly that container two GPUs without a claim; nine are pending with a reason.",
+    mig::pods_with_mig_devices_of_one_gpu_see_one_each
+        => "Two pods with a MIG device of one GPU each see their own device and no other; the GPU is not given away as a whole.",
+    mig::a_limit_of_a_mig_profile_is_served_without_a_claim_of_the_users
+        => "nvidia.com/mig-1g.10gb: 1 as a limit gives the container one MIG device of that profile without a claim of the user's.",
+    mig::a_layout_that_is_changed_under_the_plugin_appears_in_the_slice
+        => "A MIG layout that is changed while the plugin runs appears in the slice; a GPU without instances and a pending mode are told.",
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
     rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own

@@ -61,9 +61,10 @@ pub fn uninstall(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
 }
 
 /// Variables of the plugin's containers.
-const VARIABLES: [(&str, &str); 4] = [
-    // The simulated GPUs are not in the kernel's sysfs, and their driver is not in its list of devices.
+const VARIABLES: [(&str, &str); 5] = [
+    // The simulated GPUs are in the kernel's sysfs and procfs no more than their driver in its list of devices.
     ("SYSFS_ROOT", "/driver-root/sys"),
+    ("PROC_ROOT", "/driver-root/proc"),
     ("ALT_PROC_DEVICES_PATH", "/driver-root/proc/devices"),
     // A scenario waits for what happens after minutes by default. The grace is longer than the wait of a
     // claim that users are told of.

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tessera_cluster::Node;
 use tessera_hw::install::keep;
 use tessera_hw::state::Presence;
-use tessera_hw::{Artifacts, Effect, Injection, Repeat, Replaced};
+use tessera_hw::{Artifacts, Effect, Injection, LayoutError, Repeat, Replaced};
 
 use crate::failure::Failure;
 
@@ -82,6 +82,22 @@ impl<'a> Driver<'a> {
         })
     }
 
+    /// Cuts a GPU into MIG devices of these profiles, as a MIG manager does while the plugin runs.
+    pub(crate) fn cut(&mut self, minor: usize, profiles: &[&str]) -> Result<(), Failure> {
+        self.try_to_change(|node| match node.gpus.get_mut(minor) {
+            Some(gpu) => gpu.cut(profiles),
+            None => Ok(()),
+        })
+    }
+
+    /// Asks for a MIG mode that waits for a reset.
+    pub(crate) fn await_mig(&mut self, minor: usize, enabled: bool) -> Result<(), Failure> {
+        self.try_to_change(|node| match node.gpus.get_mut(minor) {
+            Some(gpu) => gpu.await_mode(enabled),
+            None => Ok(()),
+        })
+    }
+
     /// Lets all calls of a function hang in the processes of a program, in whatever container.
     pub(crate) fn hang(&mut self, function: &str, program: &str) -> Result<(), Failure> {
         let hang = Injection::new(function, 1, Repeat::Always, Effect::Hang).in_each(program);
@@ -107,13 +123,23 @@ impl<'a> Driver<'a> {
     }
 
     fn change(&mut self, change: impl FnOnce(&mut tessera_hw::Node)) -> Result<(), Failure> {
+        self.try_to_change(|node| {
+            change(node);
+            Ok(())
+        })
+    }
+
+    fn try_to_change(
+        &mut self,
+        change: impl FnOnce(&mut tessera_hw::Node) -> Result<(), LayoutError>,
+    ) -> Result<(), Failure> {
         if self.left == Left::Nothing {
             self.left = Left::State;
         }
-        let state = tessera_hw::install::find_state(&self.root);
-        let state = state.map_err(|error| self.failed("find the state of", &error))?;
-        let changed = state.update(change);
-        changed.map_err(|error| self.failed("change the state of", &error))
+        let changed = tessera_hw::install::change(&self.root, |node| {
+            change(node).map_err(tessera_hw::InstallError::from)
+        });
+        self.done("change the state of", changed)
     }
 
     fn artifacts(&self) -> Artifacts {
