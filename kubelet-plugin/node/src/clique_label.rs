@@ -28,7 +28,7 @@ const MANAGER: &str = "tessera-compute-domain";
 const WRITE: Duration = Duration::from_secs(5);
 
 /// Time between two attempts.
-const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// The label of one Node.
 #[derive(Clone, Debug)]

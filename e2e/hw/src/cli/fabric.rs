@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     /// How far joining has come.
     #[arg(long)]
     state: Option<FabricState>,
-    /// The return code that joining ended with: a number or a name such as INSUFFICIENT_RESOURCES.
+    /// The return code that joining ended with: a number or a name such as `GPU_IS_LOST`.
     #[arg(long, value_name = "CODE")]
     status: Option<ReturnCode>,
     /// How the GPU's part is.

@@ -24,11 +24,13 @@ pub(super) fn install(tree: &Tree<'_>) -> Result<(), InstallError> {
         (devices::CAPS_MAJOR, "nvidia-caps"),
         (devices::UVM_MAJOR, "nvidia-uvm"),
     ];
-    let lines: String = OTHERS
-        .iter()
-        .chain(&ours)
-        .map(|(major, name)| format!("{major:>3} {name}\n"))
+    let lines = OTHERS.iter().chain(&ours);
+    let lines: Vec<String> = lines
+        .map(|(major, name)| format!("{major:>3} {name}"))
         .collect();
-    let text = format!("Character devices:\n{lines}\nBlock devices:\n  8 sd\n259 blkext\n");
+    let text = format!(
+        "Character devices:\n{}\n\nBlock devices:\n  8 sd\n259 blkext\n",
+        lines.join("\n")
+    );
     tree.write("proc/devices", text).map(drop)
 }

@@ -1,6 +1,6 @@
 //! A simulated `nvidia-imex-ctl`.
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use imex_sim::{
@@ -117,8 +117,9 @@ fn all(arguments: &Arguments) -> Result<String, Box<dyn std::error::Error>> {
     );
     for (at, (state, row)) in rows.iter().enumerate() {
         let marks: Vec<_> = row.iter().map(|connection| connection.mark()).collect();
-        text += &format!(
-            "Node #{at:<3} {:<24} {state:<22} {}\n",
+        let _ = writeln!(
+            text,
+            "Node #{at:<3} {:<24} {state:<22} {}",
             nodes.names()[at],
             marks.join(" ")
         );

@@ -19,7 +19,7 @@ struct Arguments {
     /// The configuration file.
     #[arg(short, long, default_value = "/etc/nvidia-imex/config.cfg")]
     config: PathBuf,
-    /// Where peers connect, in place of SERVER_PORT.
+    /// Where peers connect, in place of `SERVER_PORT`.
     #[arg(short, long)]
     port: Option<u16>,
     /// Where the daemon keeps what it needs after an unclean end.
@@ -54,11 +54,14 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     );
     for signal in signals.forever() {
         match signal {
-            SIGUSR1 if daemon.reload() => {
-                eprintln!("nvidia-imex (simulated): calling all peers anew")
-            }
             SIGUSR1 => {
-                eprintln!("nvidia-imex (simulated): SIGUSR1 came too soon after the last one")
+                let heeded = daemon.reload();
+                let what = if heeded {
+                    "calling all peers anew"
+                } else {
+                    "SIGUSR1 came too soon after the last one"
+                };
+                eprintln!("nvidia-imex (simulated): {what}");
             }
             SIGHUP => eprintln!("nvidia-imex (simulated): {:?}", daemon.status()),
             _ => break,

@@ -38,19 +38,16 @@ export! {
         }
         // SAFETY: the caller says that a structure is there, and each version begins with this field.
         let version = unsafe { info.read() };
-        match version >> 24 {
-            2 => {
-                check_version::<nvmlGpuFabricInfo_v2_t>(version, 2)?;
-                let answer = Answer::of(device)?.second(version);
-                // SAFETY: the version field says that there is room for this structure.
-                unsafe { info.cast::<nvmlGpuFabricInfo_v2_t>().write(answer) };
-            }
-            _ => {
-                check_version::<nvmlGpuFabricInfo_v3_t>(version, 3)?;
-                let answer = Answer::of(device)?.third(version);
-                // SAFETY: as above.
-                unsafe { info.cast::<nvmlGpuFabricInfo_v3_t>().write(answer) };
-            }
+        if version >> 24 == 2 {
+            check_version::<nvmlGpuFabricInfo_v2_t>(version, 2)?;
+            let answer = Answer::of(device)?.second(version);
+            // SAFETY: the version field says that there is room for this structure.
+            unsafe { info.cast::<nvmlGpuFabricInfo_v2_t>().write(answer) };
+        } else {
+            check_version::<nvmlGpuFabricInfo_v3_t>(version, 3)?;
+            let answer = Answer::of(device)?.third(version);
+            // SAFETY: as above.
+            unsafe { info.cast::<nvmlGpuFabricInfo_v3_t>().write(answer) };
         }
         Ok(())
     }

@@ -113,7 +113,10 @@ fn only_the_same_channels_of_the_same_domain_and_boot_count_as_prepared() {
     let prepared = record("a", "d1", Channels::One(5));
     let stands = |record: &ChannelRecord, device| standing(Some(record), &[device], &boot());
     let same = granted("d1", Channels::One(5));
-    assert_eq!(standing(None, &[same.clone()], &boot()), Standing::New);
+    assert_eq!(
+        standing(None, std::slice::from_ref(&same), &boot()),
+        Standing::New
+    );
     assert_eq!(stands(&prepared, same.clone()), Standing::Prepared);
     let undo = Standing::Leftover(undo_all(&prepared.effects));
     assert_eq!(stands(&prepared, granted("d1", Channels::One(6))), undo);
