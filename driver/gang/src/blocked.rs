@@ -152,7 +152,7 @@ impl Census {
     pub(crate) fn take(cluster: &Cluster, demand: &Demand) -> Self {
         let mut census = Self::default();
         let capacity = &demand.policy.capacity;
-        cluster.with_view(&demand.shape, capacity, |_, filter, strings| {
+        cluster.with_filter(&demand.shape, capacity, |filter, strings| {
             for node in cluster.nodes.iter().flatten() {
                 census.nodes += 1;
                 match filter.objection(node, strings) {

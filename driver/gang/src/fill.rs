@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use crate::cluster::Cluster;
 use crate::demand::NodeCount;
-use crate::view::View;
+use crate::view::{View, as_u32};
 
 /// What a cluster has free for one shape.
 #[derive(Clone, Copy)]
@@ -80,23 +80,31 @@ impl<'a> Vacancy<'a> {
         within: Option<usize>,
     ) -> Option<Choice> {
         let all = count.max().saturating_add(spares);
-        let enough = self.view.from_room(all);
-        let fewer = self
-            .view
-            .below_room(all)
-            .take_while(|(room, _)| *room >= count.min());
-        let (room, place) = enough
-            .chain(fewer)
-            .find(|(_, place)| self.is_within(place.clique, within))?;
-        let nodes = room.min(count.max());
-        Some(Choice {
-            shares: vec![Share {
+        let fewer = || {
+            let fewer = self.view.below(all);
+            let mut fewer = fewer.take_while(|(room, _)| *room >= count.min());
+            let (room, place) = fewer.find(|(_, place)| self.is_within(place.clique, within))?;
+            Some(Share {
                 clique: place.clique,
-                nodes,
+                nodes: room.min(count.max()),
                 room,
-            }],
-            segment: nodes,
-            relaxed_from: None,
+            })
+        };
+        let fit = self.best_fit(all, within).map(|fit| Share {
+            nodes: count.max(),
+            ..fit
+        });
+        fit.or_else(fewer).map(Choice::of)
+    }
+
+    /// The clique that has least left over beside so many nodes.
+    fn best_fit(self, nodes: u32, within: Option<usize>) -> Option<Share> {
+        let mut enough = self.view.at_least(nodes);
+        let (room, place) = enough.find(|(_, place)| self.is_within(place.clique, within))?;
+        Some(Share {
+            clique: place.clique,
+            nodes,
+            room,
         })
     }
 
@@ -114,6 +122,12 @@ impl<'a> Vacancy<'a> {
         let nodes = u32::try_from(nodes).ok()?;
         if nodes < count.min() {
             return None;
+        }
+        if let Some(fit) = self.best_fit(nodes, within) {
+            return Some(Choice {
+                segment,
+                ..Choice::of(fit)
+            });
         }
         self.count_sufficient(&open, &mut sums, nodes, segment, within);
         let group = self.preferred(&sums)?;
@@ -255,7 +269,7 @@ impl<'a> Vacancy<'a> {
     fn preferred(self, sums: &[Sum]) -> Option<usize> {
         let level = |group: usize| {
             let narrow = group != self.everything();
-            Reverse(narrow.then(|| self.cluster.groups.key(group as u32).level))
+            Reverse(narrow.then(|| self.cluster.groups.key(as_u32(group)).level))
         };
         let sufficient = sums.iter().enumerate().filter_map(|(group, sum)| {
             let cliques = sum.suffice?;
@@ -272,7 +286,7 @@ impl<'a> Vacancy<'a> {
         if group == self.everything() {
             Vec::new()
         } else {
-            self.cluster.group_values(group as u32)
+            self.cluster.group_values(as_u32(group))
         }
     }
 
@@ -370,6 +384,17 @@ fn put_beside(shares: &mut [Share], rest: u32) -> Option<()> {
     let share = able.min_by_key(|share| share.room - share.nodes)?;
     share.nodes += rest;
     Some(())
+}
+
+impl Choice {
+    /// All in one clique.
+    fn of(share: Share) -> Self {
+        Self {
+            shares: vec![share],
+            segment: share.nodes,
+            relaxed_from: None,
+        }
+    }
 }
 
 impl Share {

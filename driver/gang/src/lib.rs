@@ -20,6 +20,11 @@ pub mod node;
 pub mod placement;
 mod plan;
 pub mod policy;
+pub mod preempt;
+pub mod queue;
+pub mod recover;
+pub mod running;
+pub mod shadow;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topology;
@@ -35,6 +40,7 @@ pub use node::{CapacityType, Health, NodeFacts};
 pub use placement::{CliqueShare, Member, Placement};
 pub use plan::{place, plan, why};
 pub use policy::{CliquePolicy, Policy};
+pub use queue::plan_all;
 pub use topology::Levels;
 
 #[cfg(test)]

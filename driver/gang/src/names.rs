@@ -15,11 +15,6 @@ macro_rules! name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
-
-            /// Whether both are the same copy: true only if they are equal, and quick to say.
-            pub(crate) fn is_same_copy(&self, other: &Self) -> bool {
-                Arc::ptr_eq(&self.0, &other.0)
-            }
         }
 
         impl From<&str> for $type {

@@ -20,7 +20,7 @@ pub fn plan(cluster: &Cluster, demand: &Demand) -> Result<Placement, Blocked> {
 pub fn place(cluster: &Cluster, demand: &Demand) -> Option<Placement> {
     let bounds = Bounds::of(cluster, &demand.policy).ok()?;
     capacity_steps(&demand.policy.capacity).find_map(|capacity| {
-        cluster.with_view(&demand.shape, capacity, |view, ..| {
+        cluster.with_view(&demand.shape, capacity, |view| {
             bounds.place(Vacancy { cluster, view }, demand)
         })
     })
@@ -34,7 +34,7 @@ pub(crate) fn place_on(
 ) -> Option<Placement> {
     let bounds = Bounds::of(cluster, &demand.policy).ok()?;
     capacity_steps(&demand.policy.capacity).find_map(|capacity| {
-        cluster.with_view(&demand.shape, capacity, |view, ..| {
+        cluster.with_view(&demand.shape, capacity, |view| {
             let view = view.with_freed(freed.clone(), &cluster.nodes, &cluster.cliques);
             let view = &view;
             bounds.place(Vacancy { cluster, view }, demand)
@@ -50,8 +50,8 @@ pub fn why(cluster: &Cluster, demand: &Demand) -> Blocked {
     };
     let (policy, wanted) = (&demand.policy, demand.nodes.min());
     let census = || Census::take(cluster, demand);
-    let (eligible, possible, now, best) =
-        cluster.with_view(&demand.shape, &policy.capacity, |view, ..| {
+    let (barren, possible, now, best) =
+        cluster.with_view(&demand.shape, &policy.capacity, |view| {
             let vacancy = Vacancy { cluster, view };
             let emptied = view.emptied(&cluster.cliques);
             let empty = Vacancy {
@@ -59,13 +59,13 @@ pub fn why(cluster: &Cluster, demand: &Demand) -> Blocked {
                 view: &emptied,
             };
             (
-                view.largest_size(),
+                view.is_barren(),
                 largest(empty, policy, within),
                 largest(vacancy, policy, within),
                 vacancy.roomiest(within),
             )
         });
-    if eligible == 0 {
+    if barren {
         return Blocked::NoEligibleNode { census: census() };
     }
     if possible < wanted {
@@ -85,16 +85,6 @@ pub fn why(cluster: &Cluster, demand: &Demand) -> Blocked {
         best: best.and_then(|(clique, room)| Some((cluster.clique(clique).id.clone()?, room))),
         alternative: alternative(cluster, demand),
     }
-}
-
-/// The largest gang of this policy that would fit now; none if no node is free.
-pub fn largest_that_fits(cluster: &Cluster, demand: &Demand) -> Result<u32, Blocked> {
-    let bounds = Bounds::of(cluster, &demand.policy)?;
-    Ok(
-        cluster.with_view(&demand.shape, &demand.policy.capacity, |view, ..| {
-            largest(Vacancy { cluster, view }, &demand.policy, bounds.required)
-        }),
-    )
 }
 
 /// The levels that a policy names, by their numbers.
@@ -126,13 +116,6 @@ impl Bounds {
         self.required
     }
 
-    /// Whether a gang must be in one clique, whichever.
-    pub(crate) fn needs_one_clique(self, vacancy: Vacancy<'_>, demand: &Demand) -> bool {
-        let policy = &demand.policy;
-        policy.clique == CliquePolicy::Required
-            && required_segment(vacancy, policy, demand.nodes.min()).is_none()
-    }
-
     fn place(self, vacancy: Vacancy<'_>, demand: &Demand) -> Option<Placement> {
         let mut steps = self.steps();
         let choice =
@@ -154,6 +137,13 @@ fn capacity_steps(capacity: &[CapacityType]) -> impl Iterator<Item = &[CapacityT
     let any = capacity.is_empty().then_some(capacity);
     any.into_iter()
         .chain((1..=capacity.len()).map(|to| &capacity[..to]))
+}
+
+/// Whether a gang must be in one clique, whichever.
+pub(crate) fn needs_one_clique(vacancy: Vacancy<'_>, demand: &Demand) -> bool {
+    let policy = &demand.policy;
+    policy.clique == CliquePolicy::Required
+        && required_segment(vacancy, policy, demand.nodes.min()).is_none()
 }
 
 fn choose(
@@ -231,23 +221,26 @@ fn largest(vacancy: Vacancy<'_>, policy: &Policy, within: Option<usize>) -> u32 
     }
 }
 
+/// A change of a policy.
+type Change<'a> = &'a dyn Fn(&mut Policy);
+
 /// A policy under which the gang would fit now.
 fn alternative(cluster: &Cluster, demand: &Demand) -> Option<Alternative> {
-    let fits = |change: &dyn Fn(&mut Policy)| {
+    let would_fit = |change: &dyn Fn(&mut Policy)| {
         let mut other = demand.clone();
         change(&mut other.policy);
         other.policy != demand.policy && place(cluster, &other).is_some()
     };
-    let candidates: [(Alternative, &dyn Fn(&mut Policy)); 3] = [
+    let candidates: [(Alternative, Change<'_>); 3] = [
         (Alternative::Preferred, &|policy| {
-            policy.clique = CliquePolicy::Preferred
+            policy.clique = CliquePolicy::Preferred;
         }),
         (Alternative::AnyCapacity, &|policy| policy.capacity.clear()),
         (Alternative::AnyLevel, &|policy| {
-            policy.required_level = None
+            policy.required_level = None;
         }),
     ];
-    let found = candidates.into_iter().find(|(_, change)| fits(change));
+    let found = candidates.into_iter().find(|(_, change)| would_fit(change));
     found.map(|(alternative, _)| alternative)
 }
 
@@ -258,13 +251,13 @@ impl Vacancy<'_> {
         if shares.len() > 1 {
             shares.sort_by_cached_key(|share| self.neighbourhood(share.clique));
         }
-        let mut spares = demand.policy.spares;
+        let mut wanted = demand.policy.spares;
         let cliques = shares
             .iter()
             .map(|share| {
-                let held = spares.min(share.room - share.nodes);
-                spares -= held;
-                self.nodes(*share, held)
+                let more = wanted.min(share.room - share.nodes);
+                wanted -= more;
+                self.nodes(*share, more)
             })
             .collect();
         Placement {

@@ -65,7 +65,7 @@ impl Default for Policy {
             preferred_level: None,
             capacity: Vec::new(),
             spares: 0,
-            bind_timeout: Duration::from_secs(300),
+            bind_timeout: Duration::from_mins(5),
             replacement: Replacement::default(),
             preempts: false,
         }
@@ -77,7 +77,7 @@ impl Default for Replacement {
         Self {
             shrink: true,
             migrate: false,
-            timeout: Duration::from_secs(600),
+            timeout: Duration::from_mins(10),
         }
     }
 }

@@ -2,5 +2,6 @@
 
 mod oracle;
 mod plans;
+mod queues;
 mod small;
 mod spec;

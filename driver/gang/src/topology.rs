@@ -19,7 +19,7 @@ const COMMON: [&str; 2] = [
 /// The lists of providers: name, and the labels below region and zone, from broad to narrow.
 ///
 /// Sources: EC2's and EKS' network topology labels, GKE's compact placement labels, OCI's host
-/// topology, the label lists of CoreWeave and Crusoe, and Topograph's output.
+/// topology, the label lists of `CoreWeave` and Crusoe, and Topograph's output.
 const PRESETS: [(&str, &[&str]); 7] = [
     (
         "aws",
@@ -73,8 +73,11 @@ pub struct Levels(Vec<String>);
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LevelsError {
     /// No preset of that name.
-    #[error("topology preset {0:?} is unknown; write one of {}", Levels::preset_names().join(", "))]
-    Preset(String),
+    #[error("topology preset {name:?} is unknown; write one of {}", Levels::preset_names().join(", "))]
+    Preset {
+        /// The name.
+        name: String,
+    },
     /// A label twice.
     #[error("topology level {0:?} is listed twice; list each label once, from broad to narrow")]
     Twice(String),
@@ -107,7 +110,9 @@ impl Levels {
     /// A provider's list.
     pub fn preset(name: &str) -> Result<Self, LevelsError> {
         let found = PRESETS.iter().find(|(preset, _)| *preset == name);
-        let (_, keys) = found.ok_or_else(|| LevelsError::Preset(name.to_owned()))?;
+        let (_, keys) = found.ok_or_else(|| LevelsError::Preset {
+            name: name.to_owned(),
+        })?;
         let all = COMMON.iter().chain(keys.iter());
         Ok(Self(all.map(ToString::to_string).collect()))
     }

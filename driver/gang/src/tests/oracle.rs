@@ -6,11 +6,12 @@ use super::spec::Spec;
 use crate::Demand;
 use crate::policy::{CliquePolicy, Policy};
 
-/// Nodes that are eligible, by clique: how many there are, and how many have room. A node without
-/// fabric is a clique of its own.
+/// Nodes by clique: how many there are, how many are healthy, and how many of these have room. A node
+/// without fabric is a clique of its own.
 #[derive(Clone, Copy, Debug)]
 struct Pile {
     size: u32,
+    healthy: u32,
     room: u32,
     block: u32,
     rack: Option<u32>,
@@ -19,9 +20,10 @@ struct Pile {
 fn piles(nodes: &[Spec], gpus: u32) -> Vec<Pile> {
     let mut cliques: BTreeMap<u32, Pile> = BTreeMap::new();
     let mut alone = Vec::new();
-    for node in nodes.iter().filter(|node| node.health.takes_gangs()) {
+    for node in nodes {
         let fresh = Pile {
             size: 0,
+            healthy: 0,
             room: 0,
             block: node.clique.unwrap_or(0) / 2,
             rack: node.clique.map(|clique| clique % 2),
@@ -32,7 +34,9 @@ fn piles(nodes: &[Spec], gpus: u32) -> Vec<Pile> {
             None => &mut single,
         };
         pile.size += 1;
-        pile.room += u32::from(node.free() >= gpus);
+        let healthy = node.health.takes_gangs();
+        pile.healthy += u32::from(healthy);
+        pile.room += u32::from(healthy && node.free() >= gpus);
         if node.clique.is_none() {
             alone.push(single);
         }
@@ -50,7 +54,7 @@ pub(super) fn fewest_cliques(nodes: &[Spec], demand: &Demand, wanted: u32) -> Op
 pub(super) fn fits_if_all_were_free(nodes: &[Spec], demand: &Demand, wanted: u32) -> bool {
     let mut piles = piles(nodes, demand.shape.gpus_per_node());
     for pile in &mut piles {
-        pile.room = pile.size;
+        pile.room = pile.healthy;
     }
     search(&piles, &demand.policy, wanted).is_some()
 }

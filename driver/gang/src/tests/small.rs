@@ -9,7 +9,7 @@ use crate::{Blocked, Cluster, Demand, GangId, Levels, NodeCount, Placement, plac
 
 fn shares(placement: &Placement) -> Vec<(String, usize)> {
     let named = placement.cliques.iter().map(|share| {
-        let clique = share.clique.as_ref().map_or("-", |id| id.as_str());
+        let clique = share.clique.as_ref().map_or("-", crate::CliqueId::as_str);
         (clique.to_owned(), share.nodes.len())
     });
     named.collect()
@@ -99,7 +99,7 @@ fn nodes_without_fabric_are_domains_of_one() {
         "{blocked}"
     );
     let preferred = with(demand("d", 3), |d| {
-        d.policy.clique = CliquePolicy::Preferred
+        d.policy.clique = CliquePolicy::Preferred;
     });
     let placement = place(&cluster, &preferred).unwrap();
     assert_eq!(placement.size(), 3);
@@ -116,7 +116,7 @@ fn preferred_gives_way_in_halves() {
     }
     // Five nodes are left in each.
     let eight = with(demand("d", 8), |d| {
-        d.policy.clique = CliquePolicy::Preferred
+        d.policy.clique = CliquePolicy::Preferred;
     });
     let placement = place(&cluster, &eight).unwrap();
     assert_eq!(placement.segment, 4);
@@ -165,7 +165,7 @@ fn fewest_cliques_first_then_the_narrowest_level() {
     );
     assert_eq!(levels(20).level, None);
     let within = with(demand("d", 12), |d| {
-        d.policy.required_level = Some("leaf".to_owned())
+        d.policy.required_level = Some("leaf".to_owned());
     });
     let blocked = plan(&cluster, &within).unwrap_err();
     assert!(
@@ -173,7 +173,7 @@ fn fewest_cliques_first_then_the_narrowest_level() {
         "{blocked}"
     );
     let unknown = with(demand("d", 1), |d| {
-        d.policy.required_level = Some("rack".to_owned())
+        d.policy.required_level = Some("rack".to_owned());
     });
     assert!(
         plan(&cluster, &unknown)
@@ -182,7 +182,7 @@ fn fewest_cliques_first_then_the_narrowest_level() {
             .contains("[spine, leaf]")
     );
     let preferred = with(demand("d", 12), |d| {
-        d.policy.preferred_level = Some("leaf".to_owned())
+        d.policy.preferred_level = Some("leaf".to_owned());
     });
     assert_eq!(
         place(&cluster, &preferred).unwrap().size(),
@@ -212,7 +212,7 @@ fn an_elastic_gang_takes_what_there_is() {
     let cluster = cliques(&[18, 14]);
     let elastic = |min, max| {
         with(demand("d", 1), |d| {
-            d.nodes = NodeCount::new(min, max).unwrap()
+            d.nodes = NodeCount::new(min, max).unwrap();
         })
     };
     assert_eq!(place(&cluster, &elastic(12, 16)).unwrap().size(), 16);
@@ -235,7 +235,7 @@ fn capacity_types_are_used_in_the_order_of_preference() {
     }
     let wants = |nodes, capacity: &[CapacityType]| {
         with(demand("d", nodes), |d| {
-            d.policy.capacity = capacity.to_vec()
+            d.policy.capacity = capacity.to_vec();
         })
     };
     let both = [CapacityType::Reserved, CapacityType::Spot];
@@ -271,7 +271,7 @@ fn clean_nodes_come_before_suspect_ones_and_part_nodes_before_whole_ones() {
     }
     let names = |nodes| {
         let half = with(demand("d", nodes), |d| {
-            d.shape = crate::Shape::new(2, crate::Eligibility::default())
+            d.shape = crate::Shape::new(2, crate::Eligibility::default());
         });
         let placement = place(&cluster, &half)?;
         Some(
@@ -306,4 +306,23 @@ fn what_is_held_on_a_node_outlives_the_nodes_absence() {
     early.restore(&gang, ["c0-0".into()], 4);
     early.upsert(node("c0-0", Some("c0")));
     assert_eq!(early.free(&"c0-0".into()), Some(0));
+}
+
+#[test]
+fn a_gang_of_a_cliques_size_is_not_cut_because_a_node_is_ill() {
+    let mut cluster = cliques(&[4, 4]);
+    for name in ["c0-0", "c1-0"] {
+        let mut facts = node(name, Some(&name[..2]));
+        facts.health = Health::Unfit;
+        cluster.upsert(facts);
+    }
+    let blocked = plan(&cluster, &demand("d", 4)).unwrap_err();
+    assert!(
+        matches!(blocked, Blocked::TooLarge { possible: 3, .. }),
+        "{blocked}"
+    );
+    assert!(
+        blocked.to_string().contains("2 are not healthy"),
+        "{blocked}"
+    );
 }
