@@ -53,7 +53,7 @@ fn switching_gpus_off_leaves_nothing_that_concerns_nodes() {
     let around = "controller.networkPolicy.enabled=true,kubeletPlugin.networkPolicy.enabled=true,\
                       monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true";
     let install = Install::bare()
-        .set("resources.gpus.enabled=false")
+        .set("resources.gpus.enabled=false,resources.computeDomains.enabled=false")
         .set(around)
         .serving("security.openshift.io/v1");
     let objects = objects(&install).unwrap();
