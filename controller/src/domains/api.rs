@@ -158,10 +158,10 @@ pub fn request(write: &Write) -> Request<Vec<u8>> {
     let (method, path, content, body) = match &write.verb {
         Verb::Create(object) => (Method::POST, collection, "application/json", object.clone()),
         Verb::Merge(patch) => (Method::PATCH, object(), MERGE, patch.clone()),
-        Verb::Strategic(patch) => (
+        Verb::Json(patch) => (
             Method::PATCH,
             object(),
-            "application/strategic-merge-patch+json",
+            "application/json-patch+json",
             patch.clone(),
         ),
         Verb::Status(patch) => (
@@ -277,9 +277,9 @@ mod tests {
                 "DELETE /apis/resource.k8s.io/v1/resourceslices/a application/json",
             ),
             (
-                line(Kind::Node, "", Verb::Strategic(body())),
+                line(Kind::Node, "", Verb::Json(body())),
                 "PATCH /api/v1/nodes/a?fieldManager=tessera-controller \
-                 application/strategic-merge-patch+json",
+                 application/json-patch+json",
             ),
             (
                 line(Kind::Pod, "n", Verb::Merge(body())),

@@ -328,7 +328,7 @@ impl<'w> Round<'w> {
         let open = nodes.filter(|node| node.held_for() != Some(&slots.domain));
         shut_out
             .map(write::tolerate)
-            .chain(open.map(|node| write::taint(&node.name, &slots.domain)))
+            .chain(open.map(|node| write::taint(node, &slots.domain)))
             .collect()
     }
 
@@ -371,7 +371,7 @@ impl<'w> Round<'w> {
                 continue;
             };
             if !self.promised.holds(self.world, held_for, &node.name) {
-                writes.push(write::untaint(&node.name));
+                writes.push(write::untaint(node));
             }
         }
         for (domain, stored) in &self.stored {

@@ -13,9 +13,7 @@ use crate::write::{self, Write};
 pub fn uninstall(world: &World) -> Vec<Write> {
     let held = world.nodes().filter(|node| node.held_for().is_some());
     let domains = world.domains().filter_map(unfinalized);
-    domains
-        .chain(held.map(|node| write::untaint(&node.name)))
-        .collect()
+    domains.chain(held.map(write::untaint)).collect()
 }
 
 /// Takes our finalizer off a domain that has it.

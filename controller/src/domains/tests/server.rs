@@ -136,7 +136,9 @@ impl Server {
             return Ok(Written::Gone);
         }
         for same in ["resourceVersion", "uid"] {
-            let wanted = &body["metadata"][same];
+            let wanted = body
+                .pointer(&format!("/metadata/{same}"))
+                .unwrap_or(&Value::Null);
             if !wanted.is_null() && *wanted != object["metadata"][same] {
                 return Err(conflict(same));
             }
@@ -144,8 +146,10 @@ impl Server {
         let content = request.headers()[header::CONTENT_TYPE].to_str().unwrap();
         if request.uri().path().ends_with("/status") {
             merge(&mut object["status"], &body["status"]);
-        } else if content.contains("strategic") {
-            merge_taints(&mut object, &body["spec"]["taints"]);
+        } else if content.contains("json-patch") {
+            for operation in body.as_array().unwrap() {
+                apply(&mut object, operation).ok_or_else(|| conflict("the patch does not fit"))?;
+            }
         } else {
             merge(&mut object, &body);
         }
@@ -222,19 +226,25 @@ fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
-/// A strategic merge patch of taints, which are told apart by their keys.
-fn merge_taints(node: &mut Value, patch: &Value) {
-    let mut taints = node["spec"]["taints"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    for taint in patch.as_array().unwrap() {
-        taints.retain(|other| other["key"] != taint["key"]);
-        if taint.get("$patch").is_none() {
-            taints.push(taint.clone());
-        }
+/// An operation of a JSON patch (RFC 6902); none where it does not fit.
+fn apply(object: &mut Value, operation: &Value) -> Option<()> {
+    let (path, value) = (operation["path"].as_str()?, &operation["value"]);
+    let (parent, last) = path.rsplit_once('/')?;
+    let op = operation["op"].as_str()?;
+    if op == "test" {
+        let found = object.pointer(path).unwrap_or(&Value::Null);
+        return (found == value).then_some(());
     }
-    node["spec"]["taints"] = json!(taints);
+    match (op, object.pointer_mut(parent)?) {
+        ("add", Value::Array(list)) if last == "-" => list.push(value.clone()),
+        ("remove", Value::Array(list)) => drop(list.remove(last.parse().ok()?)),
+        ("replace", Value::Array(list)) => {
+            *list.get_mut(last.parse::<usize>().ok()?)? = value.clone();
+        }
+        ("add", Value::Object(fields)) => drop(fields.insert(last.to_owned(), value.clone())),
+        _ => return None,
+    }
+    Some(())
 }
 
 /// Does what Kubernetes does for pods: makes their claims, gives them slots and nodes.

@@ -166,17 +166,69 @@ fn a_toleration_is_added_and_none_is_lost() {
     let known = Known::pair()
         .accepted("train", 1)
         .with(Kind::Pod, pod_json("w0", "train", 4));
-    let tolerated = writes(&known.world, NOW)
-        .into_iter()
-        .find(|write| write.kind == Kind::Pod);
-    let Some(Verb::Merge(patch)) = tolerated.map(|write| write.verb) else {
-        panic!("no pod is patched");
+    let patch = |known: &Known| {
+        let write = writes(&known.world, NOW)
+            .into_iter()
+            .find(|write| write.kind == Kind::Pod);
+        match write.map(|write| write.verb) {
+            Some(Verb::Json(patch)) => patch,
+            other => panic!("{other:?}"),
+        }
     };
-    let tolerations = patch["spec"]["tolerations"].as_array().unwrap();
-    assert_eq!(tolerations[0]["key"], "node.kubernetes.io/not-ready");
-    assert_eq!(tolerations[0]["tolerationSeconds"], 300);
-    assert_eq!(tolerations[1]["key"], keys::TAINT);
-    assert_eq!(tolerations.len(), 2);
+    let ours = json!({"key": keys::TAINT, "operator": "Exists", "effect": "NoSchedule"});
+    assert_eq!(
+        patch(&known),
+        json!([{"op": "add", "path": "/spec/tolerations/-", "value": ours}])
+    );
+    let mut bare = pod_json("w0", "train", 4);
+    bare["spec"].as_object_mut().unwrap().remove("tolerations");
+    assert_eq!(
+        patch(&known.with(Kind::Pod, bare)),
+        json!([
+            {"op": "test", "path": "/spec/tolerations", "value": null},
+            {"op": "add", "path": "/spec/tolerations", "value": [ours]},
+        ])
+    );
+}
+
+#[test]
+fn a_taint_is_put_beside_those_of_others_and_taken_off_from_among_them() {
+    let tainted = |keys: &[&str]| {
+        let mut node = node_json("n0");
+        let taints = keys
+            .iter()
+            .map(|key| json!({"key": key, "effect": "NoExecute"}));
+        node["spec"]["taints"] = taints.collect();
+        node
+    };
+    let patch = |known: &Known| {
+        let write = writes(&known.world, NOW)
+            .into_iter()
+            .find(|write| write.name.name == "n0");
+        match write.map(|write| write.verb) {
+            Some(Verb::Json(patch)) => patch,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut pod = pod_json("w0", "train", 4);
+    pod["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    let known = Known::nodes(&[("n0", Some("c.0"))])
+        .with(Kind::Node, tainted(&["theirs"]))
+        .accepted("train", 1)
+        .with(Kind::Pod, pod);
+    let ours = json!({"key": keys::TAINT, "value": "train-uid", "effect": "NoSchedule"});
+    assert_eq!(
+        patch(&known),
+        json!([{"op": "add", "path": "/spec/taints/-", "value": ours}])
+    );
+    let known = Known::pair().with(Kind::Node, tainted(&["theirs", keys::TAINT]));
+    assert_eq!(
+        patch(&known),
+        json!([
+            {"op": "test", "path": "/spec/taints/1/key", "value": keys::TAINT},
+            {"op": "remove", "path": "/spec/taints/1"},
+        ])
+    );
 }
 
 #[test]
