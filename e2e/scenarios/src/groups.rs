@@ -6,6 +6,7 @@ pub(crate) mod api_away;
 pub(crate) mod cleanup;
 pub(crate) mod configuration;
 pub(crate) mod damage;
+pub(crate) mod domains;
 pub(crate) mod driver;
 pub(crate) mod events;
 pub(crate) mod hostile;

@@ -1,7 +1,7 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    api_away, cleanup, configuration, damage, driver, events, hostile, isolation, kubelet,
+    api_away, cleanup, configuration, damage, domains, driver, events, hostile, isolation, kubelet,
     odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall, upgrade,
     whole_gpus,
 };
@@ -78,6 +78,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A wrong configuration is refused when it is applied, with the path of the field, its value and what to write.",
     configuration::a_configuration_that_does_not_fit_the_device_is_refused_by_the_node
         => "A configuration for another type of device than the allocated one is refused by the node, with the reason in the pod's events.",
+    domains::a_compute_domain_has_its_template_and_its_nodes_and_ends_when_nothing_uses_it
+        => "A compute domain gets its template, and its pod the one node that fits, which is held by a taint; deleted in use it waits and says so, and when its pod is gone, domain, slots and taint are gone.",
     survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
         => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
     survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts
