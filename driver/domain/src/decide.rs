@@ -13,13 +13,17 @@
 //! - A domain that is deleted stays until no pod uses it, and then goes whatever nodes say: what they have not
 //!   let go of is kept in quarantine by the slice, not by the domain.
 
+mod report;
+mod slices;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use tessera_api::{ComputeDomain, ComputeDomainNode, DomainSize, NODES_IN_STATUS, Readiness};
+use tessera_api::{ComputeDomain, DomainSize};
 
+use self::slices::{slice_end, slots_writes};
 use crate::demand;
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
@@ -29,7 +33,7 @@ use crate::quarantine;
 use crate::situation::{Placed, Situation};
 use crate::slots::{Holds, Slots};
 use crate::status::{self, IN_USE};
-use crate::template;
+use crate::template::{self, template_end};
 use crate::uninstall;
 use crate::world::{Kind, StoredSlots, World};
 use crate::write::{self, Verb, Write};
@@ -404,122 +408,6 @@ impl<'w> Round<'w> {
             now: self.now,
         }
     }
-
-    fn status(
-        &self,
-        domain: &ComputeDomain,
-        situation: &Situation,
-        stored: Option<&StoredSlots>,
-    ) -> Option<Write> {
-        let promised = self.promised.offered_to(uid(domain));
-        let slots = promised.or_else(|| Some(&stored?.slots));
-        let nodes = match situation {
-            Situation::Placed(_) => slots.map(|slots| self.nodes(slots)),
-            _ => None,
-        };
-        let in_use =
-            self.users.contains_key(uid(domain)) || self.world.pods_of(domain).next().is_some();
-        let nodes = nodes.unwrap_or_default();
-        let status = status::status(domain, situation, in_use, nodes, self.now)?;
-        let mut body = json!(status);
-        if status.nodes.is_empty() {
-            // A merge patch forgets only what it names.
-            body["nodes"] = serde_json::Value::Null;
-        }
-        Some(Write {
-            kind: Kind::Domain,
-            name: ObjectName::of(&domain.metadata),
-            verb: Verb::Status(json!({"status": body})),
-        })
-    }
-
-    /// The nodes as the status lists them: not where there are too many, or where they are all that there are.
-    fn nodes(&self, slots: &Slots) -> Vec<ComputeDomainNode> {
-        if slots.hostnames.len() > NODES_IN_STATUS {
-            return Vec::new();
-        }
-        let mut of_clique: BTreeMap<&str, i32> = BTreeMap::new();
-        let nodes = place::nodes(self.world, slots);
-        nodes
-            .map(|node| {
-                let fabric = self.fabric.get(node.name.as_str());
-                let clique = fabric.and_then(|fabric| fabric.clique.as_deref());
-                let index = clique.map_or(-1, |clique| {
-                    let next = of_clique.entry(clique).or_default();
-                    *next += 1;
-                    *next - 1
-                });
-                let address = fabric.and_then(|fabric| fabric.address.clone());
-                ComputeDomainNode {
-                    name: node.name.clone(),
-                    ip_address: address.unwrap_or_default(),
-                    clique_id: clique.unwrap_or_default().to_owned(),
-                    index,
-                    status: Readiness::when(fabric.is_some_and(|fabric| fabric.is_ready())),
-                }
-            })
-            .collect()
-    }
-}
-
-/// The writes that make the stored slices those of `slots`.
-fn slots_writes(slots: &Slots, stored: Option<&StoredSlots>) -> Vec<Write> {
-    let generation = stored.map_or(1, |stored| stored.generation.saturating_add(1));
-    let old = stored.map_or(&[][..], |stored| &stored.slices);
-    let mut writes = Vec::new();
-    for at in 0..slots.slices() {
-        let slice = slots.render(at, generation);
-        let name = slice.metadata.name.clone().unwrap_or_default();
-        let verb = if old.contains(&name) {
-            let mut annotations = json!(slice.metadata.annotations);
-            for gone in [keys::FORMER_ANNOTATION, keys::RELEASED_ANNOTATION] {
-                if annotations.get(gone).is_none() {
-                    annotations[gone] = serde_json::Value::Null;
-                }
-            }
-            let metadata = json!({"annotations": annotations});
-            Verb::Merge(json!({"metadata": metadata, "spec": slice.spec}))
-        } else {
-            Verb::Create(json!(slice))
-        };
-        writes.push(Write {
-            kind: Kind::Slice,
-            name: ObjectName::new("", &name),
-            verb,
-        });
-    }
-    let kept: Vec<String> = writes.iter().map(|write| write.name.name.clone()).collect();
-    let surplus = old.iter().filter(|name| !kept.contains(name));
-    writes.extend(surplus.map(|name| slice_end(name)));
-    writes
-}
-
-fn slice_end(name: &str) -> Write {
-    Write {
-        kind: Kind::Slice,
-        name: ObjectName::new("", name),
-        verb: Verb::Delete(None),
-    }
-}
-
-fn template_end(name: &ObjectName, facts: &crate::facts::TemplateFacts) -> Vec<Write> {
-    let mut writes = Vec::new();
-    if !facts.finalizers.is_empty() {
-        // The reference's controller puts one on, and may not be there any more.
-        writes.push(Write {
-            kind: Kind::Template,
-            name: name.clone(),
-            verb: Verb::Merge(json!({"metadata": {"finalizers": null}})),
-        });
-    }
-    if !facts.deleting {
-        writes.push(Write {
-            kind: Kind::Template,
-            name: name.clone(),
-            verb: Verb::Delete(Some(facts.uid.clone())),
-        });
-    }
-    writes
 }
 
 #[cfg(test)]

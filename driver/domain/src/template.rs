@@ -7,9 +7,13 @@ use k8s_openapi::api::resource::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use serde_json::json;
 use tessera_api::{API_VERSION, ComputeDomain, ComputeDomainChannelConfig, Config};
 
+use crate::facts::{ObjectName, TemplateFacts};
 use crate::keys;
+use crate::world::Kind;
+use crate::write::{Verb, Write};
 
 /// The template that `domain` is to have.
 ///
@@ -84,6 +88,27 @@ fn configuration(uid: &str, domain: &ComputeDomain) -> DeviceClaimConfiguration 
             parameters: RawExtension(parameters),
         }),
     }
+}
+
+/// The writes that end a template, whoever made it.
+pub(crate) fn template_end(name: &ObjectName, facts: &TemplateFacts) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if !facts.finalizers.is_empty() {
+        // The reference's controller puts one on, and may not be there any more.
+        writes.push(Write {
+            kind: Kind::Template,
+            name: name.clone(),
+            verb: Verb::Merge(json!({"metadata": {"finalizers": null}})),
+        });
+    }
+    if !facts.deleting {
+        writes.push(Write {
+            kind: Kind::Template,
+            name: name.clone(),
+            verb: Verb::Delete(Some(facts.uid.clone())),
+        });
+    }
+    writes
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Each decision by itself.
 
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -612,4 +615,50 @@ fn the_same_world_gives_the_same_decisions_and_a_settled_one_gives_none() {
     assert_eq!(decide(&known.world, NOW), decide(&known.world, NOW));
     let empty = Known::pair();
     assert_eq!(decide(&empty.world, NOW).each, []);
+}
+
+/// Nodes of a gang by their names, and its slots.
+fn offered(world: &World) -> Vec<(BTreeSet<String>, Slots)> {
+    let stored = world.slots().into_values().map(|stored| stored.slots);
+    stored
+        .filter(Slots::are_offered)
+        .map(|slots| (slots.hostnames.iter().cloned().collect(), slots))
+        .collect()
+}
+
+proptest! {
+    /// I9, and that no GPU is promised twice: whatever domains come in whatever order.
+    #[test]
+    fn domains_never_share_a_channel_in_a_clique_nor_a_gpu_that_is_held(
+        domains in prop::collection::vec((1_u32..4, 0_u32..6, any::<bool>()), 1..10),
+    ) {
+        let nodes: Vec<String> = (0..6).map(|at| format!("n{at}")).collect();
+        let clique = |node: &str| if node < "n3" { "c.0" } else { "c.1" };
+        let pairs: Vec<_> = nodes.iter().map(|node| (node.as_str(), Some(clique(node)))).collect();
+        let mut known = Known::nodes(&pairs);
+        for (at, (size, gpus, early)) in domains.into_iter().enumerate() {
+            let name = format!("d{at}");
+            known = known
+                .accepted(&name, size)
+                .with(Kind::Pod, pod_json(&format!("p{at}"), &name, gpus));
+            if early {
+                known = known.placed(NOW);
+            }
+        }
+        let known = known.placed(NOW);
+        let offered = offered(&known.world);
+        for (at, (nodes, slots)) in offered.iter().enumerate() {
+            let cliques: BTreeSet<_> = nodes.iter().map(|node| clique(node)).collect();
+            prop_assert_eq!(cliques.len(), 1);
+            for (others, other) in &offered[..at] {
+                let meet = others.iter().any(|node| cliques.contains(clique(node)));
+                prop_assert!(!meet || slots.channel != other.channel, "{slots:?} {other:?}");
+            }
+        }
+        for node in &nodes {
+            let held = offered.iter().filter(|(nodes, _)| nodes.contains(node));
+            let held: u32 = held.map(|(_, slots)| slots.gpus_per_node).sum();
+            prop_assert!(held <= 4, "{node} has 4 GPUs, and {held} are promised");
+        }
+    }
 }
