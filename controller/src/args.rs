@@ -54,6 +54,17 @@ pub struct Args {
     )]
     pub leader_election_enabled: bool,
 
+    /// Whether to serve compute domains.
+    #[arg(
+        long,
+        env = "COMPUTE_DOMAINS",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_value_t = true,
+        default_missing_value = "true"
+    )]
+    pub compute_domains: bool,
+
     /// How long others wait without seeing a renewal before they take the Lease.
     #[arg(long, env = "LEADER_ELECTION_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub leader_election_lease_duration: Duration,

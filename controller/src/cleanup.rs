@@ -1,9 +1,11 @@
-//! Deletes the ResourceSlices that an uninstallation would leave behind.
+//! Takes away what an uninstallation would leave behind: ResourceSlices, finalizers of domains, taints of nodes.
 //!
 //! Slices outlive pods on purpose, since a rolling update must not take devices away. At an
 //! uninstallation the kubelet deletes those of its node too, 30 s after the plugin's sockets went;
 //! until then the scheduler would place pods that no plugin prepares, and a node whose kubelet is
-//! down would keep its slices. So the chart runs this after everything else is gone.
+//! down would keep its slices. So the chart runs this after everything else is gone. The same goes for the
+//! finalizer of a ComputeDomain, which would keep it from being deleted, and for the taint of a node that
+//! was held for one.
 //!
 //! # Guarantees
 //! Success means that no slice was seen for [`QUIET`]: a plugin in its last second may still answer
@@ -14,7 +16,12 @@ use std::time::Duration;
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::core::discovery::ApiResource;
 use kube::{Api, Client, discovery};
+use tessera_api::ComputeDomain;
+use tessera_domain::seen::SeenNode;
+use tessera_domain::{Object, World, uninstall};
 use tokio::time::{Instant, error::Elapsed, sleep, timeout};
+
+use crate::domains::api::{Api as _, KubeApi, WriteError};
 
 /// The drivers whose slices are ours.
 pub const DRIVERS: [&str; 2] = ["gpu.nvidia.com", "compute-domain.nvidia.com"];
@@ -46,6 +53,26 @@ pub enum CleanupError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// Domains or nodes could not be listed.
+    #[error(
+        "list {kind}: see whether they have a finalizer or taint of ours, and take it off by hand"
+    )]
+    List {
+        /// The kind.
+        kind: &'static str,
+        /// What kube says.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A domain or a node keeps what holds it.
+    #[error("let {name} go: take our finalizer or taint off by hand")]
+    LetGo {
+        /// The object.
+        name: String,
+        /// Why.
+        #[source]
+        source: WriteError,
+    },
     /// Somebody publishes as fast as we delete.
     #[error("slices are still there after {DEADLINE:?}: does a plugin still run?")]
     Overdue(#[source] Elapsed),
@@ -60,7 +87,7 @@ pub trait Slices {
     ) -> impl Future<Output = Result<usize, CleanupError>> + Send;
 }
 
-/// Deletes every slice of [`DRIVERS`] in the cluster of `client`.
+/// Deletes every slice of [`DRIVERS`] in the cluster of `client`, and lets go of domains and nodes.
 pub async fn run(client: Client) -> Result<(), CleanupError> {
     let work = async {
         let group = discovery::group(&client, GROUP).await.map_err(discover)?;
@@ -69,11 +96,50 @@ pub async fn run(client: Client) -> Result<(), CleanupError> {
                 kube::error::DiscoveryError::MissingKind(KIND.into()),
             ))
         })?;
-        until_quiet(&KubeSlices::new(client, &resource)).await
+        until_quiet(&KubeSlices::new(client.clone(), &resource)).await?;
+        let_go(client).await
     };
     timeout(DEADLINE, work)
         .await
         .map_err(CleanupError::Overdue)?
+}
+
+/// Takes finalizers off domains, and taints off nodes.
+async fn let_go(client: Client) -> Result<(), CleanupError> {
+    let mut world = World::default();
+    let domains: Api<ComputeDomain> = Api::all(client.clone());
+    for domain in everything(&domains, "ComputeDomains").await? {
+        world.apply(Object::Domain(Box::new(domain)));
+    }
+    let nodes: Api<SeenNode> = Api::all(client.clone());
+    for node in everything(&nodes, "Nodes").await? {
+        world.apply(Object::Node(Box::new(node)));
+    }
+    let api = KubeApi::new(client, "cleanup");
+    for write in uninstall(&world) {
+        let written = api.write(&write).await;
+        written.map_err(|source| CleanupError::LetGo {
+            name: write.name.to_string(),
+            source,
+        })?;
+        tracing::info!(kind = write.kind.as_str(), name = %write.name, "let go");
+    }
+    Ok(())
+}
+
+/// All objects of a kind; none where the cluster does not have the kind, or it was never given rights to it.
+async fn everything<K>(api: &Api<K>, kind: &'static str) -> Result<Vec<K>, CleanupError>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    match api.list(&ListParams::default()).await {
+        Ok(list) => Ok(list.items),
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(Vec::new()),
+        Err(source) => Err(CleanupError::List {
+            kind,
+            source: Box::new(source),
+        }),
+    }
 }
 
 fn discover(error: kube::Error) -> CleanupError {

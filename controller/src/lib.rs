@@ -1,11 +1,11 @@
 //! The cluster controller: what is planned for the cluster as a whole, by one leader at a time.
 //!
-//! It holds no work of its own yet: it elects a leader, so that everything that comes later has one,
-//! and serves health and metrics. [`cleanup`] is what an uninstallation runs, and [`webhook`] a process of
+//! It elects a leader, which serves compute [`domains`], and serves health and metrics. [`cleanup`] is what an uninstallation runs, and [`webhook`] a process of
 //! its own that checks configurations.
 
 pub mod args;
 pub mod cleanup;
+pub mod domains;
 pub mod lease;
 pub mod run;
 pub mod webhook;

@@ -1,4 +1,4 @@
-//! Runs the controller: the election and the HTTP endpoint, which end together.
+//! Runs the controller: the election, the leader's work and the HTTP endpoint, which end together.
 
 use anyhow::Context;
 use kube::Client;
@@ -13,19 +13,28 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
+use crate::domains;
 use crate::lease::{self, End, KubeLeases, Leadership};
 
 /// Runs until `stop`; every other end is an error, so that the pod is restarted.
 pub async fn run(client: Client, args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     let (leadership, seen) = watch::channel(Leadership::Unknown);
+    let domains = domains::Metrics::default();
     let listener = http::listen(&args.http_endpoint).await?;
     let serving = async {
         let Some(listener) = listener else {
             stop.cancelled().await;
             return Ok(());
         };
-        http::serve(listener, pages(args, seen), stop.clone()).await
+        http::serve(listener, pages(args, &domains, seen), stop.clone()).await
     };
+    let working = work(
+        client.clone(),
+        args,
+        &domains,
+        leadership.subscribe(),
+        &stop,
+    );
     let electing = elect(client, args, &leadership, &stop);
     tracing::info!(
         version = tessera_shell::VERSION,
@@ -36,8 +45,31 @@ pub async fn run(client: Client, args: &Args, stop: CancellationToken) -> anyhow
     // and one without its endpoint cannot be probed.
     tokio::try_join!(
         async { serving.await.context("serve metrics and health") },
+        working,
         electing
     )?;
+    Ok(())
+}
+
+async fn work(
+    client: Client,
+    args: &Args,
+    metrics: &domains::Metrics,
+    leadership: watch::Receiver<Leadership>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if args.compute_domains {
+        domains::run(
+            client,
+            &args.pod_name,
+            metrics.clone(),
+            leadership,
+            stop.clone(),
+        )
+        .await;
+    } else {
+        stop.cancelled().await;
+    }
     Ok(())
 }
 
@@ -59,10 +91,17 @@ async fn elect(
     }
 }
 
-fn pages(args: &Args, leadership: watch::Receiver<Leadership>) -> Pages {
+fn pages(
+    args: &Args,
+    domains: &domains::Metrics,
+    leadership: watch::Receiver<Leadership>,
+) -> Pages {
     let mut registry = Registry::default();
     metrics::register_process(&mut registry);
     registry.register_collector(Box::new(LeaderGauge(leadership.clone())));
+    if args.compute_domains {
+        domains.register(&mut registry);
+    }
     Pages::new(registry, &args.metrics_path).ready_when(move || {
         let reached = *leadership.borrow() != Leadership::Unknown;
         Health::when(reached, "the API server has not answered yet")

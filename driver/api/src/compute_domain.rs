@@ -2,6 +2,8 @@
 //!
 //! The templates that a compute domain makes carry these kinds; nobody needs to write them by hand.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ConfigError;
 use crate::fields::{Field, Fields};
 
@@ -22,7 +24,7 @@ pub struct ComputeDomainDaemonConfig {
 }
 
 /// How many channels a container gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AllocationMode {
     /// One.
     #[default]

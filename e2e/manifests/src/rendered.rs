@@ -37,6 +37,7 @@ const SETTINGS: &[&str] = &[
     "selectorLabelsOverride.app=gpu",
     "uninstall.deleteResourceSlices=false,resources.computeDomains.enabled=false",
     "controller.leaderElection.enabled=false",
+    "resources.computeDomains.imex.mode=hostManaged,resources.gpus.enabled=false",
     "global.anything=true",
     "webhook.enabled=true",
     "webhook.enabled=true,webhook.tls.certManager.issuerType=clusterissuer,webhook.tls.certManager.issuerName=ca",

@@ -80,6 +80,9 @@ const METRICS: &[(&str, Kind, &[&str])] = &[
     ("tessera_mig_devices", Gauge, &["state"]),
     ("tessera_build", Info, &["version"]),
     ("tessera_controller_leader", Gauge, &[]),
+    ("tessera_compute_domains", Gauge, &["reason"]),
+    ("tessera_domain_writes", Counter, &["kind", "verb", "fate"]),
+    ("tessera_domain_events", Counter, &["fate"]),
     ("process_resident_memory_bytes", Gauge, &[]),
 ];
 
@@ -93,6 +96,8 @@ const BOUNDS: &[(&str, &str)] = &[
     ("reason", "literals of the code"),
     ("action", "literals of the code"),
     ("fate", "literals of the code"),
+    ("kind", "the kinds that the controller watches"),
+    ("verb", "create, patch, status and delete"),
     ("state", "literals of the code"),
     ("version", "the one release of the process"),
 ];

@@ -78,8 +78,107 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "tessera-compute-domains",
+        &[
+            (
+                "list computedomains.resource.nvidia.com",
+                "which domains there are",
+            ),
+            (
+                "watch computedomains.resource.nvidia.com",
+                "a domain is served when it comes, and let go when it is deleted",
+            ),
+            (
+                "patch computedomains.resource.nvidia.com",
+                "the finalizer that keeps a domain until nothing uses it",
+            ),
+            (
+                "patch computedomains/status.resource.nvidia.com",
+                "how a domain fares",
+            ),
+            (
+                "list resourceclaimtemplates.resource.k8s.io",
+                "whether a template's name is free",
+            ),
+            (
+                "watch resourceclaimtemplates.resource.k8s.io",
+                "a template that somebody deletes is made again",
+            ),
+            (
+                "create resourceclaimtemplates.resource.k8s.io",
+                "each domain has a template, which its pods name",
+            ),
+            (
+                "patch resourceclaimtemplates.resource.k8s.io",
+                "a template of the reference's controller has a finalizer that nobody else takes off",
+            ),
+            (
+                "delete resourceclaimtemplates.resource.k8s.io",
+                "no pod gets a claim of a domain that is deleted",
+            ),
+            (
+                "list resourceslices.resource.k8s.io",
+                "what nodes say of their fabric, and which slots there are",
+            ),
+            (
+                "watch resourceslices.resource.k8s.io",
+                "a fabric that changes is followed",
+            ),
+            (
+                "create resourceslices.resource.k8s.io",
+                "the slots of a domain are offered",
+            ),
+            (
+                "patch resourceslices.resource.k8s.io",
+                "slots grow with the pods of a domain, and are withdrawn",
+            ),
+            (
+                "delete resourceslices.resource.k8s.io",
+                "withdrawn slots go when their channel is free again",
+            ),
+            (
+                "list resourceclaims.resource.k8s.io",
+                "which GPUs are used, and who holds a slot",
+            ),
+            (
+                "watch resourceclaims.resource.k8s.io",
+                "a domain that is deleted goes when its last slot is let go",
+            ),
+            ("list nodes.", "labels, taints and GPUs of nodes"),
+            ("watch nodes.", "nodes come and go"),
+            ("patch nodes.", "nodes are held for a domain by a taint"),
+            ("list pods.", "which pods name a domain's template"),
+            ("watch pods.", "nodes are chosen when pods wait"),
+            (
+                "patch pods.",
+                "the pods of a domain are made to tolerate its taint",
+            ),
+            (
+                "create events.events.k8s.io",
+                "what becomes of a domain is told",
+            ),
+            (
+                "patch events.events.k8s.io",
+                "a repeated event is counted on the first",
+            ),
+        ],
+    ),
+    (
         "tessera-uninstall",
         &[
+            (
+                "list computedomains.resource.nvidia.com",
+                "which domains are left",
+            ),
+            (
+                "patch computedomains.resource.nvidia.com",
+                "a finalizer that nobody takes off would hold a domain for good",
+            ),
+            ("list nodes.", "which nodes are held"),
+            (
+                "patch nodes.",
+                "a taint that nobody takes off would hold a node for good",
+            ),
             (
                 "list resourceslices.resource.k8s.io",
                 "to see that none is left",

@@ -90,6 +90,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A configuration for another type of device than the allocated one is refused by the node, with the reason in the pod's events.",
     webhook::the_webhook_refuses_a_wrong_configuration_when_it_is_applied
         => "The webhook alone, without the policy, refuses a wrong configuration with the path, the value and what to write.",
+    domains::a_compute_domain_has_its_template_and_its_nodes_and_ends_when_nothing_uses_it
+        => "A compute domain gets its template, and its pod the one node that fits, which is held by a taint; deleted in use it waits and says so, and when its pod is gone, domain, slots and taint are gone.",
     survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
         => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
     survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts

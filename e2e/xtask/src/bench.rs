@@ -3,10 +3,8 @@
 //! It reports and never fails on a slow machine: whether a figure is good is for whoever reads it beside its budget.
 
 mod claims;
-mod document;
 mod exposition;
 mod idle;
-mod machine;
 mod memory;
 mod plugin;
 mod plugin_log;
@@ -31,8 +29,10 @@ use tessera_scenarios::gpus::{Place, offered};
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
 use tessera_scenarios::release;
 
+use crate::document;
 use crate::failure::told;
 use crate::image;
+use crate::machine;
 use crate::profile::ImageProfile;
 use crate::shipped;
 
@@ -95,7 +95,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let section = format!("- `{command}`\n{machine}\n- load average after: {load}\n\n{table}");
     println!("\n{section}");
     if profile == Profile::Release {
-        document::update(&checkout().join("docs/benchmarks.md"), &section)?;
+        document::update(
+            &checkout().join("docs/benchmarks.md"),
+            "cargo xtask bench",
+            &section,
+        )?;
     }
     if arguments.keep {
         cluster.keep()?;

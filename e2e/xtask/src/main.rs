@@ -3,10 +3,13 @@
 mod bench;
 mod cluster;
 mod demo;
+mod document;
 mod failure;
 mod image;
+mod machine;
 mod profile;
 mod shipped;
+mod simulate;
 mod table;
 mod test;
 
@@ -39,6 +42,8 @@ enum Command {
     Test(test::Arguments),
     /// Measure what the driver costs, on a real cluster with simulated GPUs.
     Bench(bench::Arguments),
+    /// See what the placement of gangs is worth, on simulated clusters of any size.
+    Simulate(simulate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +71,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Image(arguments) => image::run(arguments)?,
         Command::Demo(arguments) => demo::run(arguments)?,
         Command::Bench(arguments) => bench::run(arguments)?,
+        Command::Simulate(arguments) => simulate::run(arguments)?,
         Command::Test(arguments) => return test::run(arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -19,6 +19,10 @@ use tessera_scenarios::{Form, Scenario};
 use crate::profile::ImageProfile;
 use tally::Tally;
 
+/// How many events the simulator's test of faults has, if many: a property of the environment, because a
+/// `cargo test` takes no flags for one test.
+const LONG_SIMULATION: (&str, &str) = ("TESSERA_SIMULATED_EVENTS", "1000000");
+
 /// The crate whose tests need Helm.
 const MANIFESTS: &str = "tessera-manifests";
 
@@ -33,7 +37,7 @@ pub(crate) struct Arguments {
     /// Leave the cluster of the scenarios running, to look at it.
     #[arg(long)]
     keep: bool,
-    /// Run the long forms of scenarios that have one; see docs/scenarios.md.
+    /// Run the long forms of scenarios that have one, see docs/scenarios.md, and simulate ten times as many events.
     #[arg(long)]
     long: bool,
     /// How the product in crashes and scenarios is compiled: quick to build, or as shipped.
@@ -97,11 +101,17 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
     if interrupt::requested() {
         return Err(ClusterError::Interrupted.into());
     }
+    let long: &[_] = if arguments.long {
+        &[LONG_SIMULATION]
+    } else {
+        &[]
+    };
     let result = match stage {
         // rustfmt colours its differences in a file too.
         Stage::Format => cargo(
             "format",
             &["fmt", "--all", "--check", "--", "--color=never"],
+            &[],
         ),
         Stage::Lints => cargo(
             "lints",
@@ -113,6 +123,7 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
                 "-D",
                 "warnings",
             ],
+            &[],
         ),
         Stage::Unit => cargo(
             "unit",
@@ -123,10 +134,12 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
                 MANIFESTS,
                 "--no-fail-fast",
             ],
+            long,
         ),
         Stage::Manifests => cargo(
             "manifests",
             &["test", "--package", MANIFESTS, "--no-fail-fast"],
+            &[],
         ),
         Stage::Crashes => crashes::run(arguments.image_profile.into()),
         Stage::Scenarios => {
@@ -152,12 +165,12 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
 }
 
 /// Runs cargo with one line on the screen, and the end of its output if it failed.
-fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<Tally> {
+fn cargo(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Tally> {
     let what = format!("cargo {}", arguments.join(" "));
     let began = Instant::now();
     Screen.started(&what);
     let mut command = tessera_cluster::cargo::command();
-    command.args(arguments);
+    command.args(arguments).envs(environment.iter().copied());
     if arguments.contains(&MANIFESTS) {
         command.env("TESSERA_HELM", helm::program()?);
     }

@@ -10,7 +10,7 @@ use tessera_cluster::paths::checkout;
 
 /// Machine, time and state of the code.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     processor: String,
     cores: usize,
     memory: String,
@@ -22,7 +22,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// This one, now. What cannot be told is said to be unknown: it is no reason not to measure.
-    pub(super) fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
         let cpu = read("/proc/cpuinfo");
@@ -57,7 +57,7 @@ impl fmt::Display for Machine {
 }
 
 /// The load averages now, over 1, 5 and 15 minutes.
-pub(super) fn load() -> String {
+pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let averages: Vec<_> = text.split_whitespace().take(3).collect();
     averages.join(" ")

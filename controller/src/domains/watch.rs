@@ -1,0 +1,125 @@
+//! Watches: what happens in the cluster, as changes of what is known.
+//!
+//! GPU slices are not among what is watched: their number is that of all GPUs, and what matters of them
+//! stands in claims and in the nodes' own slices.
+
+use std::fmt::Debug;
+
+use futures::stream::{BoxStream, SelectAll, select_all};
+use futures::{StreamExt, future};
+use k8s_openapi::Metadata;
+use k8s_openapi::api::resource::v1::{ResourceClaimTemplate, ResourceSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tessera_api::ComputeDomain;
+use tessera_domain::seen::{SeenClaim, SeenNode, SeenPod};
+use tessera_domain::{Kind, Object, ObjectName, World, keys};
+use tessera_shell::logging::chain;
+use tracing::warn;
+
+/// Objects of one page of a list. A page is decoded as a whole, so it is what a start costs in memory.
+const PAGE: u32 = 100;
+
+/// Something that a watch tells.
+#[derive(Debug)]
+pub enum Change {
+    /// A list begins.
+    Begins(Kind),
+    /// An object of a list, or one that changed.
+    Is(Object),
+    /// An object is gone.
+    Gone(Kind, ObjectName),
+    /// The list is complete.
+    Ends(Kind),
+}
+
+impl Change {
+    /// Makes it known.
+    pub fn apply(self, world: &mut World) {
+        match self {
+            Self::Begins(kind) => world.begin_list(kind),
+            Self::Is(object) => world.apply(object),
+            Self::Gone(kind, name) => world.remove(kind, &name),
+            Self::Ends(kind) => world.end_list(kind),
+        }
+    }
+}
+
+/// Everything that happens to what is watched. It never ends: a watch that breaks off is opened again, in
+/// growing intervals.
+pub fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> {
+    let all = watcher::Config::default().page_size(PAGE);
+    let ours = all.clone().fields(&format!("spec.driver={}", keys::DRIVER));
+    select_all([
+        follow::<ComputeDomain>(client, Kind::Domain, all.clone(), Object::Domain),
+        follow::<ResourceSlice>(client, Kind::Slice, ours, Object::Slice),
+        follow::<SeenNode>(client, Kind::Node, all.clone(), Object::Node),
+        follow::<SeenPod>(client, Kind::Pod, all.clone(), Object::Pod),
+        follow::<SeenClaim>(client, Kind::Claim, all.clone(), Object::Claim),
+        templates(client, all),
+    ])
+}
+
+fn follow<K>(
+    client: &Client,
+    kind: Kind,
+    config: watcher::Config,
+    object: fn(Box<K>) -> Object,
+) -> BoxStream<'static, Change>
+where
+    K: Resource<DynamicType = ()>
+        + Metadata<Ty = ObjectMeta>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let metadata = |seen: &K| ObjectName::of(Metadata::metadata(seen));
+    let object = move |seen: K| object(Box::new(seen));
+    listen(
+        watcher(Api::all(client.clone()), config),
+        kind,
+        metadata,
+        object,
+    )
+}
+
+/// Templates by their metadata alone: what claims they make is not needed.
+fn templates(client: &Client, config: watcher::Config) -> BoxStream<'static, Change> {
+    let api: Api<PartialObjectMeta<ResourceClaimTemplate>> = Api::all(client.clone());
+    listen(
+        watcher(api, config),
+        Kind::Template,
+        |seen| ObjectName::of(&seen.metadata),
+        |seen| Object::Template(Box::new(seen.metadata)),
+    )
+}
+
+fn listen<K: Send + 'static>(
+    events: impl futures::Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    kind: Kind,
+    name: impl Fn(&K) -> ObjectName + Send + 'static,
+    object: impl Fn(K) -> Object + Send + 'static,
+) -> BoxStream<'static, Change> {
+    events
+        .default_backoff()
+        .filter_map(move |event| {
+            future::ready(match event {
+                Ok(Event::Init) => Some(Change::Begins(kind)),
+                Ok(Event::InitDone) => Some(Change::Ends(kind)),
+                Ok(Event::InitApply(seen) | Event::Apply(seen)) => Some(Change::Is(object(seen))),
+                Ok(Event::Delete(seen)) => Some(Change::Gone(kind, name(&seen))),
+                Err(error) => {
+                    let kind = kind.as_str();
+                    warn!(kind, error = %chain(&error), "a watch broke off; it is opened again");
+                    None
+                }
+            })
+        })
+        .boxed()
+}

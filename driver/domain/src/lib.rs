@@ -1,0 +1,29 @@
+//! Decides what becomes of compute domains: templates, slots, reservations and status.
+//!
+//! [`World`] is what watches tell of the cluster; [`decide()`] answers the writes that bring it nearer to what it
+//! should be. Nothing else is kept: a controller that starts anew reads the same world and goes on.
+
+pub mod decide;
+mod demand;
+pub mod facts;
+pub mod keys;
+pub mod notice;
+pub mod place;
+pub mod quarantine;
+mod room;
+pub mod seen;
+pub mod situation;
+pub mod slots;
+pub mod status;
+pub mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod uninstall;
+pub mod world;
+pub mod write;
+
+pub use decide::{Decision, Decisions, decide};
+pub use facts::ObjectName;
+pub use uninstall::uninstall;
+pub use world::{Kind, Object, World};
+pub use write::{Verb, Write};

@@ -1,0 +1,441 @@
+//! Chooses the nodes and the channel of a domain: the facts in the planner's terms, and its answer as slots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tessera_api::{AllocationMode, ComputeDomain};
+use tessera_gang::channels::{ChannelNumber, ChannelRefusal, Grant};
+use tessera_gang::{
+    Blocked, CapacityType, Channels, CliqueId, Cluster, Demand, GangId, Health, Levels, NodeCount,
+    NodeFacts as GangNode, NodeName, Policy, Shape,
+};
+use thiserror::Error;
+
+use crate::demand::{self, Wanted};
+use crate::facts::{FabricFacts, NodeFacts, ObjectName};
+use crate::keys;
+use crate::room::{self, Holder};
+use crate::slots::{Holds, MOST_SLOTS, Slots};
+use crate::world::{StoredSlots, World};
+
+/// Slots beyond those of the pods that are there, so that one more pod is no write.
+const SPARE_SLOTS: u32 = 8;
+
+/// Why a domain has no nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotPlaced {
+    /// The planner has no nodes for it.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
+    /// There are nodes, and no channel on them.
+    #[error(transparent)]
+    Channel(#[from] ChannelRefusal),
+    /// There are channels, and none that is free in each of its cliques.
+    #[error(
+        "no IMEX channel is free in all {cliques} NVLink cliques at once; wait for a domain to end, \
+         or raise NVreg_ImexChannelCount on all nodes"
+    )]
+    NoCommonChannel {
+        /// How many cliques.
+        cliques: usize,
+    },
+    /// Nothing to be placed on.
+    #[error(
+        "no node offers NVLink fabric to this domain; check that the plugin's DaemonSet has pods that run, and \
+         that no domain with allocationMode All has every clique"
+    )]
+    NoNodes,
+    /// More nodes than any cluster has.
+    #[error(
+        "numNodes {0} is more than any cluster has; delete the domain and write a smaller number"
+    )]
+    TooManyNodes(u32),
+}
+
+impl NotPlaced {
+    /// The machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Blocked(blocked) => blocked.reason(),
+            Self::Channel(_) | Self::NoCommonChannel { .. } => "NoChannel",
+            Self::NoNodes => "NoEligibleNode",
+            Self::TooManyNodes(_) => "NoCliqueLargeEnough",
+        }
+    }
+}
+
+/// What is promised to domains: what is stored, and what was decided since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Promised(BTreeMap<String, (Slots, ObjectName)>);
+
+impl Promised {
+    /// What is stored.
+    pub(crate) fn of(stored: &BTreeMap<&str, StoredSlots>, world: &World) -> Self {
+        let templates: BTreeMap<&str, &ComputeDomain> = world
+            .domains()
+            .filter_map(|domain| Some((domain.metadata.uid.as_deref()?, domain)))
+            .collect();
+        let mut promised = Self::default();
+        for (uid, stored) in stored {
+            let template = templates.get(uid).map_or_else(
+                || ObjectName::new(&stored.slots.name.namespace, ""),
+                |domain| template_name(domain),
+            );
+            promised.put(stored.slots.clone(), template);
+        }
+        promised
+    }
+
+    /// With what was decided for one more.
+    pub(crate) fn put(&mut self, slots: Slots, template: ObjectName) {
+        self.0.insert(slots.domain.clone(), (slots, template));
+    }
+
+    /// The slots that are offered to a domain.
+    pub(crate) fn offered_to(&self, domain: &str) -> Option<&Slots> {
+        let (slots, _) = self.0.get(domain)?;
+        slots.are_offered().then_some(slots)
+    }
+
+    /// Whether a domain has slots.
+    pub(crate) fn is_offered(&self, domain: &str) -> bool {
+        self.offered_to(domain).is_some()
+    }
+
+    /// Whether a node is held as a whole for a domain.
+    pub(crate) fn holds(&self, world: &World, domain: &str, node: &str) -> bool {
+        let slots = self.offered_to(domain);
+        slots.is_some_and(|slots| {
+            slots.holds == Holds::WholeNodes && nodes(world, slots).any(|own| own.name == node)
+        })
+    }
+
+    fn offered(&self) -> impl Iterator<Item = &(Slots, ObjectName)> {
+        self.0.values().filter(|(slots, _)| slots.are_offered())
+    }
+}
+
+/// Where a domain's template is.
+pub(crate) fn template_name(domain: &ComputeDomain) -> ObjectName {
+    ObjectName::new(
+        domain.metadata.namespace.as_deref().unwrap_or_default(),
+        &domain.spec.channel.resource_claim_template.name,
+    )
+}
+
+/// A cluster in which a domain is to find its place.
+pub(crate) struct Site<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) fabric: &'a BTreeMap<&'a str, &'a FabricFacts>,
+    pub(crate) promised: &'a Promised,
+    pub(crate) now: Timestamp,
+}
+
+impl<'a> Site<'a> {
+    /// Nodes that can serve a domain: the plugin runs there, and a slice can name them.
+    fn candidates(&self) -> impl Iterator<Item = (&'a NodeFacts, &'a FabricFacts, &'a str)> {
+        self.world.nodes().filter_map(|node| {
+            let fabric = self.fabric.get(node.name.as_str())?;
+            Some((node, *fabric, node.hostname()?))
+        })
+    }
+
+    /// GPUs of the largest node.
+    pub(crate) fn largest(&self) -> u32 {
+        let gpus = self
+            .candidates()
+            .map(|(node, fabric, _)| gpus(node, fabric));
+        gpus.max().unwrap_or(0)
+    }
+
+    /// The slots of a gang of so many nodes.
+    pub(crate) fn gang(
+        &self,
+        domain: &ComputeDomain,
+        nodes: NonZeroU32,
+        wanted: Wanted,
+        earlier: Option<&Slots>,
+    ) -> Result<Slots, NotPlaced> {
+        let uid = domain.metadata.uid.clone().unwrap_or_default();
+        let count = NodeCount::exactly(nodes.get());
+        let demand = Demand {
+            gang: GangId::from(uid.as_str()),
+            nodes: count.map_err(|_| NotPlaced::TooManyNodes(nodes.get()))?,
+            shape: Shape::new(wanted.gpus_per_node, wanted.eligibility),
+            policy: Policy::default(),
+            priority: wanted.priority,
+            waiting: age(domain, self.now),
+            runs_for: None,
+        };
+        let placement = tessera_gang::plan(&self.cluster(domain), &demand)?;
+        let names: Vec<&NodeName> = placement.nodes().collect();
+        let chosen: Vec<_> = names
+            .iter()
+            .filter_map(|name| {
+                let node = self.world.node(name.as_str())?;
+                Some((node, *self.fabric.get(name.as_str())?, node.hostname()?))
+            })
+            .collect();
+        let mut cliques: BTreeSet<CliqueId> = chosen
+            .iter()
+            .map(|(node, fabric, _)| clique(node, fabric))
+            .collect();
+        // Where it may still be held under its number, it keeps that number.
+        cliques.extend(earlier.iter().flat_map(|earlier| self.cliques(earlier)));
+        let channel = self.channel(domain, &cliques)?;
+        let whole = wanted.gpus_per_node > 0
+            && chosen
+                .iter()
+                .all(|(node, fabric, _)| gpus(node, fabric) == wanted.gpus_per_node);
+        let slots = Slots {
+            domain: uid,
+            name: ObjectName::of(&domain.metadata),
+            hostnames: chosen
+                .iter()
+                .map(|(_, _, hostname)| (*hostname).to_owned())
+                .collect(),
+            former: Vec::new(),
+            channel,
+            count: slots_for(self.pods(domain).max(nodes.get())),
+            gpus_per_node: wanted.gpus_per_node,
+            holds: if whole {
+                Holds::WholeNodes
+            } else {
+                Holds::Slots
+            },
+            offered: self.now,
+            released: None,
+        };
+        Ok(match earlier {
+            Some(earlier) => slots.after(earlier),
+            None => slots,
+        })
+    }
+
+    /// The slots of a domain that follows its pods: on every node that can serve it.
+    pub(crate) fn everywhere(
+        &self,
+        domain: &ComputeDomain,
+        stored: Option<&Slots>,
+    ) -> Result<Slots, NotPlaced> {
+        let excluded = self.excluded(domain, stored.map(|stored| stored.channel));
+        let open = |(node, fabric, _): &(&NodeFacts, &FabricFacts, &str)| {
+            !excluded.contains(&clique(node, fabric))
+        };
+        let candidates: Vec<_> = self.candidates().filter(open).collect();
+        if candidates.is_empty() {
+            return Err(NotPlaced::NoNodes);
+        }
+        let channel = if let Some(stored) = stored {
+            stored.channel
+        } else {
+            let cliques = candidates.iter();
+            let cliques = cliques.map(|(node, fabric, _)| clique(node, fabric));
+            self.channel(domain, &cliques.collect())?
+        };
+        let needed = slots_for(self.pods(domain));
+        let slots = Slots {
+            domain: domain.metadata.uid.clone().unwrap_or_default(),
+            name: ObjectName::of(&domain.metadata),
+            hostnames: candidates
+                .iter()
+                .map(|(_, _, hostname)| (*hostname).to_owned())
+                .collect(),
+            former: Vec::new(),
+            channel,
+            // A slot that a pod has is not taken away from under it.
+            count: stored.map_or(needed, |stored| stored.count.max(needed)),
+            gpus_per_node: 0,
+            holds: Holds::Slots,
+            offered: stored.map_or(self.now, |stored| stored.offered),
+            released: None,
+        };
+        Ok(match stored {
+            Some(stored) => slots.after(stored),
+            None => slots,
+        })
+    }
+
+    /// How many slots a domain should have for the pods that are there.
+    pub(crate) fn slots_needed(&self, domain: &ComputeDomain) -> u32 {
+        self.pods(domain).min(MOST_SLOTS)
+    }
+
+    fn pods(&self, domain: &ComputeDomain) -> u32 {
+        u32::try_from(self.world.pods_of(domain).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The cluster as the planner sees it for `domain`: what others hold is held, and cliques that it
+    /// cannot have for the sake of channels are left out.
+    fn cluster(&self, domain: &ComputeDomain) -> Cluster {
+        let uid = domain.metadata.uid.as_deref().unwrap_or_default();
+        let excluded = self.excluded(domain, None);
+        let holders: Vec<Holder<'_>> = self
+            .promised
+            .offered()
+            .map(|held| self.holder(held))
+            .collect();
+        let used = room::used(self.world, &holders);
+        let mut cluster = Cluster::new(Levels::default());
+        for (node, fabric, _) in self.candidates() {
+            if excluded.contains(&clique(node, fabric)) {
+                continue;
+            }
+            cluster.upsert(GangNode {
+                name: node.name.as_str().into(),
+                clique: fabric.clique.as_deref().map(Into::into),
+                capacity: CapacityType::of(&node.labels),
+                gpus: gpus(node, fabric),
+                used: used.get(&node.name).copied().unwrap_or(0),
+                health: health(node, fabric),
+                taints: taints(node),
+                labels: node.labels.clone(),
+            });
+        }
+        for ((slots, _), holder) in self.promised.offered().zip(&holders) {
+            if slots.domain != uid {
+                let nodes = holder.nodes.iter().map(|node| NodeName::from(*node));
+                cluster.restore(&slots.domain.as_str().into(), nodes, slots.gpus_per_node);
+            }
+        }
+        cluster
+    }
+
+    fn holder<'s>(&'s self, (slots, template): &'s (Slots, ObjectName)) -> Holder<'s> {
+        Holder {
+            namespace: &template.namespace,
+            template: &template.name,
+            nodes: nodes(self.world, slots)
+                .map(|node| node.name.as_str())
+                .collect(),
+        }
+    }
+
+    /// Cliques that a domain cannot have for the sake of channels: those in which somebody has all; for a
+    /// domain that wants all itself, those in which anybody has one; and those in which another has the
+    /// channel that it must have.
+    fn excluded(&self, domain: &ComputeDomain, channel: Option<u32>) -> BTreeSet<CliqueId> {
+        let uid = domain.metadata.uid.as_deref().unwrap_or_default();
+        let wants_all = takes_all(domain);
+        let others = self.promised.0.values().map(|(slots, _)| slots);
+        let in_the_way = others.filter(|slots| {
+            slots.domain != uid
+                && (wants_all || slots.channel == ALL_CHANNELS || Some(slots.channel) == channel)
+        });
+        in_the_way.flat_map(|slots| self.cliques(slots)).collect()
+    }
+
+    /// The cliques in which somebody may have the channel.
+    fn cliques(&self, slots: &Slots) -> BTreeSet<CliqueId> {
+        slots
+            .may_have_channel()
+            .filter_map(|hostname| self.world.node_by_hostname(hostname))
+            .filter_map(|node| Some(clique(node, self.fabric.get(node.name.as_str())?)))
+            .collect()
+    }
+
+    /// The number that a domain gets in all of these cliques.
+    fn channel(
+        &self,
+        domain: &ComputeDomain,
+        cliques: &BTreeSet<CliqueId>,
+    ) -> Result<u32, NotPlaced> {
+        let gang = GangId::from(domain.metadata.uid.clone().unwrap_or_default());
+        let mut channels = self.channels();
+        if takes_all(domain) {
+            for clique in cliques {
+                channels.grant_all(&gang, clique)?;
+            }
+            return Ok(ALL_CHANNELS);
+        }
+        let cliques: Vec<CliqueId> = cliques.iter().cloned().collect();
+        let granted = channels.grant(&gang, &cliques)?;
+        let numbers: BTreeSet<ChannelNumber> = granted.into_values().collect();
+        match numbers.first() {
+            Some(number) if numbers.len() == 1 => Ok(number.get()),
+            _ => Err(NotPlaced::NoCommonChannel {
+                cliques: cliques.len(),
+            }),
+        }
+    }
+
+    /// The channels that are taken, those in quarantine among them.
+    fn channels(&self) -> Channels {
+        let mut channels = Channels::new();
+        for (slots, _) in self.promised.0.values() {
+            let gang = GangId::from(slots.domain.as_str());
+            for clique in self.cliques(slots) {
+                // Contradictions keep what was there first: nobody new gets either number.
+                let grant = ChannelNumber::new(slots.channel).map_or(Grant::All, Grant::One);
+                let _known = channels.restore(&gang, &clique, grant, [], false);
+            }
+        }
+        channels
+    }
+}
+
+/// What stands for the channel of a domain that has them all: the number that no single domain gets.
+pub const ALL_CHANNELS: u32 = 0;
+
+fn takes_all(domain: &ComputeDomain) -> bool {
+    domain.spec.channel.allocation_mode == AllocationMode::All
+}
+
+/// The nodes of slots that are there.
+pub(crate) fn nodes<'a>(
+    world: &'a World,
+    slots: &'a Slots,
+) -> impl Iterator<Item = &'a NodeFacts> + 'a {
+    let hostnames = slots.hostnames.iter();
+    hostnames.filter_map(|hostname| world.node_by_hostname(hostname))
+}
+
+/// How many slots to offer for so many pods: some more, in steps, so that a pod more is no write.
+fn slots_for(pods: u32) -> u32 {
+    let wanted = pods.saturating_add(SPARE_SLOTS).min(MOST_SLOTS);
+    wanted.next_multiple_of(SPARE_SLOTS)
+}
+
+/// The clique whose channels a node has. A node without fabric has channels of its own.
+fn clique(node: &NodeFacts, fabric: &FabricFacts) -> CliqueId {
+    match &fabric.clique {
+        Some(clique) => clique.as_str().into(),
+        None => format!("node {}", node.name).into(),
+    }
+}
+
+/// GPUs of a node: as its plugin says, or GPU Feature Discovery, or the classic device plugin.
+fn gpus(node: &NodeFacts, fabric: &FabricFacts) -> u32 {
+    let label = || node.labels.get(keys::GPU_COUNT_LABEL)?.parse().ok();
+    fabric.gpus.or_else(label).unwrap_or(node.classic_gpus)
+}
+
+fn health(node: &NodeFacts, fabric: &FabricFacts) -> Health {
+    if node.unschedulable {
+        Health::Draining
+    } else if fabric.is_ready() {
+        Health::Healthy
+    } else {
+        Health::Unfit
+    }
+}
+
+fn taints(node: &NodeFacts) -> Vec<tessera_gang::node::Taint> {
+    let others = node.taints.iter().filter(|taint| taint.key != keys::TAINT);
+    others
+        .filter_map(|taint| {
+            Some(tessera_gang::node::Taint {
+                key: taint.key.clone(),
+                value: taint.value.clone().unwrap_or_default(),
+                effect: demand::effect(&taint.effect)?,
+            })
+        })
+        .collect()
+}
+
+fn age(domain: &ComputeDomain, now: Timestamp) -> Duration {
+    let created = crate::facts::time(domain.metadata.creation_timestamp.as_ref());
+    Duration::try_from(now.duration_since(created)).unwrap_or_default()
+}
