@@ -116,20 +116,15 @@ impl<'a> Vacancy<'a> {
         segment: u32,
         within: Option<usize>,
     ) -> Option<Choice> {
-        let open = self.open();
-        let mut sums = self.sums(&open, segment, within);
-        let nodes = largest(&sums, segment).min(u64::from(count.max()));
-        let nodes = u32::try_from(nodes).ok()?;
-        if nodes < count.min() {
-            return None;
-        }
+        let (nodes, least) = self.reach(count, segment, within)?;
         if let Some(fit) = self.best_fit(nodes, within) {
             return Some(Choice {
                 segment,
                 ..Choice::of(fit)
             });
         }
-        self.count_sufficient(&open, &mut sums, nodes, segment, within);
+        let open = self.open(least);
+        let sums = self.count_sufficient(&open, nodes, segment, within);
         let group = self.preferred(&sums)?;
         let open = self.in_group(&open, group);
         let shares = pack(&open, nodes, segment)?;
@@ -140,6 +135,31 @@ impl<'a> Vacancy<'a> {
         })
     }
 
+    /// How many nodes a gang gets over several cliques, and the least room of a clique that can be among
+    /// the fewest that suffice: cliques with less need not be looked at.
+    fn reach(self, count: NodeCount, segment: u32, within: Option<usize>) -> Option<(u32, u32)> {
+        if within.is_some() {
+            let nodes = largest(&self.sums(&self.open(1), segment, within), segment);
+            let nodes = u32::try_from(nodes.min(u64::from(count.max()))).ok()?;
+            return (nodes >= count.min()).then_some((nodes, 1));
+        }
+        let wanted = u64::from(count.max());
+        let mut sum = Sum::default();
+        let mut most = 0;
+        for (room, _) in self.view.by_room() {
+            most = most.max(room);
+            sum.add(room, segment);
+            if sum.takes(segment) >= wanted {
+                // As many cliques as these, each of them as roomy as the roomiest, leave this much for the last.
+                let others = u64::from(sum.cliques - 1) * u64::from(most);
+                let least = u32::try_from(wanted.saturating_sub(others)).ok()?;
+                return Some((count.max(), least.max(1)));
+            }
+        }
+        let nodes = u32::try_from(sum.takes(segment)).ok()?;
+        (nodes >= count.min()).then_some((nodes, 1))
+    }
+
     /// As many cliques as possible, as evenly as possible; the fullest cliques first, so that others stay whole.
     pub(crate) fn most_cliques(
         self,
@@ -147,7 +167,7 @@ impl<'a> Vacancy<'a> {
         segment: u32,
         within: Option<usize>,
     ) -> Option<Choice> {
-        let open = self.open();
+        let open = self.open(1);
         let sums = self.sums_at(&open, segment, within);
         let candidates = sums.iter().enumerate().filter(|(_, sum)| sum.room > 0);
         let (group, sum) = candidates.max_by(|(a, left), (b, right)| {
@@ -176,7 +196,7 @@ impl<'a> Vacancy<'a> {
 
     /// The largest gang of such segments that fits.
     pub(crate) fn largest_in_segments(self, segment: u32, within: Option<usize>) -> u64 {
-        largest(&self.sums(&self.open(), segment, within), segment)
+        largest(&self.sums(&self.open(1), segment, within), segment)
     }
 
     /// The clique with most room.
@@ -190,9 +210,10 @@ impl<'a> Vacancy<'a> {
         within.is_none_or(|level| self.cluster.clique(clique).path[level].is_some())
     }
 
-    /// Cliques with room, most room first.
-    fn open(self) -> Vec<Open> {
+    /// Cliques with at least so much room, most room first.
+    fn open(self, least: u32) -> Vec<Open> {
         let all = self.view.by_room();
+        let all = all.take_while(|(room, _)| *room >= least);
         all.map(|(room, place)| Open {
             room,
             clique: place.clique,
@@ -242,27 +263,27 @@ impl<'a> Vacancy<'a> {
         sums
     }
 
-    /// Notes for each group how many of its cliques suffice for so many nodes.
+    /// For each group how many of its cliques suffice for so many nodes.
     fn count_sufficient(
         self,
         open: &[Open],
-        sums: &mut [Sum],
         nodes: u32,
         segment: u32,
         within: Option<usize>,
-    ) {
-        let mut counted = vec![Sum::default(); sums.len()];
+    ) -> Vec<Sum> {
+        let mut sums = vec![Sum::default(); self.everything() + 1];
         for clique in open {
             for group in self.groups(clique.clique, within) {
-                let so_far = &mut counted[group];
-                if sums[group].suffice.is_none() {
-                    so_far.add(clique.room, segment);
-                    if so_far.takes(segment) >= u64::from(nodes) {
-                        sums[group].suffice = Some(so_far.cliques);
+                let sum = &mut sums[group];
+                if sum.suffice.is_none() {
+                    sum.add(clique.room, segment);
+                    if sum.takes(segment) >= u64::from(nodes) {
+                        sum.suffice = Some(sum.cliques);
                     }
                 }
             }
         }
+        sums
     }
 
     /// The group in which fewest cliques suffice; then the narrowest, the fullest, the first by its values.
@@ -273,7 +294,7 @@ impl<'a> Vacancy<'a> {
         };
         let sufficient = sums.iter().enumerate().filter_map(|(group, sum)| {
             let cliques = sum.suffice?;
-            Some((group, (cliques, level(group), sum.room)))
+            Some((group, (cliques, level(group), self.view.group_room(group))))
         });
         let best = sufficient.min_by(|(a, left), (b, right)| {
             left.cmp(right)

@@ -20,6 +20,8 @@ pub(crate) struct View {
     by_room: Vec<BTreeSet<Place>>,
     /// How many cliques have so many eligible nodes.
     by_size: Vec<u32>,
+    /// How many nodes with room each group of a topology level has, in cliques that are in it whole.
+    by_group: Vec<u32>,
     /// GPUs that are taken to be free in a plan for what might be.
     freed: HashMap<u32, u32>,
     /// Nodes of one clique that have gained room in the change that is under way, less those that lost it.
@@ -129,6 +131,7 @@ impl View {
             cliques: Vec::new(),
             by_room: Vec::new(),
             by_size: Vec::new(),
+            by_group: Vec::new(),
             freed: HashMap::new(),
             gained: 0,
         }
@@ -169,17 +172,27 @@ impl View {
 
     /// Takes a clique out of the order, before what orders it changes.
     pub(crate) fn lift(&mut self, number: u32, clique: &Clique) {
-        let room = self.room(number) as usize;
+        let room = self.room(number);
         if room > 0 {
-            self.by_room[room].remove(&Place::of(number, clique));
+            self.by_room[room as usize].remove(&Place::of(number, clique));
+            for group in clique.path.iter().flatten() {
+                self.by_group[*group as usize] -= room;
+            }
         }
     }
 
     /// Puts a clique back in order.
     pub(crate) fn settle(&mut self, number: u32, clique: &Clique) {
-        let room = self.room(number) as usize;
+        let room = self.room(number);
         if room > 0 {
-            self.by_room[room].insert(Place::of(number, clique));
+            self.by_room[room as usize].insert(Place::of(number, clique));
+            for group in clique.path.iter().flatten() {
+                let group = *group as usize;
+                if group >= self.by_group.len() {
+                    self.by_group.resize(group + 1, 0);
+                }
+                self.by_group[group] += room;
+            }
         }
     }
 
@@ -260,6 +273,11 @@ impl View {
         self.cliques
             .get(clique as usize)
             .map_or(0, |count| count.room)
+    }
+
+    /// How many nodes with room a group has, in cliques that are in it whole.
+    pub(crate) fn group_room(&self, group: usize) -> u32 {
+        self.by_group.get(group).copied().unwrap_or(0)
     }
 
     /// Whether no node is eligible and healthy.
