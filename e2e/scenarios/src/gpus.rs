@@ -7,6 +7,9 @@ use crate::kubernetes::Objects;
 /// The driver that offers GPUs.
 pub const DRIVER: &str = "gpu.nvidia.com";
 
+/// The driver of the channels of compute domains, which runs in the same pod.
+pub const CHANNEL_DRIVER: &str = "compute-domain.nvidia.com";
+
 /// A GPU that a slice offers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Offered {

@@ -13,7 +13,7 @@ use tessera_cluster::Node;
 use super::manifests::one_gpu_on;
 use crate::context::{Context, claim_of, uuids};
 use crate::failure::{Failure, same};
-use crate::gpus::DRIVER;
+use crate::gpus::{CHANNEL_DRIVER, DRIVER};
 use crate::plugin_pod::NearSocket;
 
 /// Connections to each socket that are opened and left, far above what the plugin holds.
@@ -22,13 +22,15 @@ const CROWD: usize = 200;
 /// What is said over them: nothing, no HTTP/2, and its beginning.
 const SAID: [&[u8]; 3] = [b"", &[0xff; 4096], b"PRI * HTTP/2.0\r\n"];
 
-/// The sockets of the driver on a node, for a process of the machine.
+/// The sockets of both drivers on a node, for a process of the machine.
 fn sockets(node: &Node) -> Result<Vec<NearSocket>, Failure> {
     let kubelet = node.kubelet_dir();
     let mut sockets = Vec::new();
+    let plugins = kubelet.join("plugins");
     for dir in [
         kubelet.join("plugins_registry"),
-        kubelet.join("plugins").join(DRIVER),
+        plugins.join(DRIVER),
+        plugins.join(CHANNEL_DRIVER),
     ] {
         let failed = |reason| Failure::File {
             path: dir.clone(),
@@ -41,7 +43,7 @@ fn sockets(node: &Node) -> Result<Vec<NearSocket>, Failure> {
             }
         }
     }
-    same("the number of the driver's sockets", &sockets.len(), &2)?;
+    same("the number of the drivers' sockets", &sockets.len(), &4)?;
     Ok(sockets)
 }
 
