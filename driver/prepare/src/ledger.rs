@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::GpuUuid;
 
-use crate::record::{Record, View};
+use crate::record::{Phase, PreparedDevice, Record, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 
@@ -59,6 +59,8 @@ impl Flaw {
 pub struct Ledger<'g, G> {
     guard: &'g G,
     holders: BTreeMap<GpuUuid, Vec<(ClaimRef, View)>>,
+    /// What claims that are gone have left on GPUs.
+    left: BTreeMap<GpuUuid, (ClaimRef, String)>,
     unreadable: Vec<Unreadable>,
 }
 
@@ -78,15 +80,23 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         unreadable: Vec<Unreadable>,
     ) -> Self {
         let mut holders: BTreeMap<GpuUuid, Vec<(ClaimRef, View)>> = BTreeMap::new();
+        let mut left = BTreeMap::new();
         for record in records {
-            for device in &record.devices {
-                let entry = (record.claim.clone(), device.view);
-                holders.entry(device.gpu.clone()).or_default().push(entry);
+            let claim = &record.claim;
+            for PreparedDevice { gpu, view, .. } in &record.devices {
+                if record.phase == Phase::Released {
+                    let what = record.foreign().collect::<Vec<_>>().join(" and ");
+                    left.insert(gpu.clone(), (claim.clone(), what));
+                } else {
+                    let holders = holders.entry(gpu.clone()).or_default();
+                    holders.push((claim.clone(), *view));
+                }
             }
         }
         Self {
             guard,
             holders,
+            left,
             unreadable,
         }
     }
@@ -109,6 +119,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 continue;
             }
             self.refuse_unaccounted(claim, device)?;
+            self.refuse_unclean(claim, device)?;
             let twice = devices[..at]
                 .iter()
                 .any(|other| other.gpu.uuid == device.gpu.uuid && other.view() == View::Whole);
@@ -153,6 +164,19 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         }
     }
 
+    fn refuse_unclean(&self, claim: &ClaimRef, device: &ResolvedDevice<'_>) -> Result<(), Refusal> {
+        match self.left.get(&device.gpu.uuid) {
+            None => Ok(()),
+            Some((by, what)) => Err(Refusal::Unclean {
+                claim: claim.clone(),
+                device: device.allocated.device.clone(),
+                gpu: device.gpu.uuid.clone(),
+                by: by.uid.clone(),
+                what: what.clone(),
+            }),
+        }
+    }
+
     /// The first claim other than `claim` that counts as using the GPU.
     fn holder(&self, claim: &ClaimRef, gpu: &GpuUuid) -> Option<&ClaimRef> {
         self.holders
@@ -173,6 +197,7 @@ mod tests {
     use tessera_device::{DeviceName, Gpu};
 
     use super::*;
+    use crate::step::Effect;
     use crate::testing::record;
 
     #[derive(Debug)]
@@ -273,6 +298,28 @@ mod tests {
         Ledger::under(&guard, [], vec![damaged])
             .admit(&same, wants(&gpus, View::Whole))
             .unwrap();
+    }
+
+    #[test]
+    fn a_gpu_on_which_something_was_left_is_given_to_nobody_but_for_admin_access() {
+        let guard = all_locked();
+        let mut former = record("former", &[3]);
+        let what = "a MIG device".to_owned();
+        former.effects.push(Effect::Foreign { what });
+        let remains = former.remains().unwrap();
+        let gpus = [gpu(2), gpu(3)];
+        for claim in ["newcomer", "former"].map(|name| record(name, &[]).claim) {
+            let admit = |gpus, view| {
+                Ledger::under(&guard, [&remains], vec![]).admit(&claim, wants(gpus, view))
+            };
+            let error = admit(&gpus[..], View::Whole).unwrap_err();
+            let Refusal::Unclean { device, what, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!((device.as_str(), what.as_str()), ("gpu-3", "a MIG device"));
+            admit(&gpus[..1], View::Whole).unwrap();
+            admit(&gpus[..], View::Admin).unwrap();
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! take it back. The node shell holds the locks, the files and the clock, and does as it is told.
 
 pub mod cdi;
+pub mod checkpoint;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;
@@ -15,6 +16,7 @@ pub mod refusal;
 pub mod resolve;
 pub mod standing;
 pub mod step;
+pub mod takeover;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod upkeep;

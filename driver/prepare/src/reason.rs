@@ -63,6 +63,8 @@ names! {
         GpuHeld,
         /// Another claim is releasing the GPU and has not done so in time.
         GpuBeingReleased,
+        /// Something was left on the GPU that only another driver can take back.
+        GpuUnclean,
         /// It is not known who holds the GPU.
         GpuUnaccounted,
         /// The GPU is being worked on for another claim.
@@ -103,6 +105,8 @@ names! {
         PreparationRestored,
         /// A claim that is gone was taken back without the kubelet.
         ClaimTakenBack,
+        /// The claims of the reference driver were taken over.
+        ClaimsTakenOver,
         /// There is an NVIDIA driver where there was none.
         DriverFound,
         /// There is no NVIDIA driver.

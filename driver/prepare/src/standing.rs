@@ -4,7 +4,6 @@ use tessera_claim::{AllocatedDevice, Allocation};
 
 use crate::record::{BootId, PreparedDevice, Record, View};
 use crate::resolve::ResolvedDevice;
-use crate::step::{Step, undo_all};
 
 /// What the journal already has of a claim that is to be prepared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +13,8 @@ pub enum Standing {
     /// It is prepared, with these devices, in this boot.
     Prepared,
     /// Something else: a preparation that did not end, an allocation that has changed, or a former
-    /// boot. These steps take it back.
-    Leftover(Vec<Step>),
+    /// boot. It has to be taken back.
+    Leftover,
 }
 
 /// Compares the record of a claim with what is to be prepared now.
@@ -35,7 +34,7 @@ pub fn standing(
     if record.is_prepared_in(boot) && same_devices {
         Standing::Prepared
     } else {
-        Standing::Leftover(undo_all(&record.effects))
+        Standing::Leftover
     }
 }
 
@@ -101,7 +100,6 @@ mod tests {
         let (boot, allocation) = (boot(), allocation("a", &[0, 3]));
         let devices = resolve(&allocation, "node0", &inventory).unwrap();
         let prepared = record("a", &[0, 3]);
-        let undo = undo_all(&prepared.effects);
         assert_eq!(standing(None, &devices, &boot), Standing::New);
         assert_eq!(
             standing(Some(&prepared), &devices, &boot),
@@ -123,7 +121,7 @@ mod tests {
         ] {
             assert_eq!(
                 standing(Some(&other), &devices, &boot),
-                Standing::Leftover(undo.clone()),
+                Standing::Leftover,
                 "{other:?}"
             );
         }

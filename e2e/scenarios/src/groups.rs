@@ -20,6 +20,7 @@ pub(crate) mod selection;
 pub(crate) mod shapes;
 pub(crate) mod sharing;
 pub(crate) mod survival;
+pub(crate) mod takeover;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
 pub(crate) mod whole_gpus;

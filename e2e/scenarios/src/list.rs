@@ -2,8 +2,8 @@
 
 use crate::groups::{
     api_away, cleanup, configuration, damage, driver, events, hostile, isolation, kubelet,
-    odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall, upgrade,
-    whole_gpus,
+    odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, takeover, uninstall,
+    upgrade, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -131,6 +131,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A GPU in use whose record is damaged, in each of seven ways, is given to nobody until its pod has ended, and the others are.",
     damage::full_read_only_and_vanished_directories_fail_a_claim_with_the_reason_and_leave_nothing
         => "Full tmpfs, read-only CDI directory, vanished state and plugin directories: an error with path and remedy, nothing leaked, the next try works.",
+    takeover::the_claims_of_the_reference_driver_are_taken_over_with_their_running_pods
+        => "On a node with a checkpoint and CDI specs of the reference driver, pods run on and can share their claims; a GPU in use is given to nobody before its pod has ended.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

@@ -85,6 +85,8 @@ impl Node for LocalNode {
                 let found = self.spec(file)?;
                 Ok(found.is_some_and(|bytes| crc32fast::hash(&bytes) == *crc32))
             }
+            // Nothing here knows how to look for it.
+            Effect::Foreign { .. } => Ok(true),
         }
     }
 
@@ -152,6 +154,23 @@ pub fn restore(
         node.apply(step)?;
     }
     Ok(record)
+}
+
+/// Takes back what is recorded of a claim, and forgets it but for what cannot be taken back.
+pub fn take_back_recorded(
+    record: &Record,
+    records: &impl Records,
+    node: &impl Node,
+) -> Result<(), ExecuteError> {
+    let steps = undo_all(&record.effects);
+    let Some(remains) = record.remains() else {
+        return take_back(&record.claim.uid, &steps, records, node);
+    };
+    for step in &steps {
+        node.apply(step)?;
+    }
+    records.write(&remains)?;
+    Ok(())
 }
 
 /// Takes a claim back: runs the undoing steps, then forgets the claim.

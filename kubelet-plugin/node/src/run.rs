@@ -1,7 +1,8 @@
 //! Puts the plugin together and runs it until it is told to stop.
 //!
 //! # Flow
-//! The sockets are served first, from memory: the kubelet finds us within a second, whatever the
+//! Claims of the reference driver are taken over before anybody can ask for their GPUs. The sockets are
+//! served first otherwise, from memory: the kubelet finds us within a second, whatever the
 //! hardware and the API server do meanwhile. The hardware is followed beside it. Slices are
 //! published once the kubelet has registered us and the hardware is known, in either order, and
 //! again whenever the hardware changes.
@@ -93,6 +94,7 @@ async fn start(
         hurry.clone(),
     );
     let claims = Arc::new(assembly.claims(journal.clone(), hardware.clone(), waits)?);
+    assembly.take_over(&claims, &notices).await?;
     let metrics = Metrics::new(&mut assembly.registry, driver);
     let plugin = Plugin::new(claims.clone(), metrics, notices);
     let registrations = assembly.serve_kubelet(plugin, sockets, post, &hardware, hurry);

@@ -8,6 +8,7 @@ use kube::Client;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::notice::Happening;
 use tessera_prepare::record::BootId;
 use tessera_shell::client::{self, ApiSource};
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ use crate::parts::Parts;
 use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
 use crate::reconcile::{self, RepairMetrics, Schedule};
 use crate::slice_metrics::SliceMetrics;
+use crate::takeover::{self, TakeoverMetrics};
 use crate::wait::Waits;
 
 /// Where Linux says which boot this is.
@@ -160,6 +162,20 @@ impl<'a> Assembly<'a> {
             hardware,
             waits,
         ))
+    }
+
+    /// Takes over what the reference driver has prepared, if it was here.
+    pub(super) async fn take_over(
+        &mut self,
+        claims: &NodeClaims,
+        notices: &Notices,
+    ) -> anyhow::Result<()> {
+        let metrics = TakeoverMetrics::new(&mut self.registry);
+        let report = takeover::take_over(&self.directories.plugin, claims, &metrics).await?;
+        if let Some(report) = &report {
+            notices.tell(Happening::TakenOver { report });
+        }
+        Ok(())
     }
 
     /// Writes what there is to tell as events.
