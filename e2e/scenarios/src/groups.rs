@@ -23,4 +23,5 @@ pub(crate) mod survival;
 pub(crate) mod takeover;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
+pub(crate) mod versions;
 pub(crate) mod whole_gpus;

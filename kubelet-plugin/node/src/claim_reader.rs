@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
-use kube::{Api, Client};
 use tessera_claim::ClaimRef;
+use tessera_resource_api::claim_from;
+use tessera_shell::resource_api::{Kind, ResourceApi};
 use thiserror::Error;
 use tracing::debug;
 
@@ -69,23 +70,36 @@ pub trait ClaimReader: Send + Sync + 'static {
 /// Reads from the API server, trying again until the deadline.
 #[derive(Clone)]
 pub struct ApiClaimReader {
-    client: Client,
+    api: ResourceApi,
 }
 
 impl ApiClaimReader {
-    /// Reads through `client`.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Reads through `api`.
+    pub fn new(api: ResourceApi) -> Self {
+        Self { api }
+    }
+
+    /// Reads once.
+    async fn get(&self, claim: &ClaimRef) -> Result<ResourceClaim, kube::Error> {
+        let (version, claims) = self
+            .api
+            .objects(Kind::Claim, Some(&claim.namespace))
+            .await?;
+        let found = claims.get(&claim.name).await;
+        let found = found.inspect_err(|error| {
+            self.api.notice(version, error);
+        })?;
+        let object = serde_json::to_value(found).map_err(kube::Error::SerdeError)?;
+        claim_from(version, object).map_err(|error| kube::Error::Service(error.into()))
     }
 }
 
 impl ClaimReader for ApiClaimReader {
     async fn read(&self, claim: &ClaimRef, deadline: Deadline) -> Result<ResourceClaim, ReadError> {
-        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
         let (mut pause, mut attempt) = (FIRST_PAUSE, FIRST_ATTEMPT);
         let patience = deadline.at_most(REFUSAL_PATIENCE);
         loop {
-            let last = match deadline.at_most(attempt).run(api.get(&claim.name)).await {
+            let last = match deadline.at_most(attempt).run(self.get(claim)).await {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(error)) => match verdict(&error) {
                     Verdict::Absent => {
@@ -132,7 +146,8 @@ enum Verdict {
 fn verdict(error: &kube::Error) -> Verdict {
     match error {
         kube::Error::Api(status) => match status.code {
-            404 => Verdict::Absent,
+            404 if status.reason == "NotFound" => Verdict::Absent,
+            // There is no such path: the server does not serve this version, and is asked which it does.
             400 | 401 | 403 | 405 | 422 => Verdict::Refused,
             _ => Verdict::TryAgain,
         },

@@ -11,6 +11,7 @@ use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::BootId;
 use tessera_shell::client::{self, ApiSource};
+use tessera_shell::resource_api::ResourceApi;
 use tokio::sync::watch;
 
 use crate::args::Args;
@@ -47,6 +48,7 @@ pub(super) struct Assembly<'a> {
     pub(super) args: &'a Args,
     pub(super) directories: &'a Directories,
     pub(super) client: Client,
+    pub(super) resources: ResourceApi,
     pub(super) registry: Registry,
 }
 
@@ -63,11 +65,13 @@ impl<'a> Assembly<'a> {
             kubeconfig: args.kubeconfig.clone(),
             program: "tessera-kubelet-plugin",
         };
+        let client = client::connect(&source).await?;
         Ok(Self {
             parts,
             args,
             directories,
-            client: client::connect(&source).await?,
+            resources: ResourceApi::new(client.clone(), args.resource_api_version),
+            client,
             registry,
         })
     }
@@ -152,7 +156,7 @@ impl<'a> Assembly<'a> {
             .with_context(|| format!("open CDI directory {}", args.cdi_root.display()))?;
         let locks = GpuLocks::open(&directories.locks())
             .with_context(|| format!("open lock directory {}", directories.locks().display()))?;
-        let reader = ApiClaimReader::new(self.client.clone());
+        let reader = ApiClaimReader::new(self.resources.clone());
         Ok(Claims::new(
             identity,
             reader,
@@ -180,9 +184,9 @@ impl<'a> Assembly<'a> {
 
     /// Writes what there is to tell as events.
     pub(super) fn teller(&mut self, inbox: Inbox) -> Teller<ApiClaimReader, KubeBoard> {
-        let reader = ApiClaimReader::new(self.client.clone());
+        let reader = ApiClaimReader::new(self.resources.clone());
         let driver = self.args.drivers.name();
-        let board = KubeBoard::new(self.client.clone(), driver, &self.args.node_name);
+        let board = KubeBoard::new(self.resources.clone(), driver, &self.args.node_name);
         Teller::new(inbox, reader, board, EventMetrics::new(&mut self.registry))
     }
 
@@ -207,7 +211,7 @@ impl<'a> Assembly<'a> {
     ) -> watch::Receiver<PublishState> {
         let (driver, node) = (self.args.drivers.name(), &self.args.node_name);
         let (offers, offer) = watch::channel(None);
-        let slices = KubeSlices::new(self.client.clone(), node, driver);
+        let slices = KubeSlices::new(self.resources.clone(), node, driver);
         let turns = Turns::at(&self.directories.publisher());
         let metrics = SliceMetrics::new(&mut self.registry);
         let (publisher, state) = Publisher::new(slices, metrics, offer, turns);
