@@ -1,12 +1,13 @@
-//! What both processes need to run: API client, logs, HTTP endpoint, signals.
+//! What both processes need to run: API client, version of the resource API, logs, HTTP endpoint, signals.
 //!
-//! The kubelet plugin and the controller share these four, and nothing else: no policy, no retry
+//! The kubelet plugin and the controller share these, and nothing else: no policy, no retry
 //! and no Kubernetes object is decided here.
 
 pub mod client;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod resource_api;
 pub mod shutdown;
 
 /// The release that this binary was built from, as in `tessera_build_info{version}`.

@@ -237,6 +237,12 @@ impl DeviceName {
         gpu.strip_prefix("gpu-")?.parse().ok()
     }
 
+    /// Whether it names a whole GPU, and not a part of one or another kind of device.
+    pub fn is_whole_gpu(&self) -> bool {
+        let minor = self.0.strip_prefix("gpu-");
+        minor.is_some_and(|minor| !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit()))
+    }
+
     /// The name as the API carries it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -317,6 +323,12 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a.b", &"a".repeat(64)] {
             assert!(bad.parse::<DeviceName>().is_err(), "{bad:?}");
         }
+        for other in ["gpu", "gpu-vfio-0", "gpu-0-mig-1g5gb-19-0", "channel-0"] {
+            assert!(
+                !other.parse::<DeviceName>().unwrap().is_whole_gpu(),
+                "{other}"
+            );
+        }
         for bad in [
             "GPU-",
             "MIG-5dcdd1a3-5d1a-4b4a-9c4c-0b1a2c3d4e5f",
@@ -368,6 +380,7 @@ mod tests {
         #[test]
         fn every_whole_gpu_has_a_valid_device_name(minor: u32) {
             let name = DeviceName::whole_gpu(minor);
+            prop_assert!(name.is_whole_gpu());
             prop_assert_eq!(name.as_str().parse::<DeviceName>(), Ok(name.clone()));
         }
     }

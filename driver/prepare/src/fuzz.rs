@@ -1,7 +1,9 @@
-//! Fuzz targets: records, CDI names and specs that are read back.
+//! Fuzz targets: records, CDI names, specs and checkpoints of the reference driver that are read back.
+
+use std::collections::BTreeMap;
 
 use bolero::TypeGenerator;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::mig::{Part, Placement};
 use tessera_device::testing::{cut, driver, gpu};
@@ -9,10 +11,12 @@ use tessera_device::{Gpu, Inventory};
 use tessera_fuzz::fuzz;
 
 use crate::cdi::{CdiKind, claim_of_file, claimed_devices, device_name, file_name};
+use crate::checkpoint::Checkpoint;
 use crate::record::{BootId, FORMAT, Phase, PreparedDevice, Record, View};
 use crate::step::Effect;
-use crate::testing::boot;
-use crate::upkeep::rebuild;
+use crate::takeover::{Fate, Successor, Taken, Takeover};
+use crate::testing::{boot, checkpoint};
+use crate::upkeep::{FoundSpec, rebuild};
 
 /// How a claim uses a GPU, as generated.
 #[derive(Clone, Debug, TypeGenerator)]
@@ -189,10 +193,14 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
                 damage.of(spec(devices.iter().map(of_this_claim).collect()))
             }
         };
-        let Some(record) = rebuild(&claim, &bytes, &kind, "node-a", &inventory, &boot) else {
+        let spec = FoundSpec {
+            file: file_name(&kind, &claim),
+            contents: bytes,
+        };
+        let Some(record) = rebuild(&claim, &spec, &kind, "node-a", &inventory, &boot) else {
             return;
         };
-        let claimed = claimed_devices(&bytes, &claim).unwrap();
+        let claimed = claimed_devices(&spec.contents, &claim).unwrap();
         let held: Vec<_> = record
             .devices
             .iter()
@@ -201,5 +209,92 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
         assert_eq!(held, claimed);
         assert!(record.devices.iter().all(|held| gpus.contains(&&held.gpu)));
         assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+    });
+}
+
+/// A checkpoint of the reference driver that may be damaged, or something else altogether.
+#[derive(Clone, Debug, TypeGenerator)]
+enum CheckpointBytes {
+    Any(Vec<u8>),
+    Damaged(Vec<Checkpointed>, bool, Damage),
+}
+
+/// A claim in a checkpoint, by the minor number of its GPU.
+#[derive(Clone, Debug, TypeGenerator)]
+enum Checkpointed {
+    Gpu(u8),
+    Mig(u8),
+    Vfio(String),
+    Begun(String),
+    Odd { uid: String, state: String },
+}
+
+impl Checkpointed {
+    fn entry(&self, name: &str) -> (String, Value) {
+        let uid = format!("{name}-uid");
+        match self {
+            Self::Gpu(minor) => {
+                let gpu = checkpoint::gpu(name, (*minor).into());
+                (uid, checkpoint::completed(name, &[gpu]))
+            }
+            Self::Mig(minor) => {
+                let mig = checkpoint::mig(name, (*minor).into());
+                (uid, checkpoint::completed(name, &[mig]))
+            }
+            Self::Vfio(gpu) => (
+                uid,
+                checkpoint::completed(name, &[checkpoint::vfio(name, gpu)]),
+            ),
+            Self::Begun(device) => (uid, checkpoint::begun(name, &[device])),
+            Self::Odd { uid, state } => (uid.clone(), json!({ "checkpointState": state })),
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_the_reference_driver_is_refused_or_every_claim_in_it_is_accounted_for() {
+    let (kind, boot) = (CdiKind::claim(), boot());
+    let successor = Successor {
+        driver: "gpu.nvidia.com",
+        kind: &kind,
+        boot: &boot,
+    };
+    fuzz!(500, CheckpointBytes, |bytes| {
+        let bytes = match bytes {
+            CheckpointBytes::Any(bytes) => bytes.clone(),
+            CheckpointBytes::Damaged(claims, old, damage) => {
+                let claims = claims.iter().zip(0..);
+                let claims: Map<String, Value> = claims
+                    .map(|(claim, n): (_, u32)| claim.entry(&format!("claim{n}")))
+                    .collect();
+                let claims = Value::Object(claims);
+                let file = if *old {
+                    checkpoint::v1(&claims)
+                } else {
+                    checkpoint::v2("boot", &claims)
+                };
+                damage.of(file.to_string().into_bytes())
+            }
+        };
+        let Ok(file) = Checkpoint::decode(&bytes) else {
+            return;
+        };
+        let Takeover {
+            claims,
+            former_boot,
+            ..
+        } = successor.take_over(&file, &BTreeMap::new(), |_| false);
+        assert_eq!(
+            claims.len(),
+            if former_boot { 0 } else { file.claims.len() }
+        );
+        for Taken { uid, fate } in claims {
+            assert!(Fate::LABELS.contains(&fate.label()));
+            if let Some(record) = fate.record() {
+                assert_eq!(record.claim.uid.as_str(), uid);
+                assert!(record.is_of(&kind));
+                assert_eq!(Record::decode(&record.encode()).unwrap(), *record);
+            }
+        }
     });
 }

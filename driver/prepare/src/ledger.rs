@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::{DeviceName, GpuUuid};
 
-use crate::record::{PreparedDevice, Record, RecordOf, View};
+use crate::record::{Phase, PreparedDevice, Record, RecordOf, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 
@@ -63,6 +63,8 @@ impl Flaw {
 pub struct Ledger<'g, G> {
     guard: &'g G,
     holders: BTreeMap<GpuUuid, Vec<Holder>>,
+    /// What claims that are gone have left on GPUs.
+    left: BTreeMap<GpuUuid, (ClaimRef, String)>,
     unreadable: Vec<Unreadable>,
 }
 
@@ -90,19 +92,27 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         unreadable: Vec<Unreadable>,
     ) -> Self {
         let mut holders: BTreeMap<GpuUuid, Vec<Holder>> = BTreeMap::new();
+        let mut left = BTreeMap::new();
         for record in records {
+            let claim = &record.claim;
             for device in &record.devices {
-                let holder = Holder {
-                    claim: record.claim.clone(),
-                    device: device.device.clone(),
-                    view: device.view,
-                };
-                holders.entry(device.gpu.clone()).or_default().push(holder);
+                let gpu = device.gpu.clone();
+                if record.phase == Phase::Released {
+                    let what = record.foreign().collect::<Vec<_>>().join(" and ");
+                    left.insert(gpu, (claim.clone(), what));
+                } else {
+                    holders.entry(gpu).or_default().push(Holder {
+                        claim: claim.clone(),
+                        device: device.device.clone(),
+                        view: device.view,
+                    });
+                }
             }
         }
         Self {
             guard,
             holders,
+            left,
             unreadable,
         }
     }
@@ -125,6 +135,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 continue;
             }
             self.refuse_unaccounted(claim, device)?;
+            self.refuse_unclean(claim, device)?;
             let twice = devices[..at].iter().find(|other| {
                 other.gpu.uuid == device.gpu.uuid && other.view().excludes(device.view())
             });
@@ -169,6 +180,19 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         }
     }
 
+    fn refuse_unclean(&self, claim: &ClaimRef, device: &ResolvedDevice<'_>) -> Result<(), Refusal> {
+        match self.left.get(&device.gpu.uuid) {
+            None => Ok(()),
+            Some((by, what)) => Err(Refusal::Unclean {
+                claim: claim.clone(),
+                device: device.allocated.device.clone(),
+                gpu: device.gpu.uuid.clone(),
+                by: by.uid.clone(),
+                what: what.clone(),
+            }),
+        }
+    }
+
     /// The first claim other than `claim` whose use of the GPU leaves no room for this device, and
     /// the device by which it has that use.
     fn holder(
@@ -194,6 +218,7 @@ mod tests {
     use tessera_device::testing::{cut, gpu, gpu_uuid};
 
     use super::*;
+    use crate::step::Effect;
     use crate::testing::{mig_record, named, record};
 
     #[derive(Debug)]
@@ -337,6 +362,28 @@ mod tests {
         Ledger::under(&guard, [], vec![damaged])
             .admit(&same, wants(&gpus, View::Whole))
             .unwrap();
+    }
+
+    #[test]
+    fn a_gpu_on_which_something_was_left_is_given_to_nobody_but_for_admin_access() {
+        let guard = all_locked();
+        let mut former = record("former", &[3]);
+        let what = "a MIG device".to_owned();
+        former.effects.push(Effect::Foreign { what });
+        let remains = former.remains().unwrap();
+        let gpus = [gpu(2), gpu(3)];
+        for claim in ["newcomer", "former"].map(|name| record(name, &[]).claim) {
+            let admit = |gpus, view| {
+                Ledger::under(&guard, [&remains], vec![]).admit(&claim, wants(gpus, view))
+            };
+            let error = admit(&gpus[..], View::Whole).unwrap_err();
+            let Refusal::Unclean { device, what, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!((device.as_str(), what.as_str()), ("gpu-3", "a MIG device"));
+            admit(&gpus[..1], View::Whole).unwrap();
+            admit(&gpus[..], View::Admin).unwrap();
+        }
     }
 
     #[test]

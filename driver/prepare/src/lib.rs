@@ -5,6 +5,7 @@
 
 pub mod cdi;
 pub mod channel;
+pub mod checkpoint;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;
@@ -16,6 +17,7 @@ pub mod refusal;
 pub mod resolve;
 pub mod standing;
 pub mod step;
+pub mod takeover;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod upkeep;

@@ -8,6 +8,7 @@ use tessera_claim::ClaimRef;
 use tessera_device::follow::Change;
 
 use crate::reason::{News, Reason};
+use crate::takeover::Report;
 use crate::upkeep::has_name;
 use crate::waiting::WaitingFor;
 
@@ -80,6 +81,11 @@ pub enum Happening<'a> {
         /// The claim.
         claim: &'a ClaimRef,
     },
+    /// The node was taken over from the reference driver.
+    TakenOver {
+        /// How it went.
+        report: &'a Report,
+    },
     /// The NVIDIA driver or a GPU is not as it was.
     Changed {
         /// In which way.
@@ -139,6 +145,7 @@ impl Happening<'_> {
             // Another plugin takes over within seconds, and the kubelet tells the pod.
             Self::Failed { reason, .. } => *reason != Reason::PluginStopping,
             Self::Changed { change, first_look } => change.is_loss() || !first_look,
+            Self::TakenOver { report } => report.is_news(),
             Self::Waiting { .. }
             | Self::Rebuilt { .. }
             | Self::Restored { .. }
@@ -167,6 +174,7 @@ impl Happening<'_> {
             Self::Failed { .. } | Self::Rebuilt { .. } | Self::Restored { .. } => true,
             Self::Waiting { .. } | Self::TakenBack { .. } => false,
             Self::Changed { change, .. } => change.is_loss(),
+            Self::TakenOver { report } => report.is_warning(),
         };
         if is_warning {
             Severity::Warning
@@ -182,6 +190,7 @@ impl Happening<'_> {
             Self::Rebuilt { .. } => News::RecordRebuilt,
             Self::Restored { .. } => News::PreparationRestored,
             Self::TakenBack { .. } => News::ClaimTakenBack,
+            Self::TakenOver { .. } => News::ClaimsTakenOver,
             Self::Changed { change, .. } => news_of(change),
         };
         news.as_str()
@@ -190,9 +199,10 @@ impl Happening<'_> {
     fn action(&self) -> Action {
         match self {
             Self::Failed { action, .. } | Self::Waiting { action, .. } => *action,
-            Self::Rebuilt { .. } | Self::Restored { .. } | Self::TakenBack { .. } => {
-                Action::Reconcile
-            }
+            Self::Rebuilt { .. }
+            | Self::Restored { .. }
+            | Self::TakenBack { .. }
+            | Self::TakenOver { .. } => Action::Reconcile,
             Self::Changed { .. } => Action::Discover,
         }
     }
@@ -213,6 +223,7 @@ impl Happening<'_> {
                 "claim {claim} is gone and the kubelet never asked to unprepare it; its devices \
                  are free again"
             ),
+            Self::TakenOver { report } => report.to_string(),
             Self::Changed { change, .. } => change.to_string(),
         }
     }

@@ -16,7 +16,7 @@ use crate::ledger::Admitted;
 use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
-use crate::step::Step;
+use crate::step::{Effect, Step};
 
 /// What to do to prepare a claim for GPUs.
 pub type Plan = PlanOf<PreparedDevice>;
@@ -47,7 +47,8 @@ pub fn plan<G>(
             instance: device.instance,
         })
         .collect();
-    let steps = vec![write_cdi(claim, &gpus, kind, install)];
+    let file = cdi::file_name(kind, &claim.uid);
+    let steps = vec![write_cdi(file, claim, &gpus, kind, install)];
     let record = Record {
         boot: boot.clone(),
         claim: claim.clone(),
@@ -64,8 +65,10 @@ pub fn plan<G>(
 
 /// Plans the effects of a claim that is prepared anew, for the devices that its record names.
 ///
-/// The claim is in use, so nothing of it is taken back: the new effects replace the old. A GPU that
-/// is missing at present is described as it was last.
+/// The claim is in use, so nothing of it is taken back: the new effects replace the old, and so a spec
+/// keeps the name of its file. (The reference driver's are YAML, of which JSON is a part.) A GPU that
+/// is missing at present is described as it was last. A device that another driver made of a GPU
+/// cannot be described.
 pub fn restore(
     record: &Record,
     inventory: &Inventory,
@@ -74,11 +77,14 @@ pub fn restore(
 ) -> Result<Plan, Refusal> {
     let gpu = |prepared: &PreparedDevice| {
         let gpu = inventory.ever_seen().find(|gpu| gpu.uuid == prepared.gpu);
-        let gpu = gpu.ok_or_else(|| Refusal::UnknownDevice {
-            claim: record.claim.clone(),
-            pool: prepared.pool.clone(),
-            device: prepared.device.clone(),
-        })?;
+        let is_ours = prepared.instance.is_some() || prepared.device.is_whole_gpu();
+        let gpu = gpu
+            .filter(|_| is_ours)
+            .ok_or_else(|| Refusal::UnknownDevice {
+                claim: record.claim.clone(),
+                pool: prepared.pool.clone(),
+                device: prepared.device.clone(),
+            })?;
         Ok(GpuEdits {
             device: prepared.device.clone(),
             gpu,
@@ -90,10 +96,19 @@ pub fn restore(
         .iter()
         .map(gpu)
         .collect::<Result<Vec<_>, Refusal>>()?;
-    let steps = vec![write_cdi(&record.claim, &gpus, kind, install)];
-    let effects = steps.iter().filter_map(Step::effect).collect();
+    let file = record.effects.iter().find_map(|effect| match effect {
+        Effect::CdiFile { file, .. } => Some(file.clone()),
+        Effect::Foreign { .. } => None,
+    });
+    let file = file.unwrap_or_else(|| cdi::file_name(kind, &record.claim.uid));
+    let steps = vec![write_cdi(file, &record.claim, &gpus, kind, install)];
+    let foreign = record
+        .effects
+        .iter()
+        .filter(|effect| effect.undo().is_none());
+    let effects = steps.iter().filter_map(Step::effect);
     let record = Record {
-        effects,
+        effects: effects.chain(foreign.cloned()).collect(),
         ..record.clone()
     };
     Ok(Plan { record, steps })
@@ -152,6 +167,7 @@ fn prepared_device(
 }
 
 fn write_cdi(
+    file: String,
     claim: &ClaimRef,
     gpus: &[GpuEdits<'_>],
     kind: &CdiKind,
@@ -159,7 +175,7 @@ fn write_cdi(
 ) -> Step {
     let spec = cdi::claim_spec(kind, &claim.uid, gpus, install);
     Step::WriteCdi {
-        file: cdi::file_name(kind, &claim.uid),
+        file,
         contents: spec.to_json(),
     }
 }
@@ -213,5 +229,41 @@ mod tests {
         let install = DriverInstall::default();
         let restored = restore(&record("a", &[0]), &inventory, &CdiKind::claim(), &install);
         assert!(restored.is_ok(), "{restored:?}");
+    }
+
+    #[test]
+    fn a_spec_that_is_made_anew_keeps_its_file_and_what_is_not_ours_stays_recorded() {
+        let inventory = inventory(0..8);
+        let install = DriverInstall::default();
+        let mut taken = record("a", &[0]);
+        taken.effects = vec![
+            Effect::CdiFile {
+                file: "a.yaml".to_owned(),
+                crc32: 0,
+            },
+            Effect::Foreign {
+                what: "an MPS control daemon".to_owned(),
+            },
+        ];
+        let restored = restore(&taken, &inventory, &CdiKind::claim(), &install).unwrap();
+        let [Step::WriteCdi { file, .. }] = restored.steps.as_slice() else {
+            panic!("one step writes the spec")
+        };
+        assert_eq!(file, "a.yaml");
+        let effects = restored.record.effects;
+        assert_eq!(effects[1..], taken.effects[1..]);
+        assert_eq!(Some(&effects[0]), restored.steps[0].effect().as_ref());
+    }
+
+    #[test]
+    fn a_part_of_a_gpu_is_not_made_anew_as_the_whole_gpu() {
+        let mut taken = record("a", &[0]);
+        taken.devices[0].device = "gpu-0-mig-1g5gb-19-0".parse().unwrap();
+        let install = DriverInstall::default();
+        let restored = restore(&taken, &inventory(0..8), &CdiKind::claim(), &install);
+        assert!(
+            matches!(restored, Err(Refusal::UnknownDevice { .. })),
+            "{restored:?}"
+        );
     }
 }

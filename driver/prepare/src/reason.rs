@@ -65,6 +65,8 @@ names! {
         GpuHeld,
         /// Another claim is releasing the GPU and has not done so in time.
         GpuBeingReleased,
+        /// Something was left on the GPU that only another driver can take back.
+        GpuUnclean,
         /// It is not known who holds the GPU.
         GpuUnaccounted,
         /// The claim does not say for which compute domain the channel is.
@@ -125,6 +127,8 @@ names! {
         PreparationRestored,
         /// A claim that is gone was taken back without the kubelet.
         ClaimTakenBack,
+        /// The claims of the reference driver were taken over.
+        ClaimsTakenOver,
         /// There is an NVIDIA driver where there was none.
         DriverFound,
         /// There is no NVIDIA driver.

@@ -50,6 +50,9 @@ pub enum Phase {
     Preparing,
     /// Every effect has happened. Only now has the kubelet been told of success.
     Prepared,
+    /// The kubelet has been told that it is unprepared, and something is left that cannot be taken
+    /// back: its GPUs are not handed out in this state.
+    Released,
 }
 
 /// How a claim uses a GPU.
@@ -231,6 +234,23 @@ impl<D: RecordedDevice> RecordOf<D> {
     /// Whether its claim is prepared, and that in this boot: the effects of another are gone.
     pub fn is_prepared_in(&self, boot: &BootId) -> bool {
         self.phase == Phase::Prepared && self.boot == *boot
+    }
+
+    /// What its GPUs are left with when everything is taken back that can be.
+    pub fn foreign(&self) -> impl Iterator<Item = &str> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::Foreign { what } => Some(what.as_str()),
+            Effect::CdiFile { .. } => None,
+        })
+    }
+
+    /// The record to keep once everything is taken back that can be: none, if that is all.
+    pub fn remains(&self) -> Option<Self> {
+        self.foreign().next()?;
+        let mut remains = self.clone();
+        remains.phase = Phase::Released;
+        remains.effects.retain(|effect| effect.undo().is_none());
+        Some(remains)
     }
 
     /// Whether it is a record of the driver whose CDI devices are of this kind.
@@ -434,6 +454,19 @@ mod tests {
             matches!(error, RecordError::NewerFormat { found: 3 }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_is_all_that_remains_of_a_record() {
+        let mut taken = record("a", &[0]);
+        assert_eq!(taken.remains(), None);
+        let what = "a MIG device".to_owned();
+        taken.effects.push(Effect::Foreign { what });
+        let remains = taken.remains().unwrap();
+        assert_eq!(remains.phase, Phase::Released);
+        assert_eq!(remains.effects, taken.effects[1..]);
+        assert_eq!(remains.remains(), Some(remains.clone()));
+        assert_eq!(Record::decode(&remains.encode()).unwrap(), remains);
     }
 
     proptest! {

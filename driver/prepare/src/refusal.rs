@@ -95,6 +95,24 @@ pub enum Refusal {
         /// Who is releasing it.
         by: ClaimRef,
     },
+    /// A GPU on which something was left that this driver cannot take back.
+    #[error(
+        "claim {claim} was allocated {device}, but its GPU {gpu} still has what another driver \
+         made on it for claim UID {by}: {what}; reboot the node, or take it back as \
+         docs/migration.md says"
+    )]
+    Unclean {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// For which claim it was made.
+        by: ClaimUid,
+        /// What it is.
+        what: String,
+    },
     /// A record that cannot be read might hold any GPU.
     #[error(
         "claim {claim} is not given GPU {gpu}, because the record of claim UID {record} cannot \
@@ -127,6 +145,7 @@ impl Refusal {
             Self::MigLayoutChanged { .. } => Reason::MigLayoutChanged,
             Self::GpuHeld { .. } => Reason::GpuHeld,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
+            Self::Unclean { .. } => Reason::GpuUnclean,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,
         }
     }

@@ -4,7 +4,6 @@ use tessera_claim::{AllocatedDevice, Allocation};
 
 use crate::record::{BootId, PreparedDevice, Record, View};
 use crate::resolve::ResolvedDevice;
-use crate::step::{Step, undo_all};
 
 /// What the journal already has of a claim that is to be prepared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +13,8 @@ pub enum Standing {
     /// It is prepared, with these devices, in this boot.
     Prepared,
     /// Something else: a preparation that did not end, an allocation that has changed, or a former
-    /// boot. These steps take it back.
-    Leftover(Vec<Step>),
+    /// boot. It has to be taken back.
+    Leftover,
 }
 
 /// Compares the record of a claim with what is to be prepared now.
@@ -29,7 +28,7 @@ pub fn standing(
     };
     let is_for = |(prepared, device): (&PreparedDevice, &ResolvedDevice<'_>)| {
         prepared.gpu == device.gpu.uuid
-            && prepared.instance.as_ref() == device.mig()
+            && (prepared.instance.as_ref() == device.mig() || is_foreign(record, prepared))
             && serves(prepared, &device.allocated)
     };
     let same_devices =
@@ -37,8 +36,16 @@ pub fn standing(
     if record.is_prepared_in(boot) && same_devices {
         Standing::Prepared
     } else {
-        Standing::Leftover(undo_all(&record.effects))
+        Standing::Leftover
     }
+}
+
+/// Whether a prepared device is a part of a GPU that another driver prepared before this one took the
+/// node over. Nothing tells which instance that was; its containers keep it.
+fn is_foreign(record: &Record, prepared: &PreparedDevice) -> bool {
+    prepared.instance.is_none()
+        && !prepared.device.is_whole_gpu()
+        && record.foreign().next().is_some()
 }
 
 /// Whether the record is that of a claim which was prepared in this boot for exactly this
@@ -74,6 +81,7 @@ mod tests {
     use super::*;
     use crate::record::Phase;
     use crate::resolve::resolve;
+    use crate::step::Effect;
     use crate::testing::{allocation, boot, mig_record, named, record};
 
     #[test]
@@ -104,7 +112,6 @@ mod tests {
         let (boot, allocation) = (boot(), allocation("a", &[0, 3]));
         let devices = resolve(&allocation, "node0", &inventory).unwrap();
         let prepared = record("a", &[0, 3]);
-        let undo = undo_all(&prepared.effects);
         assert_eq!(standing(None, &devices, &boot), Standing::New);
         assert_eq!(
             standing(Some(&prepared), &devices, &boot),
@@ -126,10 +133,29 @@ mod tests {
         ] {
             assert_eq!(
                 standing(Some(&other), &devices, &boot),
-                Standing::Leftover(undo.clone()),
+                Standing::Leftover,
                 "{other:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_mig_device_of_another_driver_stays_prepared_under_its_name() {
+        let layout = Inventory::new(driver("580"), vec![cut(gpu(0), &["3g.40gb"])]).unwrap();
+        let devices = resolve(&named(&["gpu-0-mig-3g40gb-9-0"]), "node0", &layout).unwrap();
+        let mut taken = mig_record("a", 0, &["3g.40gb"]);
+        taken.devices[0].view = View::Whole;
+        taken.devices[0].instance = None;
+        assert_eq!(
+            standing(Some(&taken), &devices, &boot()),
+            Standing::Leftover
+        );
+        let what = "MIG device gpu-0-mig-3g40gb-9-0".to_owned();
+        taken.effects.push(Effect::Foreign { what });
+        assert_eq!(
+            standing(Some(&taken), &devices, &boot()),
+            Standing::Prepared
+        );
     }
 
     #[test]
@@ -148,6 +174,6 @@ mod tests {
         let anew = layout(cut);
         let devices = resolve(&allocation, "node0", &anew).unwrap();
         let found = standing(Some(&prepared), &devices, &boot());
-        assert_eq!(found, Standing::Leftover(undo_all(&prepared.effects)));
+        assert_eq!(found, Standing::Leftover);
     }
 }

@@ -34,6 +34,12 @@ pub enum Effect {
         /// CRC-32 of its bytes, by which an altered file is noticed.
         crc32: u32,
     },
+    /// Something that another driver did for the claim before this one took the node over, and that
+    /// this one cannot take back.
+    Foreign {
+        /// What it is, as users are told.
+        what: String,
+    },
 }
 
 impl Step {
@@ -50,17 +56,18 @@ impl Step {
 }
 
 impl Effect {
-    /// The step that takes it back. It succeeds where there is nothing to take back.
-    pub fn undo(&self) -> Step {
+    /// The step that takes it back, if there is one. It succeeds where there is nothing to take back.
+    pub fn undo(&self) -> Option<Step> {
         match self {
-            Self::CdiFile { file, .. } => Step::RemoveCdi { file: file.clone() },
+            Self::CdiFile { file, .. } => Some(Step::RemoveCdi { file: file.clone() }),
+            Self::Foreign { .. } => None,
         }
     }
 }
 
 /// The steps that take `effects` back, last one first.
 pub fn undo_all(effects: &[Effect]) -> Vec<Step> {
-    effects.iter().rev().map(Effect::undo).collect()
+    effects.iter().rev().filter_map(Effect::undo).collect()
 }
 
 #[cfg(test)]
@@ -74,7 +81,7 @@ mod tests {
             contents: b"{}".to_vec(),
         };
         let effect = step.effect().unwrap();
-        let undo = effect.undo();
+        let undo = effect.undo().unwrap();
         assert_eq!(
             undo,
             Step::RemoveCdi {

@@ -117,3 +117,96 @@ impl GpuGuard for AllLocked {
         true
     }
 }
+
+/// The file in which the reference driver keeps what it has prepared, made from what is known of its
+/// format.
+pub mod checkpoint {
+    use serde_json::{Value, json};
+    use tessera_device::testing::gpu_uuid;
+
+    /// As it is written now: both versions, with whatever checksums.
+    pub fn v2(boot: &str, claims: &Value) -> Value {
+        json!({
+            "checksum": 3_735_928_559_u32,
+            "v1": {"preparedClaims": claims},
+            "v2": {"checksum": 48_879, "nodeBootID": boot, "preparedClaims": claims},
+        })
+    }
+
+    /// As it was written before there was a second version.
+    pub fn v1(claims: &Value) -> Value {
+        json!({"checksum": 3_735_928_559_u32, "v1": {"preparedClaims": claims}})
+    }
+
+    /// A claim whose preparation ended with these devices.
+    pub fn completed(name: &str, devices: &[Value]) -> Value {
+        let results: Vec<Value> = devices
+            .iter()
+            .filter_map(|device| {
+                let mut kinds = device.as_object()?.values();
+                let prepared = kinds.find_map(|kind| kind.get("device"))?;
+                Some(result(prepared["DeviceName"].as_str()?))
+            })
+            .collect();
+        json!({
+            "checkpointState": "PrepareCompleted",
+            "status": {
+                "allocation": {"devices": {"results": results}},
+                "reservedFor": [{"resource": "pods", "name": format!("{name}-pod"), "uid": "p"}],
+            },
+            "preparedDevices": [{
+                "devices": devices,
+                "configState": {"mpsControlDaemonID": "", "timeSliceApplied": null},
+            }],
+        })
+    }
+
+    /// A claim whose preparation has begun, for devices of these names.
+    pub fn begun(name: &str, devices: &[&str]) -> Value {
+        let results: Vec<Value> = devices.iter().map(|device| result(device)).collect();
+        json!({
+            "checkpointState": "PrepareStarted",
+            "status": {"allocation": {"devices": {"results": results}}},
+            "name": name,
+            "namespace": "default",
+        })
+    }
+
+    fn result(device: &str) -> Value {
+        json!({"request": "gpu", "driver": "gpu.nvidia.com", "pool": "node0", "device": device})
+    }
+
+    /// A whole GPU that was prepared for the claim of this name.
+    pub fn gpu(claim: &str, minor: u32) -> Value {
+        let info = json!({"uuid": gpu_uuid(minor).as_str()});
+        json!({
+            "gpu": {"info": info, "device": device(claim, &format!("gpu-{minor}"))},
+            "mig": null,
+        })
+    }
+
+    /// A MIG device on this GPU.
+    pub fn mig(claim: &str, minor: u32) -> Value {
+        let concrete = json!({
+            "parentMinor": minor, "parentUUID": gpu_uuid(minor).as_str(), "giId": 7, "ciId": 0,
+            "migUUID": "MIG-0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001",
+        });
+        let name = format!("gpu-{minor}-mig-1g5gb-19-0");
+        json!({"gpu": null, "mig": {"concrete": concrete, "device": device(claim, &name)}})
+    }
+
+    /// A GPU that was passed through to a virtual machine.
+    pub fn vfio(claim: &str, uuid: &str) -> Value {
+        let vfio = json!({"info": {"uuid": uuid}, "device": device(claim, "gpu-vfio-0")});
+        json!({"gpu": null, "mig": null, "vfio": vfio})
+    }
+
+    fn device(claim: &str, name: &str) -> Value {
+        json!({
+            "Requests": ["gpu"],
+            "PoolName": "node0",
+            "DeviceName": name,
+            "CDIDeviceIDs": [format!("k8s.gpu.nvidia.com/claim={claim}-uid-{name}")],
+        })
+    }
+}

@@ -87,6 +87,9 @@ pub fn repair<D: RecordedDevice>(
     effects: Effects,
     grace: Duration,
 ) -> Repair {
+    if record.phase == Phase::Released {
+        return Repair::Nothing;
+    }
     match api {
         ApiView::LetGo(time) if time >= grace => Repair::TakeBack,
         ApiView::Allocated | ApiView::Unknown | ApiView::LetGo(_) => match effects {
@@ -96,11 +99,30 @@ pub fn repair<D: RecordedDevice>(
     }
 }
 
+/// A CDI spec that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundSpec {
+    /// File name within the CDI directory.
+    pub file: String,
+    /// Its bytes.
+    pub contents: Vec<u8>,
+}
+
+impl FoundSpec {
+    /// The effect that it is.
+    pub fn effect(&self) -> Effect {
+        Effect::CdiFile {
+            file: self.file.clone(),
+            crc32: crc32fast::hash(&self.contents),
+        }
+    }
+}
+
 /// The record of a claim whose own cannot be read: its copy, or what its CDI spec tells. `None` if
 /// neither does: then the claim may hold any GPU.
 pub fn account(
     unreadable: &Unreadable,
-    spec: Option<&[u8]>,
+    spec: Option<&FoundSpec>,
     kind: &CdiKind,
     pool: &str,
     inventory: &Inventory,
@@ -118,13 +140,13 @@ pub fn account(
 /// Prepare of the claim puts them right, and its Unprepare needs neither.
 pub(crate) fn rebuild(
     claim: &ClaimUid,
-    spec: &[u8],
+    spec: &FoundSpec,
     kind: &CdiKind,
     pool: &str,
     inventory: &Inventory,
     boot: &BootId,
 ) -> Option<Record> {
-    let names = cdi::claimed_devices(spec, claim)?;
+    let names = cdi::claimed_devices(&spec.contents, claim)?;
     let device = |device: DeviceName| {
         // Of a MIG device that the layout has no more it is not known where it was: it may have been
         // anywhere on its GPU.
@@ -146,16 +168,12 @@ pub(crate) fn rebuild(
         })
     };
     let devices = names.into_iter().map(device).collect::<Option<Vec<_>>>()?;
-    let effect = Effect::CdiFile {
-        file: cdi::file_name(kind, claim),
-        crc32: crc32fast::hash(spec),
-    };
     Some(Record {
         boot: boot.clone(),
         claim: nameless(claim),
         phase: Phase::Prepared,
         devices,
-        effects: vec![effect],
+        effects: vec![spec.effect()],
         unknown: Map::new(),
     })
 }
@@ -174,6 +192,13 @@ mod tests {
 
     const GRACE: Duration = Duration::from_mins(2);
 
+    fn spec(contents: &[u8]) -> FoundSpec {
+        FoundSpec {
+            file: "k8s.gpu.nvidia.com-claim_a-uid.json".to_owned(),
+            contents: contents.to_vec(),
+        }
+    }
+
     #[test]
     fn only_what_is_gone_for_long_is_taken_back_and_only_what_is_in_use_is_restored() {
         let boot = boot();
@@ -182,6 +207,8 @@ mod tests {
         preparing.phase = Phase::Preparing;
         let mut former_boot = prepared.clone();
         former_boot.boot = BootId("former".to_owned());
+        let mut released = prepared.clone();
+        released.phase = Phase::Released;
         let recent = ApiView::LetGo(Duration::from_secs(1));
         let old = ApiView::LetGo(GRACE);
         for (record, api, effects, expected) in [
@@ -230,6 +257,8 @@ mod tests {
                 Repair::Nothing,
             ),
             (&preparing, old, Effects::Damaged, Repair::TakeBack),
+            // What is left of it cannot be taken back.
+            (&released, old, Effects::Good, Repair::Nothing),
             (
                 &former_boot,
                 ApiView::Allocated,
@@ -263,7 +292,7 @@ mod tests {
         let lost = &plan.record;
         let found = rebuild(
             &lost.claim.uid,
-            contents,
+            &spec(contents),
             &CdiKind::claim(),
             "node0",
             &inventory,
@@ -285,7 +314,7 @@ mod tests {
     fn what_a_copy_says_goes_before_what_a_spec_says_and_without_either_nothing_is_known() {
         let inventory = inventory(0..8);
         let boot = boot();
-        let spec = br#"{"devices": [{"name": "a-uid-gpu-0"}]}"#;
+        let spec = spec(br#"{"devices": [{"name": "a-uid-gpu-0"}]}"#);
         let found = |copy: Option<Record>, spec| {
             let unreadable = Unreadable {
                 claim: "a-uid".parse().unwrap(),
@@ -297,8 +326,8 @@ mod tests {
             account(&unreadable, spec, &kind, "node0", &inventory, &boot)
         };
         let copy = record("a", &[3]);
-        assert_eq!(found(Some(copy.clone()), Some(&spec[..])), Some(copy));
-        let from_spec = found(None, Some(&spec[..])).unwrap();
+        assert_eq!(found(Some(copy.clone()), Some(&spec)), Some(copy));
+        let from_spec = found(None, Some(&spec)).unwrap();
         assert_eq!(from_spec.devices[0].device, DeviceName::whole_gpu(0));
         assert_eq!(found(None, None), None);
     }
@@ -308,15 +337,16 @@ mod tests {
         let inventory = inventory(0..8);
         let uid: ClaimUid = "a-uid".parse().unwrap();
         let boot = boot();
-        for spec in [
+        for bytes in [
             &b""[..],
             b"{}",
             br#"{"devices": []}"#,
             br#"{"devices": [{"name": "other-uid-gpu-0"}]}"#,
             br#"{"devices": [{"name": "a-uid-gpu-0"}, {"name": "a-uid-gpu-99"}]}"#,
         ] {
-            let found = rebuild(&uid, spec, &CdiKind::claim(), "node0", &inventory, &boot);
-            assert_eq!(found, None, "{}", String::from_utf8_lossy(spec));
+            let kind = CdiKind::claim();
+            let found = rebuild(&uid, &spec(bytes), &kind, "node0", &inventory, &boot);
+            assert_eq!(found, None, "{}", String::from_utf8_lossy(bytes));
         }
     }
 
@@ -324,11 +354,11 @@ mod tests {
     fn of_a_claim_with_mig_devices_the_parts_that_it_holds_are_found_and_else_the_whole_gpu() {
         let uid: ClaimUid = "a-uid".parse().unwrap();
         let found = |profiles: &[&str]| {
-            let spec = br#"{"devices": [{"name": "a-uid-gpu-0-mig-3g40gb-9-4"}]}"#;
+            let spec_bytes = br#"{"devices": [{"name": "a-uid-gpu-0-mig-3g40gb-9-4"}]}"#;
             let gpus = vec![cut(gpu(0), profiles)];
             let inventory = Inventory::new(driver("580"), gpus).unwrap();
             let kind = CdiKind::claim();
-            rebuild(&uid, spec, &kind, "node0", &inventory, &boot()).unwrap()
+            rebuild(&uid, &spec(spec_bytes), &kind, "node0", &inventory, &boot()).unwrap()
         };
         let there = found(&["3g.40gb", "3g.40gb"]);
         let View::Part(part) = there.devices[0].view else {

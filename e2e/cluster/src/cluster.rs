@@ -30,6 +30,7 @@ use crate::causes::with_causes;
 use crate::gates::Gates;
 use crate::paths::StateDir;
 use crate::progress::Progress;
+use crate::release::Release;
 use crate::{control_plane, interrupt, supervisor, teardown};
 use turn::Turn;
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub nodes: u8,
     /// What GPUs they have.
     pub drivers: Drivers,
+    /// Which Kubernetes.
+    pub kubernetes: Release,
     /// Feature gates of every Kubernetes component.
     pub gates: Gates,
     /// Into how many racks the nodes are divided, in order. GPUs with a fabric between nodes share it
@@ -64,6 +67,7 @@ impl Default for Options {
         Self {
             nodes: 1,
             drivers: Drivers::Profiles(vec!["h100".to_owned()]),
+            kubernetes: Release::default(),
             gates: Gates::default(),
             racks: 1,
         }
@@ -100,6 +104,7 @@ impl Drivers {
 pub struct Cluster {
     dir: StateDir,
     id: ClusterId,
+    kubernetes: Release,
     nodes: Vec<Node>,
     /// The first processes' standard inputs, by owner: they end when these close, until they are told otherwise.
     lifelines: Mutex<BTreeMap<String, ChildStdin>>,
@@ -135,10 +140,16 @@ impl Cluster {
         Ok(Self {
             dir,
             id: record.id,
+            kubernetes: record.kubernetes,
             nodes,
             lifelines: Mutex::default(),
             turn: None,
         })
+    }
+
+    /// Which Kubernetes it runs.
+    pub fn kubernetes(&self) -> Release {
+        self.kubernetes
     }
 
     /// Lets the cluster outlive this value and this process.

@@ -23,6 +23,16 @@ impl Gates {
         self.0.iter().map(|(name, on)| (name.as_str(), *on))
     }
 
+    /// The same, with these on unless something is said of them.
+    #[must_use]
+    pub(crate) fn with_on(&self, names: &[&str]) -> Self {
+        let mut gates = self.0.clone();
+        for name in names {
+            gates.entry((*name).to_owned()).or_insert(true);
+        }
+        Self(gates)
+    }
+
     /// The flag that a component takes, or none when no gate is set: an empty flag is an error to them.
     pub fn flag(&self) -> Option<String> {
         (!self.0.is_empty()).then(|| format!("--feature-gates={self}"))

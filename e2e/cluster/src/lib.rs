@@ -29,6 +29,7 @@ mod pki;
 mod process;
 pub mod programs;
 pub mod progress;
+mod release;
 pub mod supervisor;
 mod teardown;
 
@@ -42,4 +43,5 @@ pub use names::MOST_NODES;
 pub use packages::PackagesError;
 pub use pki::{PkiError, ServingCertificate};
 pub use process::RunError;
+pub use release::{ParseReleaseError, Release};
 pub use teardown::{TeardownError, down};

@@ -16,6 +16,7 @@ pub use build::{Programs, obtain};
 use crate::digest;
 use crate::packages::PackagesError;
 use crate::process::RunError;
+use crate::release::Release;
 
 /// One Go module and the programs that are built from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,29 +41,27 @@ const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package }
 }
 
+/// Control plane, kubelet and kubectl.
+const KUBERNETES: &[Program] = &[
+    program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    program(
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+    ),
+    program("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    program("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    program("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+];
+
 /// Everything that a cluster runs, in the order in which it is built.
-pub(crate) const FAMILIES: &[Family] = &[
-    Family {
-        name: "kubernetes",
-        programs: &[
-            program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-            program(
-                "kube-controller-manager",
-                "k8s.io/kubernetes/cmd/kube-controller-manager",
-            ),
-            program("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
-            program("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
-            program("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-        ],
-        tags: "",
-        // Set by Kubernetes' own build; without it every version reads v0.0.0 and clients refuse it.
-        set: &[
-            "k8s.io/component-base/version.gitVersion=v1.36.3",
-            "k8s.io/component-base/version.gitMajor=1",
-            "k8s.io/component-base/version.gitMinor=36",
-        ],
-        cgo: false,
-    },
+pub(crate) fn families(kubernetes: Release) -> Vec<Family> {
+    let mut families = vec![kubernetes.family()];
+    families.extend(OTHERS);
+    families
+}
+
+/// What is the same for every Kubernetes.
+const OTHERS: &[Family] = &[
     Family {
         name: "containerd",
         programs: &[
@@ -168,6 +167,17 @@ pub enum ProgramsError {
 }
 
 impl Family {
+    /// A Kubernetes.
+    pub(crate) const fn of_kubernetes(name: &'static str, set: &'static [&'static str]) -> Self {
+        Self {
+            name,
+            programs: KUBERNETES,
+            tags: "",
+            set,
+            cgo: false,
+        }
+    }
+
     /// The arguments of `go build` but for the output and the package.
     fn flags(&self) -> Vec<String> {
         let set = self.set.iter().map(|variable| format!(" -X {variable}"));
@@ -251,8 +261,9 @@ pub(crate) fn cache_of_environment() -> PathBuf {
 mod tests {
     use super::*;
 
-    fn family(name: &str) -> &'static Family {
-        FAMILIES.iter().find(|family| family.name == name).unwrap()
+    fn family(name: &str) -> Family {
+        let mut all = families(Release::default()).into_iter();
+        all.find(|family| family.name == name).unwrap()
     }
 
     #[test]
@@ -269,12 +280,9 @@ mod tests {
             assert_ne!(base, other);
         }
         assert_ne!(base, key("mod", "sum", "aarch64"));
-        let plain = Family { tags: "", ..*runc };
+        let plain = Family { tags: "", ..runc };
         assert_ne!(base, plain.key(b"mod", b"sum", "x86_64"));
-        let without_cgo = Family {
-            cgo: false,
-            ..*runc
-        };
+        let without_cgo = Family { cgo: false, ..runc };
         assert_ne!(base, without_cgo.key(b"mod", b"sum", "x86_64"));
         assert!(base.starts_with("runc-"));
     }
@@ -296,34 +304,24 @@ mod tests {
     #[test]
     fn every_program_is_a_tool_of_its_module_and_no_two_share_a_name() {
         let modules = crate::paths::checkout().join("e2e/programs");
-        let mut names = Vec::new();
-        for family in FAMILIES {
-            let text = fs::read_to_string(modules.join(family.name).join("go.mod")).unwrap();
-            for program in family.programs {
-                assert!(
-                    text.contains(program.package),
-                    "{} is no tool of {}",
-                    program.package,
-                    family.name
-                );
-                names.push(program.name);
+        for release in Release::ALL {
+            let mut names = Vec::new();
+            for family in families(release) {
+                let text = fs::read_to_string(modules.join(family.name).join("go.mod")).unwrap();
+                for program in family.programs {
+                    assert!(
+                        text.contains(program.package),
+                        "{} is no tool of {}",
+                        program.package,
+                        family.name
+                    );
+                    names.push(program.name);
+                }
             }
+            names.sort_unstable();
+            let all = names.len();
+            names.dedup();
+            assert_eq!(names.len(), all);
         }
-        names.sort_unstable();
-        let all = names.len();
-        names.dedup();
-        assert_eq!(names.len(), all);
-    }
-
-    #[test]
-    fn the_version_that_kubernetes_reports_is_the_one_that_its_module_pins() {
-        let text =
-            fs::read_to_string(crate::paths::checkout().join("e2e/programs/kubernetes/go.mod"))
-                .unwrap();
-        let version = family("kubernetes").set[0].split_once('=').unwrap().1;
-        assert!(
-            text.contains(&format!("k8s.io/kubernetes {version} ")),
-            "{version}"
-        );
     }
 }

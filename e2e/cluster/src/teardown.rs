@@ -335,6 +335,7 @@ mod tests {
         let dir = StateDir::at(root.path());
         let present = Record {
             id: ClusterId::new().unwrap(),
+            kubernetes: crate::release::Release::default(),
             kept: false,
             nodes: Vec::new(),
             made: Vec::new(),

@@ -279,6 +279,11 @@ impl<'a> Node<'a> {
         Ok(text.unwrap_or_else(|_| format!("{size} bytes")))
     }
 
+    /// Where something of the node lies.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     /// Where a claim's record lies.
     pub(crate) fn record(&self, claim: &str) -> PathBuf {
         let file = format!("state/{DRIVER}/claims/{}.record", crate::claims::uid(claim));
@@ -332,7 +337,8 @@ fn record_of(file: &str) -> Option<&str> {
 }
 
 fn is_spec(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending == "json")
+    let ending = path.extension();
+    ending.is_some_and(|ending| ending == "json" || ending == "yaml")
 }
 
 /// The GPUs whose device nodes a CDI spec gives; nothing if it is no spec.

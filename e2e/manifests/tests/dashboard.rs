@@ -70,6 +70,7 @@ const METRICS: &[(&str, Kind, &[&str])] = &[
     ("tessera_slice_write_failures", Counter, &["reason"]),
     ("tessera_slice_dropped_fields", Gauge, &[]),
     ("tessera_repairs", Counter, &["action"]),
+    ("tessera_takeover_claims", Counter, &["fate"]),
     ("tessera_events", Counter, &["fate"]),
     ("tessera_worker_restarts", Counter, &[]),
     ("tessera_damaged_records", Counter, &[]),

@@ -1,6 +1,7 @@
 //! The cluster's Kubernetes, by way of `kubectl`: as users reach it, with typed answers and a deadline for every wait.
 
 mod object;
+mod version;
 mod watch;
 
 use std::io::{Seek as _, Write as _};
@@ -12,6 +13,7 @@ use serde_json::Value;
 use tessera_cluster::{Cluster, interrupt};
 
 pub use object::{Object, Objects, containers, name, restarts, runs, states, uid};
+pub(crate) use version::Version;
 use watch::QUERY;
 pub(crate) use watch::{Heard, Watch};
 
@@ -50,11 +52,16 @@ impl<'a> Kubernetes<'a> {
         self.cluster
     }
 
+    /// The version of the resource API that it has.
+    pub(crate) fn version(self) -> Version {
+        Version::of(self.cluster.kubernetes())
+    }
+
     /// Creates or changes the objects that `yaml` describes.
     pub fn apply(self, namespace: &str, yaml: &str) -> Result<(), Failure> {
         let mut command = self.kubectl(namespace);
         command.args(["apply", "--filename=-"]);
-        run(&mut command, Some(yaml)).map(drop)
+        run(&mut command, Some(&self.version().write(yaml))).map(drop)
     }
 
     /// Deletes what `arguments` name (`pod/a`, or `pods --all`) and returns when it is gone.
@@ -162,8 +169,8 @@ impl<'a> Kubernetes<'a> {
 
     /// The objects of one kind.
     pub fn list<K: Object>(self, scope: Scope<'_>) -> Result<Objects<K>, Failure> {
-        let path = path::<K>(scope);
-        let text = self.raw(&path)?;
+        let path = path::<K>(scope, self.version());
+        let text = self.version().read(&self.raw(&path)?);
         let list: List<K> = serde_json::from_str(&text).map_err(|reason| Failure::Unreadable {
             line: format!("kubectl get --raw {path}"),
             reason,
@@ -203,8 +210,9 @@ impl<'a> Kubernetes<'a> {
     /// Follows the objects of one kind for as long as the answer lives.
     pub(crate) fn follow<K: Object>(self, scope: Scope<'_>) -> Result<Watch<K>, Failure> {
         let mut command = self.unlimited("default");
-        command.args(["get", "--raw", &format!("{}?{QUERY}", path::<K>(scope))]);
-        Ok(Watch::new(start(&mut command)?))
+        let path = path::<K>(scope, self.version());
+        command.args(["get", "--raw", &format!("{path}?{QUERY}")]);
+        Ok(Watch::new(start(&mut command)?, self.version()))
     }
 
     /// What `kubectl` with these arguments answers.
@@ -232,10 +240,10 @@ impl<'a> Kubernetes<'a> {
     }
 }
 
-fn path<K: Object>(scope: Scope<'_>) -> String {
+fn path<K: Object>(scope: Scope<'_>, version: Version) -> String {
     let api = match K::GROUP {
         "" => format!("/api/{}", K::VERSION),
-        group => format!("/apis/{group}/{}", K::VERSION),
+        group => format!("/apis/{group}/{}", version.in_path(group, K::VERSION)),
     };
     match scope {
         Scope::Namespace(namespace) => {
@@ -299,20 +307,22 @@ fn line(command: &Command) -> String {
 mod tests {
     use k8s_openapi::api::core::v1::Pod;
     use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+    use tessera_cluster::Release;
 
     use super::*;
 
     #[test]
     fn objects_are_found_at_the_paths_of_their_kinds() {
         let ours = Scope::Namespace("ours");
-        assert_eq!(path::<Pod>(ours), "/api/v1/namespaces/ours/pods");
+        let [old, new] = [Release::V1_33, Release::V1_36].map(Version::of);
+        assert_eq!(path::<Pod>(ours, old), "/api/v1/namespaces/ours/pods");
         assert_eq!(
-            path::<ResourceClaim>(ours),
+            path::<ResourceClaim>(ours, new),
             "/apis/resource.k8s.io/v1/namespaces/ours/resourceclaims"
         );
         assert_eq!(
-            path::<ResourceSlice>(Scope::Cluster),
-            "/apis/resource.k8s.io/v1/resourceslices"
+            path::<ResourceSlice>(Scope::Cluster, old),
+            "/apis/resource.k8s.io/v1beta2/resourceslices"
         );
     }
 

@@ -2,8 +2,8 @@
 
 use crate::groups::{
     api_away, cleanup, configuration, damage, domains, driver, events, hostile, isolation, kubelet,
-    mig, odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, uninstall,
-    upgrade, webhook, whole_gpus,
+    mig, odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, takeover,
+    uninstall, upgrade, versions, webhook, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -145,6 +145,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A GPU in use whose record is damaged, in each of seven ways, is given to nobody until its pod has ended, and the others are.",
     damage::full_read_only_and_vanished_directories_fail_a_claim_with_the_reason_and_leave_nothing
         => "Full tmpfs, read-only CDI directory, vanished state and plugin directories: an error with path and remedy, nothing leaked, the next try works.",
+    takeover::the_claims_of_the_reference_driver_are_taken_over_with_their_running_pods
+        => "On a node with a checkpoint and CDI specs of the reference driver, pods run on and can share their claims; a GPU in use is given to nobody before its pod has ended.",
+    versions::pods_get_their_gpus_whichever_version_of_the_resource_api_the_plugin_speaks
+        => "The plugin speaks v1beta1 and v1beta2 of the resource API as it speaks v1: it offers its GPUs, and a pod gets the GPU of its claim.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
 };

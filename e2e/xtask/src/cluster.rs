@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use tessera_cluster::progress::Screen;
-use tessera_cluster::{Cluster, Drivers, Gates, Options, logs};
+use tessera_cluster::{Cluster, Drivers, Gates, Options, Release, logs};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -51,6 +51,9 @@ pub(crate) struct Up {
         default_value = "h100"
     )]
     profile: Vec<String>,
+    /// Which Kubernetes: 1.33, 1.34 or 1.36. Another than the last is built when it is first wanted.
+    #[arg(long, default_value_t = Release::default())]
+    kubernetes: Release,
     /// Kubernetes feature gates for every component: Name=true,Other=false.
     #[arg(long, default_value = "")]
     gates: Gates,
@@ -73,6 +76,7 @@ impl Up {
         Options {
             nodes: self.nodes,
             drivers,
+            kubernetes: self.kubernetes,
             gates: self.gates.clone(),
             racks: self.racks,
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use tessera_cluster::progress::{Progress as _, Screen};
-use tessera_cluster::{Cluster, ClusterError, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Release, interrupt};
 use tessera_scenarios::{Form, Scenario};
 
 use crate::profile::ImageProfile;
@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Run only this stage. May be repeated.
     #[arg(long, value_enum, conflicts_with = "scenario")]
     only: Vec<Stage>,
+    /// Which Kubernetes the scenarios run on: 1.33, 1.34 or 1.36. Another than the last is built when it is first wanted.
+    #[arg(long, default_value_t = Release::default())]
+    kubernetes: Release,
     /// Leave the cluster of the scenarios running, to look at it.
     #[arg(long)]
     keep: bool,
@@ -144,7 +147,10 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
         Stage::Crashes => crashes::run(arguments.image_profile.into()),
         Stage::Scenarios => {
             let profile = arguments.image_profile.into();
-            scenarios::run(scenarios, arguments.form(), profile, arguments.keep)
+            let Arguments {
+                kubernetes, keep, ..
+            } = *arguments;
+            scenarios::run(scenarios, arguments.form(), profile, kubernetes, keep)
         }
     };
     result.or_else(|error| {
@@ -195,6 +201,7 @@ mod tests {
         Arguments {
             scenario: scenario.iter().map(ToString::to_string).collect(),
             only: only.to_vec(),
+            kubernetes: Release::default(),
             keep: false,
             long: false,
             image_profile: ImageProfile::Dev,

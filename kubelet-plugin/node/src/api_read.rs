@@ -79,7 +79,8 @@ enum Verdict {
 fn verdict(error: &kube::Error) -> Verdict {
     match error {
         kube::Error::Api(status) => match status.code {
-            404 => Verdict::Absent,
+            404 if status.reason == "NotFound" => Verdict::Absent,
+            // There is no such path: the server does not serve this version, and is asked which it does.
             400 | 401 | 403 | 405 | 422 => Verdict::Refused,
             _ => Verdict::TryAgain,
         },

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use jiff::SignedDuration;
+use tessera_resource_api::Version;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
 
@@ -66,6 +67,11 @@ pub struct Args {
     /// A kubeconfig file. Without one, the service account of the pod is used.
     #[arg(long, env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+
+    /// The version of resource.k8s.io to speak: v1, v1beta2 or v1beta1. Without one, the newest that
+    /// the API server says it serves.
+    #[arg(long, env = "RESOURCE_API_VERSION")]
+    pub resource_api_version: Option<Version>,
 
     /// Directory in which the container runtime looks for CDI specs.
     #[arg(long, env = "CDI_ROOT", default_value = "/var/run/cdi")]
@@ -226,6 +232,19 @@ mod tests {
             );
         }
         command.debug_assert();
+    }
+
+    #[test]
+    fn a_version_of_the_resource_api_is_chosen_by_name_or_not_at_all() {
+        let parsed = |line: &[&str]| Args::try_parse_from(line);
+        let with =
+            |version| parsed(&["plugin", "--node-name=n", "--resource-api-version", version]);
+        let chosen = with("v1beta1").unwrap().resource_api_version;
+        assert_eq!(chosen, Some(Version::V1beta1));
+        let error = with("v2").unwrap_err().to_string();
+        assert!(error.contains("v1beta2"), "{error}");
+        let plain = parsed(&["plugin", "--node-name=n"]).unwrap();
+        assert_eq!(plain.resource_api_version, None);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use self::lock::{ChannelsBusy, ChannelsLock, LockedChannels};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::claims::{ClaimError, Identity};
 use crate::deadline::Deadline;
-use crate::executor::{self, Node, execute, take_back, take_back_unreadable};
+use crate::executor::{self, Node, execute, take_back, take_back_recorded, take_back_unreadable};
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{EntryOf, Records};
 use crate::metrics::Operation;
@@ -116,7 +116,7 @@ where
         let Ports { records, node, .. } = &self.ports;
         match records.read(&claim.uid)? {
             Some(Entry::Record(record)) => {
-                take_back(&claim.uid, &undo_all(&record.effects), records, node)?;
+                take_back_recorded(&record, records, node)?;
             }
             Some(Entry::Unreadable(unreadable)) => {
                 let copied = unreadable.copy.as_ref();
@@ -289,11 +289,11 @@ where
         let own = own.find(|record| record.claim.uid == claim.uid);
         match (standing(own, &granted, boot), own) {
             (Standing::Prepared, Some(record)) => return self.as_it_was(record),
-            (Standing::Leftover(steps), _) => {
+            (Standing::Leftover, Some(record)) => {
                 info!("taking back what an earlier preparation left");
-                take_back(&claim.uid, &steps, records, node)?;
+                take_back_recorded(record, records, node)?;
             }
-            (Standing::New | Standing::Prepared, _) => {}
+            (Standing::New | Standing::Prepared | Standing::Leftover, _) => {}
         }
         let (accounted, unreadable) = self.account(contents.unreadable);
         let known = contents.records.iter().chain(&accounted);

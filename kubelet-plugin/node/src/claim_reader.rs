@@ -1,8 +1,9 @@
 //! Reads claims from the API server.
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
-use kube::{Api, Client};
 use tessera_claim::ClaimRef;
+use tessera_resource_api::claim_from;
+use tessera_shell::resource_api::{Kind, ResourceApi};
 use thiserror::Error;
 
 use crate::api_read::{self, NoAnswer};
@@ -50,20 +51,33 @@ pub trait ClaimReader: Send + Sync + 'static {
 /// Reads from the API server, trying again until the deadline.
 #[derive(Clone)]
 pub struct ApiClaimReader {
-    client: Client,
+    api: ResourceApi,
 }
 
 impl ApiClaimReader {
-    /// Reads through `client`.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Reads through `api`.
+    pub fn new(api: ResourceApi) -> Self {
+        Self { api }
+    }
+
+    /// Reads once.
+    async fn get(&self, claim: &ClaimRef) -> Result<ResourceClaim, kube::Error> {
+        let (version, claims) = self
+            .api
+            .objects(Kind::Claim, Some(&claim.namespace))
+            .await?;
+        let found = claims.get(&claim.name).await;
+        let found = found.inspect_err(|error| {
+            self.api.notice(version, error);
+        })?;
+        let object = serde_json::to_value(found).map_err(kube::Error::SerdeError)?;
+        claim_from(version, object).map_err(|error| kube::Error::Service(error.into()))
     }
 }
 
 impl ClaimReader for ApiClaimReader {
     async fn read(&self, claim: &ClaimRef, deadline: Deadline) -> Result<ResourceClaim, ReadError> {
-        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
-        let read = api_read::read(claim, deadline, || api.get(&claim.name));
+        let read = api_read::read(claim, deadline, || self.get(claim));
         let claim = || claim.clone();
         read.await.map_err(|none| match none {
             NoAnswer::Absent => ReadError::NotFound { claim: claim() },

@@ -16,6 +16,7 @@ mod let_go;
 mod locking;
 mod prepared;
 mod release;
+mod takeover;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ use tessera_prepare::refusal::Refusal;
 use tessera_prepare::resolve::{ResolvedDevice, resolve};
 use tessera_prepare::standing::{Standing, standing};
 use tessera_prepare::step::{Step, undo_all};
+use tessera_prepare::upkeep::has_name;
 use tessera_prepare::waiting::WaitingFor;
 use tokio::sync::watch;
 use tracing::{Span, info, info_span, warn};
@@ -44,7 +46,7 @@ pub(crate) use self::upkeep::failed;
 pub use self::upkeep::{Grace, Outcome};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{self, Node, execute, take_back, take_back_unreadable};
+use crate::executor::{self, Node, execute, take_back, take_back_recorded, take_back_unreadable};
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{Contents, Entry, Records};
 use crate::locks::{GpuLocks, HeldGpus};
@@ -123,7 +125,12 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let hardware = self.ready_hardware(claim, deadline).await?;
         let resolved = resolve(&allocation, &self.identity.pool, &hardware.inventory);
         let devices = match resolved {
-            Err(gone @ (Refusal::GpuLost { .. } | Refusal::MigLayoutChanged { .. })) => {
+            // A device of another driver was prepared before this one took the node over.
+            Err(
+                gone @ (Refusal::GpuLost { .. }
+                | Refusal::MigLayoutChanged { .. }
+                | Refusal::UnknownDevice { .. }),
+            ) => {
                 let before = self.prepared_before(&allocation, deadline).await?;
                 return before.ok_or_else(|| gone.into());
             }
@@ -141,7 +148,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         let (records, node) = (&self.records, &self.node);
         match entry {
             Some(Entry::Record(record)) => {
-                take_back(&claim.uid, &undo_all(&record.effects), records, node)?;
+                take_back_recorded(&record, records, node)?;
             }
             Some(Entry::Unreadable(unreadable)) => {
                 let copied = unreadable.copy.as_ref();
@@ -219,12 +226,20 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             .iter()
             .find(|record| record.claim.uid == claim.uid);
         match (standing(own, &devices, boot), own) {
-            (Standing::Prepared, Some(record)) => return self.as_it_was(record, hardware),
-            (Standing::Leftover(steps), _) => {
-                info!("taking back what an earlier preparation left");
-                take_back(&claim.uid, &steps, &self.records, &self.node)?;
+            (Standing::Prepared, Some(record)) => {
+                self.learn_name(claim, record)?;
+                return self.as_it_was(record, hardware);
             }
-            (Standing::New | Standing::Prepared, _) => {}
+            (Standing::Leftover, Some(record)) => {
+                info!("taking back what an earlier preparation left");
+                take_back_recorded(record, &self.records, &self.node)?;
+                let remains = record.remains();
+                contents
+                    .records
+                    .retain(|other| other.claim.uid != claim.uid);
+                contents.records.extend(remains);
+            }
+            (Standing::New | Standing::Prepared | Standing::Leftover, _) => {}
         }
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
         let known = contents.records.iter().chain(&accounted);
@@ -266,6 +281,20 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         Ok(())
     }
 
+    /// Puts the claim's name into a record that was made without it, so that the API server can be asked
+    /// about it from now on.
+    fn learn_name(&self, claim: &ClaimRef, record: &Record) -> Result<(), ClaimError> {
+        if has_name(&record.claim) {
+            return Ok(());
+        }
+        let claim = claim.clone();
+        let named = Record {
+            claim,
+            ..record.clone()
+        };
+        Ok(self.records.write(&named)?)
+    }
+
     /// The devices of a claim that is prepared already, its effects made anew where they are not as
     /// they were.
     fn as_it_was(
@@ -288,8 +317,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     }
 
     fn usual_leftovers(&self, claim: &ClaimRef) -> Vec<Step> {
-        let file = self.spec_file(&claim.uid);
-        vec![Step::RemoveCdi { file }]
+        let files = self.spec_names(&claim.uid).into_iter();
+        files.map(|file| Step::RemoveCdi { file }).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use tessera_claim::ClaimUid;
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::plan::PlanOf;
-use tessera_prepare::record::{Phase, RecordOf};
+use tessera_prepare::record::{Phase, RecordOf, RecordedDevice};
 use tessera_prepare::step::{Effect, Step, undo_all};
 use thiserror::Error;
 use tracing::warn;
@@ -85,6 +85,8 @@ impl Node for LocalNode {
                 let found = self.spec(file)?;
                 Ok(found.is_some_and(|bytes| crc32fast::hash(&bytes) == *crc32))
             }
+            // Nothing here knows how to look for it.
+            Effect::Foreign { .. } => Ok(true),
         }
     }
 
@@ -152,6 +154,23 @@ pub fn restore<D>(
         node.apply(step)?;
     }
     Ok(record)
+}
+
+/// Takes back what is recorded of a claim, and forgets it but for what cannot be taken back.
+pub fn take_back_recorded<D: RecordedDevice>(
+    record: &RecordOf<D>,
+    records: &impl Records<D>,
+    node: &impl Node,
+) -> Result<(), ExecuteError> {
+    let steps = undo_all(&record.effects);
+    let Some(remains) = record.remains() else {
+        return take_back(&record.claim.uid, &steps, records, node);
+    };
+    for step in &steps {
+        node.apply(step)?;
+    }
+    records.write(&remains)?;
+    Ok(())
 }
 
 /// Takes a claim back: runs the undoing steps, then forgets the claim.

@@ -99,6 +99,9 @@ pub trait Records<D = PreparedDevice> {
     fn write(&self, record: &RecordOf<D>) -> Result<(), JournalError>;
     /// Removes a claim's record. It may be gone already.
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError>;
+    /// Puts a note in the place of the record of a claim of which there is none, and of which it is not
+    /// known what it holds: a record that cannot be read.
+    fn mark(&self, claim: &ClaimUid, why: &str) -> Result<(), JournalError>;
     /// Takes what cannot be read out of the way and reports it, with a record in its place or
     /// nothing.
     fn set_aside(
@@ -252,6 +255,13 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
         remove(&self.copies, claim)?;
         remove(&self.directory, claim)
+    }
+
+    fn mark(&self, claim: &ClaimUid, why: &str) -> Result<(), JournalError> {
+        let path = self.path(claim);
+        let note = |file: &mut fs::File| writeln!(file, "{why}");
+        replace(&path, RECORD_MODE, note).map_err(FileError::of("write", &path))?;
+        Ok(())
     }
 
     fn set_aside(

@@ -36,6 +36,7 @@ pub mod rpc;
 pub mod run;
 pub mod slice_metrics;
 pub mod sockets;
+pub mod takeover;
 #[cfg(test)]
 mod testing;
 pub mod wait;

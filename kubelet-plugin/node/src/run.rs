@@ -1,7 +1,8 @@
 //! Puts the plugin together and runs it until it is told to stop.
 //!
 //! # Flow
-//! The sockets are served first, from memory: the kubelet finds us within a second, whatever the
+//! Claims of the reference driver are taken over before anybody can ask for their GPUs. The sockets are
+//! served first otherwise, from memory: the kubelet finds us within a second, whatever the
 //! hardware and the API server do meanwhile. The hardware is followed beside it. Slices are
 //! published once the kubelet has registered us and the hardware is known, in either order, and
 //! again whenever the hardware changes.
@@ -113,6 +114,7 @@ async fn start<R: Role>(
         hardware.clone(),
         waits,
     )?);
+    R::take_over(&mut assembly, &claims, &notices).await?;
     let metrics = Metrics::new(&mut assembly.registry, driver);
     let plugin = Plugin::new(claims.clone(), metrics, notices);
     let health = R::health(args, &hardware);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde_json::Value;
 use tessera_claim::ClaimUid;
 use tessera_device::DeviceName;
 use thiserror::Error;
@@ -75,27 +76,42 @@ pub fn device_name(claim: &ClaimUid, device: &DeviceName) -> String {
 /// The devices of a claim, as the spec that was written for it names them: at least one, or `None`
 /// if these bytes are no spec of this claim.
 pub fn claimed_devices(spec: &[u8], claim: &ClaimUid) -> Option<Vec<DeviceName>> {
-    let spec: serde_json::Value = serde_json::from_slice(spec).ok()?;
-    let device = |device: &serde_json::Value| {
-        let name = device.get("name")?.as_str()?;
+    let device = |name: &str| {
         name.strip_prefix(claim.as_str())?
             .strip_prefix('-')?
             .parse()
             .ok()
     };
-    let devices = spec.get("devices")?.as_array()?;
-    let names = devices
-        .iter()
-        .map(device)
-        .collect::<Option<Vec<DeviceName>>>()?;
+    let names: Vec<DeviceName> = if let Ok(spec) = serde_json::from_slice::<Value>(spec) {
+        let devices = spec.get("devices")?.as_array()?.iter();
+        let name = |entry: &Value| device(entry.get("name")?.as_str()?);
+        devices.map(name).collect::<Option<_>>()?
+    } else {
+        let named = names_in_yaml(std::str::from_utf8(spec).ok()?);
+        let ours = named.filter(|name| name.starts_with(claim.as_str()));
+        ours.map(device).collect::<Option<_>>()?
+    };
     (!names.is_empty()).then_some(names)
+}
+
+/// The values of all fields `name` in a YAML document as Go's library writes it: one field a line, in
+/// block style, a text in quotes only where it could be taken for something else. More is not needed
+/// of the format, which is why no reader of it is here.
+fn names_in_yaml(document: &str) -> impl Iterator<Item = &str> {
+    document.lines().filter_map(|line| {
+        let field = line.trim_start_matches([' ', '-']);
+        let value = field.strip_prefix("name:")?.trim();
+        Some(value.trim_matches(['"', '\'']))
+    })
 }
 
 /// The claim whose spec a file of this name is, if it is one.
 pub fn claim_of_file(kind: &CdiKind, file: &str) -> Option<ClaimUid> {
+    let stem = |ending: &str| file.strip_suffix(ending);
+    let name = stem(".json").or_else(|| stem(".yaml"))?;
     let CdiKind { vendor, class } = kind;
-    let name = file.strip_prefix(&format!("{vendor}-{class}_"))?;
-    name.strip_suffix(".json")?.parse().ok()
+    let claim = name.strip_prefix(&format!("{vendor}-{class}_"))?;
+    claim.parse().ok()
 }
 
 /// The fully qualified name of a claim's device: what the kubelet hands to the container runtime.
@@ -107,6 +123,12 @@ pub fn device_id(kind: &CdiKind, claim: &ClaimUid, device: &DeviceName) -> Strin
 pub fn file_name(kind: &CdiKind, claim: &ClaimUid) -> String {
     let CdiKind { vendor, class } = kind;
     format!("{vendor}-{class}_{claim}.json")
+}
+
+/// The name under which the reference driver wrote the spec of a claim that it prepared.
+pub fn reference_file_name(kind: &CdiKind, claim: &ClaimUid) -> String {
+    let CdiKind { vendor, class } = kind;
+    format!("{vendor}-{class}_{claim}.yaml")
 }
 
 #[cfg(test)]
@@ -128,6 +150,39 @@ mod tests {
             file_name(&kind, &claim()),
             "k8s.gpu.nvidia.com-claim_0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001.json"
         );
+        assert_eq!(
+            reference_file_name(&kind, &claim()),
+            "k8s.gpu.nvidia.com-claim_0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001.yaml"
+        );
+    }
+
+    #[test]
+    fn a_spec_names_its_devices_in_json_and_as_the_reference_driver_writes_it() {
+        let claim = claim();
+        let yaml = |names: &[&str]| {
+            let device = |name: &&str| {
+                format!(
+                    "- containerEdits:\n    deviceNodes:\n    - path: /dev/nvidia0\n  name: {name}\n"
+                )
+            };
+            let devices: String = names.iter().map(device).collect();
+            format!(
+                "cdiVersion: 0.5.0\ncontainerEdits:\n  env:\n  - NVIDIA_VISIBLE_DEVICES=void\n\
+                 devices:\n{devices}kind: k8s.gpu.nvidia.com/claim\n"
+            )
+        };
+        let (first, second) = (format!("{claim}-gpu-0"), format!("\"{claim}-gpu-3\""));
+        let found = claimed_devices(yaml(&[&first, &second]).as_bytes(), &claim).unwrap();
+        let expected: Vec<_> = [0, 3].map(DeviceName::whole_gpu).into();
+        assert_eq!(found, expected);
+        for none in [
+            yaml(&[]),
+            yaml(&["other-gpu-0"]),
+            yaml(&[&format!("{claim}-Gpu")]),
+        ] {
+            assert_eq!(claimed_devices(none.as_bytes(), &claim), None, "{none}");
+        }
+        assert_eq!(claimed_devices(b"\xff", &claim), None);
     }
 
     #[test]

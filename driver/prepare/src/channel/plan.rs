@@ -18,7 +18,7 @@ use crate::cdi::{self, CdiKind, ContainerEdits, Device, DeviceNode, NodeNumbers,
 use crate::plan::PlanOf;
 use crate::record::{BootId, Phase, RecordOf};
 use crate::standing::Standing;
-use crate::step::{Effect, Step, undo_all};
+use crate::step::{Effect, Step};
 use crate::upkeep::nameless;
 
 /// Where NVIDIA's libraries look for channels (`nvidia-modprobe`'s path).
@@ -95,7 +95,7 @@ pub fn standing(record: Option<&ChannelRecord>, devices: &[Granted], boot: &Boot
     if same && record.is_prepared_in(boot) {
         Standing::Prepared
     } else {
-        Standing::Leftover(undo_all(&record.effects))
+        Standing::Leftover
     }
 }
 

@@ -58,6 +58,10 @@ fn told(error: ClusterError) -> ClusterError {
 }
 
 fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, ClusterError> {
+    let options = &Options {
+        gates: options.kubernetes.gates(&options.gates),
+        ..options.clone()
+    };
     if !rustix::process::geteuid().is_root() {
         return Err(ClusterError::NotRoot);
     }
@@ -75,6 +79,7 @@ fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, C
     let mut cluster = Cluster {
         dir,
         id: ClusterId::new().map_err(ClusterError::Identity)?,
+        kubernetes: options.kubernetes,
         nodes: Vec::new(),
         lifelines: Mutex::default(),
         turn: Some(turn),
@@ -145,7 +150,11 @@ fn refuse_overlay(dir: &StateDir) -> Result<(), ClusterError> {
 
 fn prepare(options: &Options, progress: &dyn Progress) -> Result<Materials, ClusterError> {
     packages::ensure(&[Package::Iproute, Package::UtilLinux], progress)?;
-    let programs = programs::obtain(&checkout().join("e2e/programs"), progress)?;
+    let programs = programs::obtain(
+        &checkout().join("e2e/programs"),
+        options.kubernetes,
+        progress,
+    )?;
     step(
         progress,
         "build the simulated hardware and the nodes' images",

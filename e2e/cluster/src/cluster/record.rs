@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::NodeIndex;
 use crate::paths::StateDir;
+use crate::release::Release;
 
 /// Which cluster: no two ever have the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ impl ClusterId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) id: ClusterId,
+    /// Which Kubernetes it runs.
+    #[serde(default)]
+    pub(crate) kubernetes: Release,
     /// Whether it outlives the process that brought it up.
     pub(crate) kept: bool,
     pub(crate) nodes: Vec<NodeRecord>,

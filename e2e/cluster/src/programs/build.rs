@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{FAMILIES, Family, Program, ProgramsError, cache_of_environment};
+use super::{Family, Program, ProgramsError, cache_of_environment, families};
 use crate::packages::{self, Package};
 use crate::process::{self, run};
 use crate::progress::{Progress, step};
+use crate::release::Release;
 
 /// A cold build of the largest program with its downloads takes five minutes on two cores.
 const BUILD_LIMIT: Duration = Duration::from_mins(40);
@@ -21,17 +22,21 @@ pub struct Programs {
     files: Vec<PathBuf>,
 }
 
-/// Returns every program of a cluster, after building those that the cache lacks.
+/// Returns every program of a cluster with this Kubernetes, after building those that the cache lacks.
 ///
 /// `modules` is the folder of the pinned Go modules. Safe to call from several processes at once.
-pub fn obtain(modules: &Path, progress: &dyn Progress) -> Result<Programs, ProgramsError> {
+pub fn obtain(
+    modules: &Path,
+    kubernetes: Release,
+    progress: &dyn Progress,
+) -> Result<Programs, ProgramsError> {
     let cache = cache_of_environment();
     let mut files = Vec::new();
-    for family in FAMILIES {
+    for family in families(kubernetes) {
         let home = family.home(modules, &cache)?;
         let missing = |program: &&Program| !home.join(program.name).is_file();
         if family.programs.iter().any(|program| missing(&program)) {
-            build_family(family, modules, &home, progress)?;
+            build_family(&family, modules, &home, progress)?;
         }
         files.extend(
             family

@@ -61,6 +61,9 @@ fn act(shared: &Shared, method: &Method, uri: &Uri, headers: &HeaderMap, body: &
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("as=PartialObjectMetadata"));
+    if uri.path() == "/apis/resource.k8s.io" {
+        return response(StatusCode::OK, group().to_string());
+    }
     let outcome = match (method, target(uri.path())) {
         (&Method::GET, Some(Target::Collection(collection))) if query.contains_key("watch") => {
             let from = query.get("resourceVersion").and_then(|v| v.parse().ok());
@@ -110,6 +113,12 @@ fn act(shared: &Shared, method: &Method, uri: &Uri, headers: &HeaderMap, body: &
             .to_string(),
         ),
     }
+}
+
+/// The versions of the resource API that are served here.
+fn group() -> Value {
+    json!({"kind": "APIGroup", "apiVersion": "v1", "name": "resource.k8s.io",
+        "versions": [{"groupVersion": "resource.k8s.io/v1", "version": "v1"}]})
 }
 
 /// The other kinds of patches have other rules.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::WatchEvent;
 
 use super::object::{Object, Objects, name};
+use super::version::Version;
 use crate::lines::{Lines, Next};
 
 /// The query of such a watch.
@@ -20,6 +21,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// The objects as last heard of.
 pub(crate) struct Watch<K> {
     lines: Lines,
+    version: Version,
     objects: Objects<K>,
     whole: bool,
 }
@@ -34,9 +36,10 @@ pub(crate) enum Heard {
 }
 
 impl<K: Object> Watch<K> {
-    pub(super) fn new(lines: Lines) -> Self {
+    pub(super) fn new(lines: Lines, version: Version) -> Self {
         Self {
             lines,
+            version,
             objects: Objects::new(),
             whole: false,
         }
@@ -55,7 +58,7 @@ impl<K: Object> Watch<K> {
                 Next::Ended(said) => return Heard::Ended(said),
                 Next::Interrupted => return Heard::Interrupted,
             };
-            match serde_json::from_str(&line) {
+            match serde_json::from_str(&self.version.read(&line)) {
                 Ok(event) => match self.take(event) {
                     Ok(()) if self.whole => return Heard::News,
                     Ok(()) => {}
@@ -90,12 +93,13 @@ mod tests {
     use std::time::Duration;
 
     use k8s_openapi::api::core::v1::Pod;
+    use tessera_cluster::Release;
 
     use super::*;
 
     fn watch(events: &[String]) -> Watch<Pod> {
         let lines = Lines::start(Command::new("printf").arg("%s\\n").args(events)).unwrap();
-        Watch::new(lines)
+        Watch::new(lines, Version::of(Release::default()))
     }
 
     fn event(kind: &str, name: &str) -> String {

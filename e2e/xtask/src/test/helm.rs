@@ -3,13 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use tessera_cluster::Release;
 use tessera_cluster::paths::checkout;
 use tessera_cluster::programs;
 use tessera_cluster::progress::Screen;
 
 /// Where it is, after it was built if the cache lacks it.
 pub(crate) fn program() -> anyhow::Result<PathBuf> {
-    let programs = programs::obtain(&checkout().join("e2e/programs"), &Screen)?;
+    let programs = programs::obtain(
+        &checkout().join("e2e/programs"),
+        Release::default(),
+        &Screen,
+    )?;
     let helm = programs.file("helm").map(Path::to_owned);
     helm.context("Helm is not among the programs of the cluster")
 }

@@ -1,7 +1,7 @@
 //! The stage that needs a cluster: two nodes, the product installed on them, one scenario after the other.
 
 use tessera_cluster::progress::{Progress as _, Screen, step};
-use tessera_cluster::{Cluster, ClusterError, Drivers, Options, Profile, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Drivers, Options, Profile, Release, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
 use tessera_scenarios::{Failure, Form, Outcome, SCENARIOS, Scenario, release};
 
@@ -35,12 +35,14 @@ pub(crate) fn run(
     scenarios: &[&Scenario],
     form: Form,
     profile: Profile,
+    kubernetes: Release,
     keep: bool,
 ) -> anyhow::Result<Tally> {
     let image = image::build(profile, None, &Screen)?;
     let options = Options {
         nodes: 2,
         drivers: Drivers::Profiles(vec!["h100".to_owned(), "t4".to_owned()]),
+        kubernetes,
         ..Options::default()
     };
     let cluster = Cluster::up(&options, &Screen)?;

@@ -146,7 +146,9 @@ where
     pub(super) fn is_current(&self, record: &ChannelRecord) -> Result<bool, StepError> {
         let channels = self.ports.kernel.channels()?;
         for effect in &record.effects {
-            let Effect::CdiFile { file, .. } = effect;
+            let Effect::CdiFile { file, .. } = effect else {
+                continue;
+            };
             let spec = self.ports.node.spec(file)?;
             if spec.is_some_and(|spec| !channel::is_current(&spec, channels)) {
                 return Ok(false);

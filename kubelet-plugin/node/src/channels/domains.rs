@@ -1,9 +1,11 @@
 //! Reads what the API server says of compute domains.
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
+use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::{Api, Client};
 use tessera_device::DeviceName;
+use tessera_resource_api::{Version, slice_from};
+use tessera_shell::resource_api::{Kind, ResourceApi, is_unserved};
 use thiserror::Error;
 
 use crate::api_read::{self, NoAnswer};
@@ -56,14 +58,36 @@ pub trait DomainReader: Send + Sync + 'static {
 /// Reads from the API server, trying again until the deadline.
 #[derive(Clone)]
 pub struct ApiDomains {
-    client: Client,
+    api: ResourceApi,
     driver: &'static str,
 }
 
 impl ApiDomains {
-    /// Reads through `client` what concerns `driver`.
-    pub fn new(client: Client, driver: &'static str) -> Self {
-        Self { client, driver }
+    /// Reads through `api` what concerns `driver`.
+    pub fn new(api: ResourceApi, driver: &'static str) -> Self {
+        Self { api, driver }
+    }
+
+    /// Reads a slice once.
+    async fn slice(&self, name: &str) -> kube::Result<ResourceSlice> {
+        let (version, slices) = self.api.objects(Kind::Slice, None).await?;
+        let found = slices.get(name).await;
+        read(version, self.noticed(version, found)?)
+    }
+
+    /// Reads the slices that a field selector selects, once.
+    async fn selected(&self, selector: &str) -> kube::Result<Vec<ResourceSlice>> {
+        let (version, slices) = self.api.objects(Kind::Slice, None).await?;
+        let params = ListParams::default().fields(selector);
+        let found = slices.list(&params).await;
+        let list = self.noticed(version, found)?;
+        list.items.into_iter().map(|it| read(version, it)).collect()
+    }
+
+    fn noticed<T>(&self, version: Version, answer: kube::Result<T>) -> kube::Result<T> {
+        answer.inspect_err(|error| {
+            self.api.notice(version, error);
+        })
     }
 }
 
@@ -77,19 +101,17 @@ impl DomainReader for ApiDomains {
         slot: &DeviceName,
         deadline: Deadline,
     ) -> Result<Vec<ResourceSlice>, DomainReadError> {
-        let api: Api<ResourceSlice> = Api::all(self.client.clone());
         let name = slice_of_slot(pool, slot);
         let what = format!("ResourceSlice {name}");
-        match api_read::read(&what, deadline, || api.get(&name)).await {
+        match api_read::read(&what, deadline, || self.slice(&name)).await {
             Ok(slice) if slice.spec.pool.name == pool => return Ok(vec![slice]),
             Ok(_) | Err(NoAnswer::Absent) => {}
             Err(none) => return Err(failure(what, none)),
         }
         let selector = format!("spec.driver={},spec.nodeName=", self.driver);
-        let params = ListParams::default().fields(&selector);
         let what = format!("the ResourceSlices of {}", self.driver);
-        match api_read::read(&what, deadline, || api.list(&params)).await {
-            Ok(list) => Ok(list.items),
+        match api_read::read(&what, deadline, || self.selected(&selector)).await {
+            Ok(found) => Ok(found),
             Err(NoAnswer::Absent) => Ok(Vec::new()),
             Err(none) => Err(failure(what, none)),
         }
@@ -101,16 +123,19 @@ impl DomainReader for ApiDomains {
         deadline: Deadline,
     ) -> Result<Vec<String>, DomainReadError> {
         let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &compute_domain());
+            Api::namespaced_with(self.api.client().clone(), namespace, &compute_domain());
         let params = ListParams::default();
         let what = format!("the ComputeDomains of namespace {namespace}");
-        match api_read::read(&what, deadline, || api.list_metadata(&params)).await {
-            Ok(list) => Ok(list
-                .items
-                .into_iter()
-                .filter_map(|it| it.metadata.uid)
-                .collect()),
-            // The cluster does not have the kind.
+        let ask = || async {
+            match api.list_metadata(&params).await {
+                Ok(list) => Ok(list.items),
+                // The cluster does not have the kind.
+                Err(error) if is_unserved(&error) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
+        };
+        match api_read::read(&what, deadline, ask).await {
+            Ok(found) => Ok(found.into_iter().filter_map(|it| it.metadata.uid).collect()),
             Err(NoAnswer::Absent) => Ok(Vec::new()),
             Err(none) => Err(failure(what, none)),
         }
@@ -134,6 +159,12 @@ fn compute_domain() -> ApiResource {
         kind: "ComputeDomain".to_owned(),
         plural: "computedomains".to_owned(),
     }
+}
+
+/// The slice that the server sent.
+fn read(version: Version, object: DynamicObject) -> kube::Result<ResourceSlice> {
+    let object = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
+    slice_from(version, object).map_err(|error| kube::Error::Service(error.into()))
 }
 
 fn failure(what: String, none: NoAnswer) -> DomainReadError {

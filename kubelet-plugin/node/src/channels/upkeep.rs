@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tessera_prepare::channel::{ChannelRecord, PreparedChannel, UnreadableChannel};
 use tessera_prepare::notice::Happening;
-use tessera_prepare::step::undo_all;
 use tessera_prepare::upkeep::{Effects, Repair, repair};
 use tracing::{Instrument, info, warn};
 
@@ -13,7 +12,7 @@ use super::{ChannelClaims, DomainReader, Entry, Kernel};
 use crate::claim_reader::ClaimReader;
 use crate::claims::{ClaimError, Grace, LetGo, Outcome, failed, span};
 use crate::deadline::Deadline;
-use crate::executor::{Node, StepError, take_back};
+use crate::executor::{Node, StepError, take_back_recorded};
 use crate::journal::Records;
 
 /// Bound of the work on one claim. Nobody waits for it.
@@ -131,8 +130,7 @@ where
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
-                let steps = undo_all(&record.effects);
-                take_back(&claim.uid, &steps, &self.ports.records, &self.ports.node)?;
+                take_back_recorded(&record, &self.ports.records, &self.ports.node)?;
                 self.ring();
                 info!("the claim is gone and was never unprepared; taken back");
                 self.tell(Happening::TakenBack { claim });

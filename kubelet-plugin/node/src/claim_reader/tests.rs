@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{Request, Response};
+use futures::future::{self, Either};
+use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
 use serde_json::json;
@@ -20,6 +22,8 @@ use crate::testing::claim;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Claim,
+    /// There is no such path, as a server says that does not serve the version.
+    NoSuchPath,
     Code(u16),
     Garbage,
     BrokenConnection,
@@ -31,17 +35,28 @@ fn server(answers: &[Answer]) -> (ApiClaimReader, Arc<Mutex<usize>>) {
     let calls = Arc::new(Mutex::new(0));
     let script = Arc::new(Mutex::new(VecDeque::from(answers.to_vec())));
     let counted = calls.clone();
-    let service = service_fn(move |_request: Request<Body>| {
+    let service = service_fn(move |request: Request<Body>| {
+        if request.uri().path() == "/apis/resource.k8s.io" {
+            return Either::Left(future::ready(Ok(versions())));
+        }
         *counted.lock().unwrap() += 1;
         let mut script = script.lock().unwrap();
         let next = script.pop_front().expect("the script has an answer");
         if script.is_empty() {
             script.push_back(next);
         }
-        respond(next)
+        Either::Right(respond(next))
     });
-    let client = Client::new(service, "default");
-    (ApiClaimReader::new(client), calls)
+    let api = ResourceApi::new(Client::new(service, "default"), None);
+    (ApiClaimReader::new(api), calls)
+}
+
+/// What the server says it serves.
+fn versions() -> Response<Body> {
+    let versions = [json!({"groupVersion": "resource.k8s.io/v1", "version": "v1"})];
+    let group = json!({"kind": "APIGroup", "apiVersion": "v1", "name": "resource.k8s.io",
+                       "versions": versions});
+    Response::new(Body::from(group.to_string().into_bytes()))
 }
 
 async fn respond(answer: Answer) -> Result<Response<Body>, BoxError> {
@@ -52,10 +67,12 @@ async fn respond(answer: Answer) -> Result<Response<Body>, BoxError> {
                    "metadata": {"name": "a", "uid": "a-uid"}, "spec": {}})
             .to_string(),
         ),
-        Answer::Code(code) => (
-            code,
-            serde_json::to_string(&Status::failure("told to", "").with_code(code)).unwrap(),
-        ),
+        Answer::NoSuchPath => (404, "404 page not found".to_owned()),
+        Answer::Code(code) => {
+            let reason = if code == 404 { "NotFound" } else { "" };
+            let status = Status::failure("told to", reason).with_code(code);
+            (code, serde_json::to_string(&status).unwrap())
+        }
         Answer::Garbage => (200, "<html>a proxy of the house".to_owned()),
         Answer::BrokenConnection => return Err("connection reset".into()),
         Answer::Silence => {
@@ -69,7 +86,8 @@ async fn respond(answer: Answer) -> Result<Response<Body>, BoxError> {
 }
 
 /// Everything that can go wrong with one read and may be right at the next.
-const PASSING: [Answer; 10] = [
+const PASSING: [Answer; 11] = [
+    Answer::NoSuchPath,
     Answer::Code(401),
     Answer::Code(403),
     Answer::Code(429),

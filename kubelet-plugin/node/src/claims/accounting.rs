@@ -8,12 +8,12 @@ use tessera_claim::ClaimUid;
 use tessera_prepare::cdi;
 use tessera_prepare::ledger::{Flaw, Unreadable};
 use tessera_prepare::record::Record;
-use tessera_prepare::upkeep;
+use tessera_prepare::upkeep::{self, FoundSpec};
 use tracing::warn;
 
 use super::{ClaimError, Claims, Identity};
 use crate::claim_reader::ClaimReader;
-use crate::executor::Node;
+use crate::executor::{Node, StepError};
 use crate::hardware::Hardware;
 use crate::journal::{Contents, Entry, JournalError, Records};
 use tessera_shell::logging::chain;
@@ -48,7 +48,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// unless the record was lost.
     pub(super) fn trace(&self, claim: &ClaimUid) -> Result<Option<Entry>, JournalError> {
         let found = self.records.read(claim)?;
-        if found.is_some() || matches!(self.node.spec(&self.spec_file(claim)), Ok(None)) {
+        if found.is_some() || matches!(self.found_spec(claim), Ok(None)) {
             return Ok(found);
         }
         Ok(Some(Entry::Unreadable(Unreadable {
@@ -67,14 +67,11 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             boot,
             ..
         } = &self.identity;
-        let spec = self
-            .node
-            .spec(&self.spec_file(&unreadable.claim))
-            .unwrap_or_else(|error| {
-                warn!(error = %chain(&error), "a CDI spec does not tell whose GPUs these are");
-                None
-            });
-        let spec = spec.as_deref();
+        let spec = self.found_spec(&unreadable.claim).unwrap_or_else(|error| {
+            warn!(error = %chain(&error), "a CDI spec does not tell whose GPUs these are");
+            None
+        });
+        let spec = spec.as_ref();
         upkeep::account(unreadable, spec, cdi_kind, pool, &hardware.inventory, boot)
     }
 
@@ -94,8 +91,22 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         (accounted, unaccounted)
     }
 
-    /// The name of the claim's CDI spec.
-    pub(super) fn spec_file(&self, claim: &ClaimUid) -> String {
-        cdi::file_name(&self.identity.cdi_kind, claim)
+    /// The claim's CDI spec, whoever wrote it.
+    pub(super) fn found_spec(&self, claim: &ClaimUid) -> Result<Option<FoundSpec>, StepError> {
+        for file in self.spec_names(claim) {
+            if let Some(contents) = self.node.spec(&file)? {
+                return Ok(Some(FoundSpec { file, contents }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names that the claim's CDI spec can have: ours, and that of the reference driver.
+    pub(super) fn spec_names(&self, claim: &ClaimUid) -> [String; 2] {
+        let kind = &self.identity.cdi_kind;
+        [
+            cdi::file_name(kind, claim),
+            cdi::reference_file_name(kind, claim),
+        ]
     }
 }

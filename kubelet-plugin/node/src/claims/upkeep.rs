@@ -7,7 +7,7 @@ use tessera_prepare::cdi;
 use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::Record;
-use tessera_prepare::step::{Effect, undo_all};
+use tessera_prepare::step::Effect;
 use tessera_prepare::upkeep::{Effects, Repair, repair};
 use tessera_shell::logging::chain;
 use tracing::{Instrument, info, warn};
@@ -15,7 +15,7 @@ use tracing::{Instrument, info, warn};
 use super::{ClaimError, Claims, Identity, LetGo, Locked, span};
 use crate::claim_reader::ClaimReader;
 use crate::deadline::Deadline;
-use crate::executor::{Node, StepError, take_back};
+use crate::executor::{Node, StepError, take_back_recorded};
 use crate::hardware::Hardware;
 use crate::journal::{Entry, Records};
 
@@ -110,7 +110,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 warn!(
                     claimUID = %claim,
                     problem,
-                    file = self.spec_file(claim),
+                    files = ?self.spec_names(claim),
                     "no GPU is given to a new claim, because the record of this one cannot be \
                      read and neither its copy nor its CDI spec tells which GPUs it holds; that \
                      passes once its pod has ended"
@@ -196,12 +196,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
-                take_back(
-                    &claim.uid,
-                    &undo_all(&record.effects),
-                    &self.records,
-                    &self.node,
-                )?;
+                take_back_recorded(&record, &self.records, &self.node)?;
                 self.released.send_replace(());
                 info!("the claim is gone and was never unprepared; taken back");
                 self.waits.notices().tell(Happening::TakenBack { claim });
@@ -218,7 +213,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             return Ok(Effects::Good);
         };
         for effect in &record.effects {
-            let Effect::CdiFile { file, .. } = effect;
+            let Effect::CdiFile { file, .. } = effect else {
+                continue;
+            };
             let spec = self.node.spec(file)?;
             if spec.is_some_and(|spec| !cdi::is_current(&spec, &hardware.install)) {
                 return Ok(Effects::Outdated);

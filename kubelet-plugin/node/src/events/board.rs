@@ -5,10 +5,11 @@
 //! lets nobody change it.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tessera_claim::{ClaimRef, PodRef};
 use tessera_prepare::notice::{Notice, Severity};
+use tessera_resource_api::Version;
+use tessera_shell::resource_api::ResourceApi;
 use thiserror::Error;
 
 /// Longest name of a reporting instance (`ReportingInstanceLengthLimit` in
@@ -58,20 +59,22 @@ pub trait Board: Send + Sync + 'static {
 /// The API server.
 #[derive(Clone)]
 pub struct KubeBoard {
+    api: ResourceApi,
     recorder: Recorder,
     node: String,
 }
 
 impl KubeBoard {
     /// Writes as `driver` on `node`.
-    pub fn new(client: Client, driver: &str, node: &str) -> Self {
+    pub fn new(api: ResourceApi, driver: &str, node: &str) -> Self {
         let instance = node[..node.floor_char_boundary(LONGEST_INSTANCE)].to_owned();
         let reporter = Reporter {
             controller: driver.to_owned(),
             instance: Some(instance),
         };
         Self {
-            recorder: Recorder::new(client, reporter),
+            recorder: Recorder::new(api.client().clone(), reporter),
+            api,
             node: node.to_owned(),
         }
     }
@@ -79,7 +82,9 @@ impl KubeBoard {
 
 impl Board for KubeBoard {
     async fn post(&self, about: &About, notice: &Notice) -> Result<(), PostError> {
-        let (regarding, related) = references(about, &self.node);
+        // Whoever has a claim to tell of has read it, so that the version is known.
+        let version = self.api.known().unwrap_or(Version::V1);
+        let (regarding, related) = references(about, &self.node, version);
         let event = Event {
             type_: match notice.severity {
                 Severity::Normal => EventType::Normal,
@@ -96,9 +101,13 @@ impl Board for KubeBoard {
 }
 
 /// The object that the event is about, and the one that it is related to.
-fn references(about: &About, node: &str) -> (ObjectReference, Option<ObjectReference>) {
+fn references(
+    about: &About,
+    node: &str,
+    version: Version,
+) -> (ObjectReference, Option<ObjectReference>) {
     match about {
-        About::Claim(claim) => (claim_reference(claim), None),
+        About::Claim(claim) => (claim_reference(claim, version), None),
         About::Pod { pod, claim } => {
             let pod = ObjectReference {
                 api_version: Some("v1".to_owned()),
@@ -108,7 +117,7 @@ fn references(about: &About, node: &str) -> (ObjectReference, Option<ObjectRefer
                 uid: Some(pod.uid.clone()),
                 ..ObjectReference::default()
             };
-            (pod, Some(claim_reference(claim)))
+            (pod, Some(claim_reference(claim, version)))
         }
         About::Node => {
             let node = ObjectReference {
@@ -124,9 +133,9 @@ fn references(about: &About, node: &str) -> (ObjectReference, Option<ObjectRefer
     }
 }
 
-fn claim_reference(claim: &ClaimRef) -> ObjectReference {
+fn claim_reference(claim: &ClaimRef, version: Version) -> ObjectReference {
     ObjectReference {
-        api_version: Some("resource.k8s.io/v1".to_owned()),
+        api_version: Some(version.api_version()),
         kind: Some("ResourceClaim".to_owned()),
         namespace: Some(claim.namespace.clone()),
         name: Some(claim.name.clone()),
@@ -159,11 +168,16 @@ mod tests {
             uid: "1".to_owned(),
         };
         let claim = claim("a");
-        let (about, related) = references(&About::Pod { pod, claim }, "node0");
+        let (about, related) = references(&About::Pod { pod, claim }, "node0", Version::V1beta1);
         assert_eq!(about.kind.as_deref(), Some("Pod"));
         assert_eq!(about.uid.as_deref(), Some("1"));
-        assert_eq!(related.unwrap().uid.as_deref(), Some("a-uid"));
-        let (about, related) = references(&About::Node, "node0");
+        let related = related.unwrap();
+        assert_eq!(related.uid.as_deref(), Some("a-uid"));
+        assert_eq!(
+            related.api_version.as_deref(),
+            Some("resource.k8s.io/v1beta1")
+        );
+        let (about, related) = references(&About::Node, "node0", Version::V1);
         assert_eq!((about.uid.as_deref(), related), (Some("node0"), None));
     }
 

@@ -1,57 +1,76 @@
 //! The slices of one driver on one node, in a real API server.
 
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt, future};
 use k8s_openapi::api::resource::v1::ResourceSlice;
-use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use tessera_offer::SliceRef;
+use tessera_resource_api::{Version, slice_from, slice_in};
+use tessera_shell::logging::chain;
+use tessera_shell::resource_api::{Kind, ResourceApi, resource};
 use tracing::warn;
 
 use super::Turn;
 use super::store::{SliceEvent, SliceStore, StoreError};
 
-/// The API server's slices of one driver on one node.
+/// The API server's slices of one driver on one node, in whichever version it serves them.
 ///
 /// Lists and watches select by `spec.nodeName` and `spec.driver`, so that a node never sees the
 /// slices of the whole cluster. The watch carries metadata only: an event says that something
 /// happened, and the list says what there is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KubeSlices {
-    slices: Api<ResourceSlice>,
-    metadata: Api<PartialObjectMeta<ResourceSlice>>,
+    api: ResourceApi,
     selector: String,
 }
 
 impl KubeSlices {
     /// The slices of `driver` on `node`.
-    pub fn new(client: kube::Client, node: &str, driver: &str) -> Self {
+    pub fn new(api: ResourceApi, node: &str, driver: &str) -> Self {
         Self {
-            slices: Api::all(client.clone()),
-            metadata: Api::all(client),
+            api,
             selector: format!("spec.nodeName={node},spec.driver={driver}"),
+        }
+    }
+
+    async fn slices(&self) -> Result<(Version, Api<DynamicObject>), StoreError> {
+        let slices = self.api.objects(Kind::Slice, None).await;
+        slices.map_err(|error| refusal(&error))
+    }
+
+    fn refused(&self, version: Version) -> impl FnOnce(kube::Error) -> StoreError {
+        move |error| {
+            if self.api.notice(version, &error) {
+                return StoreError::Unavailable(format!("{version} is not served any more"));
+            }
+            refusal(&error)
         }
     }
 }
 
 impl SliceStore for KubeSlices {
     async fn list(&self) -> Result<Vec<ResourceSlice>, StoreError> {
+        let (version, slices) = self.slices().await?;
         let params = ListParams::default().fields(&self.selector);
-        let list = self.slices.list(&params).await;
-        list.map(|list| list.items).map_err(|error| refusal(&error))
+        let list = slices.list(&params).await.map_err(self.refused(version))?;
+        list.items.into_iter().map(|it| read(version, it)).collect()
     }
 
     async fn create(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {
-        let stored = self.slices.create(&PostParams::default(), slice).await;
-        stored.map_err(|error| refusal(&error))
+        let (version, slices) = self.slices().await?;
+        let object = written(version, slice)?;
+        let stored = slices.create(&PostParams::default(), &object).await;
+        read(version, stored.map_err(self.refused(version))?)
     }
 
     async fn replace(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {
+        let (version, slices) = self.slices().await?;
         let name = slice.metadata.name.as_deref().unwrap_or_default();
-        let params = PostParams::default();
-        let stored = self.slices.replace(name, &params, slice).await;
-        stored.map_err(|error| refusal(&error))
+        let object = written(version, slice)?;
+        let stored = slices.replace(name, &PostParams::default(), &object).await;
+        read(version, stored.map_err(self.refused(version))?)
     }
 
     async fn delete(&self, slice: &SliceRef, _: &Turn) -> Result<(), StoreError> {
@@ -62,21 +81,68 @@ impl SliceStore for KubeSlices {
             }),
             ..DeleteParams::default()
         };
-        let deleted = self.slices.delete(&slice.name, &params).await;
-        deleted.map(drop).map_err(|error| refusal(&error))
+        let (version, slices) = self.slices().await?;
+        let deleted = slices.delete(&slice.name, &params).await;
+        deleted.map(drop).map_err(self.refused(version))
     }
 
     fn watch(&self) -> BoxStream<'static, SliceEvent> {
-        let config = watcher::Config::default().fields(&self.selector);
-        watcher(self.metadata.clone(), config)
-            .take_while(|event| future::ready(is_whole(event)))
-            .filter_map(|event| future::ready(heard(event)))
+        let (api, config) = (
+            self.api.clone(),
+            watcher::Config::default().fields(&self.selector),
+        );
+        let version = async move {
+            let version = api.version().await;
+            let version = version.inspect_err(|error| {
+                warn!(%error, "the API server does not say what it serves; it is asked again");
+            });
+            version.ok().map(|version| (api, version))
+        };
+        stream::once(version)
+            .filter_map(future::ready)
+            .flat_map(move |(api, version)| watched(&api, version, config.clone()))
             .boxed()
     }
 }
 
+fn watched(
+    api: &ResourceApi,
+    version: Version,
+    config: watcher::Config,
+) -> BoxStream<'static, SliceEvent> {
+    let metadata: Api<PartialObjectMeta<DynamicObject>> =
+        Api::all_with(api.client().clone(), &resource(version, Kind::Slice));
+    let api = api.clone();
+    watcher(metadata, config)
+        .inspect(move |event| {
+            if let Err(
+                watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error),
+            ) = event
+            {
+                api.notice(version, error);
+            }
+        })
+        .take_while(|event| future::ready(is_whole(event)))
+        .filter_map(|event| future::ready(heard(event)))
+        .boxed()
+}
+
+/// The slice as the server takes it.
+fn written(version: Version, slice: &ResourceSlice) -> Result<DynamicObject, StoreError> {
+    let object = serde_json::from_value(slice_in(version, slice));
+    object.map_err(|error| StoreError::Invalid(error.to_string()))
+}
+
+/// The slice that the server sent.
+fn read(version: Version, object: DynamicObject) -> Result<ResourceSlice, StoreError> {
+    let unreadable =
+        |error: &dyn std::error::Error| StoreError::Unavailable(chain(error).to_string());
+    let object = serde_json::to_value(object).map_err(|error| unreadable(&error))?;
+    slice_from(version, object).map_err(|error| unreadable(&error))
+}
+
 /// Whether the watch goes on after this. One that broke off is begun anew, with a list.
-fn is_whole(event: &watcher::Result<Event<PartialObjectMeta<ResourceSlice>>>) -> bool {
+fn is_whole(event: &watcher::Result<Event<PartialObjectMeta<DynamicObject>>>) -> bool {
     let Err(error) = event else {
         return true;
     };
@@ -85,7 +151,7 @@ fn is_whole(event: &watcher::Result<Event<PartialObjectMeta<ResourceSlice>>>) ->
 }
 
 /// The list that a watch begins with is told as one event, when it is complete.
-fn heard(event: watcher::Result<Event<PartialObjectMeta<ResourceSlice>>>) -> Option<SliceEvent> {
+fn heard(event: watcher::Result<Event<PartialObjectMeta<DynamicObject>>>) -> Option<SliceEvent> {
     match event {
         Ok(Event::InitDone) => Some(SliceEvent::Relisted),
         Ok(Event::Init | Event::InitApply(_)) => None,
@@ -142,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_watch_tells_its_first_list_as_one_event() {
-        let object: PartialObjectMeta<ResourceSlice> = serde_json::from_value(serde_json::json!({
+        let object: PartialObjectMeta<DynamicObject> = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "a", "resourceVersion": "7"},
         }))
         .unwrap();

@@ -10,8 +10,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tessera_nvml::KernelFiles;
 use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::notice::Happening;
 use tessera_prepare::record::{BootId, RecordedDevice};
 use tessera_shell::client::{self, ApiSource};
+use tessera_shell::resource_api::ResourceApi;
 use tokio::sync::watch;
 
 use crate::args::Args;
@@ -33,6 +35,7 @@ use crate::parts::Parts;
 use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
 use crate::reconcile::{self, LookAfter, RepairMetrics, Schedule};
 use crate::slice_metrics::SliceMetrics;
+use crate::takeover::{self, TakeoverMetrics};
 use crate::wait::Waits;
 
 /// Where Linux says which boot this is.
@@ -47,6 +50,7 @@ pub(super) struct Assembly<'a> {
     pub(super) args: &'a Args,
     pub(super) directories: &'a Directories,
     pub(super) client: Client,
+    pub(super) resources: ResourceApi,
     pub(super) registry: Registry,
 }
 
@@ -63,11 +67,13 @@ impl<'a> Assembly<'a> {
             kubeconfig: args.kubeconfig.clone(),
             program: "tessera-kubelet-plugin",
         };
+        let client = client::connect(&source).await?;
         Ok(Self {
             parts,
             args,
             directories,
-            client: client::connect(&source).await?,
+            resources: ResourceApi::new(client.clone(), args.resource_api_version),
+            client,
             registry,
         })
     }
@@ -170,17 +176,31 @@ impl<'a> Assembly<'a> {
         let node = self.node()?;
         let locks = GpuLocks::open(&directories.locks())
             .with_context(|| format!("open lock directory {}", directories.locks().display()))?;
-        let reader = ApiClaimReader::new(self.client.clone());
+        let reader = ApiClaimReader::new(self.resources.clone());
         Ok(Claims::new(
             identity, reader, journal, node, locks, hardware, waits,
         ))
     }
 
+    /// Takes over what the reference driver has prepared, if it was here.
+    pub(super) async fn take_over(
+        &mut self,
+        claims: &NodeClaims,
+        notices: &Notices,
+    ) -> anyhow::Result<()> {
+        let metrics = TakeoverMetrics::new(&mut self.registry);
+        let report = takeover::take_over(&self.directories.plugin, claims, &metrics).await?;
+        if let Some(report) = &report {
+            notices.tell(Happening::TakenOver { report });
+        }
+        Ok(())
+    }
+
     /// Writes what there is to tell as events.
     pub(super) fn teller(&mut self, inbox: Inbox) -> Teller<ApiClaimReader, KubeBoard> {
-        let reader = ApiClaimReader::new(self.client.clone());
+        let reader = ApiClaimReader::new(self.resources.clone());
         let driver = self.args.drivers.name();
-        let board = KubeBoard::new(self.client.clone(), driver, &self.args.node_name);
+        let board = KubeBoard::new(self.resources.clone(), driver, &self.args.node_name);
         Teller::new(inbox, reader, board, EventMetrics::new(&mut self.registry))
     }
 
@@ -206,7 +226,7 @@ impl<'a> Assembly<'a> {
     ) -> watch::Receiver<PublishState> {
         let (driver, node) = (self.args.drivers.name(), &self.args.node_name);
         let (offers, offer) = watch::channel(None);
-        let slices = KubeSlices::new(self.client.clone(), node, driver);
+        let slices = KubeSlices::new(self.resources.clone(), node, driver);
         let turns = Turns::at(&self.directories.publisher());
         let metrics = SliceMetrics::new(&mut self.registry);
         let (publisher, state) = Publisher::new(slices, metrics, offer, turns);

@@ -66,12 +66,12 @@ impl Role for ComputeDomains {
         let Assembly {
             args,
             directories,
-            client,
+            resources,
             ..
         } = assembly;
         let ports = Ports {
-            claims: ApiClaimReader::new(client.clone()),
-            domains: ApiDomains::new(client.clone(), args.drivers.name()),
+            claims: ApiClaimReader::new(resources.clone()),
+            domains: ApiDomains::new(resources.clone(), args.drivers.name()),
             records: journal,
             node: assembly.node()?,
             kernel: ProcFiles::new(&args.alt_proc_devices),
@@ -83,6 +83,11 @@ impl Role for ComputeDomains {
             assembly.identity(channel_kind())?,
             ports,
         ))
+    }
+
+    /// What the reference has prepared of its channels is not read.
+    async fn take_over(_: &mut Assembly<'_>, _: &NodeChannels, _: &Notices) -> anyhow::Result<()> {
+        Ok(())
     }
 
     fn planned(claims: &Arc<NodeChannels>) -> Planned {

@@ -45,6 +45,14 @@ impl Role for Gpus {
         assembly.claims(journal, hardware, waits)
     }
 
+    async fn take_over(
+        assembly: &mut Assembly<'_>,
+        claims: &NodeClaims,
+        notices: &Notices,
+    ) -> anyhow::Result<()> {
+        assembly.take_over(claims, notices).await
+    }
+
     fn planned(_: &Arc<NodeClaims>) -> Planned {
         Planned::fixed(tessera_offer::plan)
     }

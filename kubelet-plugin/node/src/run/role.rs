@@ -43,6 +43,13 @@ pub(super) trait Role {
         waits: Waits,
     ) -> anyhow::Result<Self::Claims>;
 
+    /// Takes over what the reference's driver of this name has prepared, before anybody is served.
+    fn take_over(
+        assembly: &mut Assembly<'_>,
+        claims: &Self::Claims,
+        notices: &Notices,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+
     /// What it offers.
     fn planned(claims: &Arc<Self::Claims>) -> Planned;
 

@@ -15,6 +15,7 @@ use tessera_prepare::channel::{ChannelRefusal, Channels, Disagreement};
 use tessera_prepare::notice::{Action, Happening, notice};
 use tessera_prepare::reason::{News, Reason};
 use tessera_prepare::refusal::Refusal;
+use tessera_prepare::takeover::{Fate, Report, Taken, Takeover};
 use tessera_prepare::waiting::WaitingFor;
 use tessera_proto::RegistrationEvent;
 use tessera_proto::uds::Peer;
@@ -192,6 +193,13 @@ fn about_the_gpu() -> Vec<Refusal> {
             gpu: gpu(),
             by: by(),
         },
+        Refusal::Unclean {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            by: "former-uid".parse().unwrap(),
+            what: "MIG device gpu-3-mig-1g10gb-19-0".to_owned(),
+        },
         Refusal::Unaccounted {
             claim: claim(),
             gpu: gpu(),
@@ -368,6 +376,16 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         },
         WaitingFor::Api,
     ];
+    let report = Report {
+        outcome: Ok(Takeover {
+            claims: vec![Taken {
+                uid: "former-uid".to_owned(),
+                fate: Fate::Begun(None),
+            }],
+            ..Takeover::default()
+        }),
+        kept: "/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json.taken-over".to_owned(),
+    };
     let action = Action::Prepare;
     let mut happenings: Vec<Happening<'_>> = waits
         .iter()
@@ -377,6 +395,7 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         Happening::Rebuilt { claim },
         Happening::Restored { claim },
         Happening::TakenBack { claim },
+        Happening::TakenOver { report: &report },
     ]);
     let first_look = false;
     let changes = changes();

@@ -163,6 +163,9 @@ impl<D: RecordedDevice> Records<D> for FusedRecords<D> {
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
         self.1.guard(Call::Changes, || self.0.remove(claim))
     }
+    fn mark(&self, claim: &ClaimUid, why: &str) -> Result<(), JournalError> {
+        self.1.guard(Call::Changes, || self.0.mark(claim, why))
+    }
     fn set_aside(
         &self,
         unreadable: &UnreadableOf<D>,

@@ -118,7 +118,7 @@ fn only_the_same_channels_of_the_same_domain_and_boot_count_as_prepared() {
         Standing::New
     );
     assert_eq!(stands(&prepared, same.clone()), Standing::Prepared);
-    let undo = Standing::Leftover(undo_all(&prepared.effects));
+    let undo = Standing::Leftover;
     assert_eq!(stands(&prepared, granted("d1", Channels::One(6))), undo);
     assert_eq!(stands(&prepared, granted("d2", Channels::One(5))), undo);
     let mut begun = prepared.clone();

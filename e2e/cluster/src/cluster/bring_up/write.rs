@@ -33,6 +33,7 @@ pub(super) fn record(
     let dir = &cluster.dir;
     let record = Record {
         id: cluster.id.clone(),
+        kubernetes: cluster.kubernetes,
         kept: false,
         nodes: nodes.iter().map(of).collect(),
         made,

@@ -1,0 +1,258 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tessera_device::testing::{gpu_uuid, inventory};
+
+use super::*;
+use crate::ledger::Ledger;
+use crate::plan::plan;
+use crate::resolve::resolve;
+use crate::standing::{Standing, is_prepared_for, standing};
+use crate::testing::{AllLocked, allocation, boot, checkpoint as made};
+
+const DRIVER: &str = "gpu.nvidia.com";
+
+fn uid(name: &str) -> ClaimUid {
+    format!("{name}-uid").parse().unwrap()
+}
+
+/// The spec that the reference driver wrote for the claim of this name.
+fn spec(name: &str) -> (ClaimUid, FoundSpec) {
+    let found = FoundSpec {
+        file: cdi::reference_file_name(&CdiKind::claim(), &uid(name)),
+        contents: format!("devices:\n- name: {name}-uid-gpu-0\n").into_bytes(),
+    };
+    (uid(name), found)
+}
+
+fn take_over(checkpoint: &Value, specs: &[&str]) -> Takeover {
+    let checkpoint = Checkpoint::decode(checkpoint.to_string().as_bytes()).unwrap();
+    let specs = specs.iter().map(|name| spec(name)).collect();
+    let (kind, boot) = (CdiKind::claim(), boot());
+    let successor = Successor {
+        driver: DRIVER,
+        kind: &kind,
+        boot: &boot,
+    };
+    successor.take_over(&checkpoint, &specs, |claim| *claim == uid("ours"))
+}
+
+/// What becomes of claim `a`, whose spec is there.
+#[track_caller]
+fn fate(claim: &Value) -> Fate {
+    let checkpoint = made::v2("boot", &json!({"a-uid": claim}));
+    let mut claims = take_over(&checkpoint, &["a"]).claims;
+    assert_eq!(claims.len(), 1);
+    claims.remove(0).fate
+}
+
+#[track_caller]
+fn record(fate: &Fate) -> Record {
+    let record = fate.record().unwrap_or_else(|| panic!("no record: {fate}"));
+    assert!(
+        record.is_of(&CdiKind::claim()),
+        "it would be read as damaged"
+    );
+    assert_eq!(Record::decode(&record.encode()).unwrap(), *record);
+    record.clone()
+}
+
+#[test]
+fn a_claim_that_is_taken_over_counts_as_prepared_for_its_allocation_with_the_spec_that_is_there() {
+    // As the reference keeps them: grouped by configuration, not in the order of the results.
+    let mut claim = made::completed("a", &[made::gpu("a", 0), made::gpu("a", 3)]);
+    let devices = &mut claim["preparedDevices"][0]["devices"];
+    devices.as_array_mut().unwrap().reverse();
+    let fate = fate(&claim);
+    assert!(matches!(fate, Fate::TakenOver(_)), "{fate}");
+    let record = record(&fate);
+    assert_eq!(record.effects, [spec("a").1.effect()]);
+
+    let (inventory, allocation) = (inventory(0..8), allocation("a", &[0, 3]));
+    let devices = resolve(&allocation, "node0", &inventory).unwrap();
+    assert_eq!(
+        standing(Some(&record), &devices, &boot()),
+        Standing::Prepared
+    );
+    assert!(is_prepared_for(&record, &allocation, &boot()));
+}
+
+#[test]
+fn what_the_kubelet_knows_of_a_claim_is_what_a_prepare_of_ours_would_have_told_it() {
+    let inventory = inventory(0..8);
+    let allocation = allocation("a", &[2]);
+    let devices = resolve(&allocation, "node0", &inventory).unwrap();
+    let admitted = Ledger::under(&AllLocked, [], vec![])
+        .admit(&allocation.claim, devices)
+        .unwrap();
+    let install = crate::cdi::DriverInstall::default();
+    let own = plan(&admitted, &CdiKind::claim(), &install, &boot()).record;
+    let taken = record(&fate(&made::completed("a", &[made::gpu("a", 2)])));
+    assert_eq!(taken.devices, own.devices);
+}
+
+#[test]
+fn a_gpu_of_a_claim_that_was_taken_over_is_given_to_nobody_else() {
+    let inventory = inventory(0..8);
+    let next = allocation("next", &[0]);
+    for device in [
+        made::gpu("a", 0),
+        made::mig("a", 0),
+        made::vfio("a", gpu_uuid(0).as_str()),
+    ] {
+        let record = record(&fate(&made::completed("a", &[device])));
+        let devices = resolve(&next, "node0", &inventory).unwrap();
+        let refused = Ledger::under(&AllLocked, [&record], vec![]).admit(&next.claim, devices);
+        assert!(refused.unwrap_err().to_string().contains("a-uid"));
+    }
+}
+
+#[test]
+fn admin_access_shares_and_sub_requests_are_taken_over() {
+    let mut claim = made::completed("a", &[made::gpu("a", 0)]);
+    let result = &mut claim["status"]["allocation"]["devices"]["results"][0];
+    result["adminAccess"] = json!(true);
+    result["shareID"] = json!("share");
+    result["request"] = json!("gpu/large");
+    claim["preparedDevices"][0]["devices"][0]["gpu"]["device"]["Requests"] = json!(["gpu/large"]);
+    let device = record(&fate(&claim)).devices.remove(0);
+    assert_eq!(device.view, View::Admin);
+    assert_eq!(device.share_id.as_deref(), Some("share"));
+    assert_eq!(device.request, "gpu");
+}
+
+#[test]
+fn what_only_the_reference_can_take_back_is_held_and_named() {
+    let mut mps = made::completed("a", &[made::gpu("a", 0)]);
+    mps["preparedDevices"][0]["configState"]["mpsControlDaemonID"] = json!("a-uid-12345");
+    for (claim, left) in [
+        (
+            made::completed("a", &[made::mig("a", 0)]),
+            "MIG device gpu-0-mig-1g5gb-19-0",
+        ),
+        (
+            made::completed("a", &[made::vfio("a", gpu_uuid(0).as_str())]),
+            "passthrough gpu-vfio-0",
+        ),
+        (
+            made::completed("a", &[made::vfio("a", "0000:1b:00.0")]),
+            "passthrough gpu-vfio-0",
+        ),
+        (mps, "an MPS control daemon"),
+    ] {
+        let fate = fate(&claim);
+        assert!(matches!(fate, Fate::Held(_)), "{fate}");
+        assert!(fate.to_string().contains(left), "{fate}");
+        assert_eq!(record(&fate).remains().unwrap().phase, Phase::Released);
+    }
+}
+
+#[test]
+fn a_missing_spec_is_recorded_as_missing_so_that_it_is_made_anew() {
+    let claim = made::completed("a", &[made::gpu("a", 0)]);
+    let taken = take_over(&made::v2("boot", &json!({"a-uid": claim})), &[]);
+    let file = cdi::file_name(&CdiKind::claim(), &uid("a"));
+    let effects = record(&taken.claims[0].fate).effects;
+    assert_eq!(effects, [Effect::CdiFile { file, crc32: 0 }]);
+}
+
+#[test]
+fn of_a_begun_preparation_of_gpus_only_its_spec_is_kept_to_be_taken_back() {
+    let begun = made::begun("a", &["gpu-0"]);
+    let with_spec = record(&fate(&begun));
+    assert_eq!(with_spec.phase, Phase::Preparing);
+    assert_eq!(
+        (with_spec.claim.name.as_str(), with_spec.devices.len()),
+        ("a", 0)
+    );
+    assert_eq!(with_spec.effects, [spec("a").1.effect()]);
+    let without = take_over(&made::v2("boot", &json!({"a-uid": begun})), &[]);
+    assert_eq!(without.claims[0].fate, Fate::Begun(None));
+}
+
+#[test]
+fn what_cannot_be_accounted_for_is_never_taken_for_free() {
+    let mut other_ids = made::completed("a", &[made::gpu("a", 0)]);
+    other_ids["preparedDevices"][0]["devices"][0]["gpu"]["device"]["CDIDeviceIDs"] =
+        json!(["example.com/claim=a"]);
+    let mut no_devices = made::completed("a", &[made::gpu("a", 0)]);
+    no_devices["preparedDevices"] = json!([]);
+    let mut no_uuid = made::completed("a", &[made::gpu("a", 0)]);
+    no_uuid["preparedDevices"][0]["devices"][0]["gpu"]["info"]["uuid"] = json!("GPU-0");
+    for (claim, why) in [
+        (other_ids, "example.com/claim=a"),
+        (no_devices, "no devices"),
+        (no_uuid, "gpu.info.uuid"),
+        (
+            made::begun("a", &["gpu-0-mig-1g5gb-19-0"]),
+            "was interrupted",
+        ),
+        (json!({"status": 1}), "invalid type"),
+    ] {
+        let fate = fate(&claim);
+        assert!(matches!(fate, Fate::Unaccounted { .. }), "{fate}");
+        assert!(fate.to_string().contains(why), "{fate}");
+    }
+    let taken = take_over(
+        &made::v2("boot", &json!({"../etc": made::begun("a", &[])})),
+        &[],
+    );
+    assert_eq!(taken.claims[0].fate, Fate::Impossible);
+}
+
+#[test]
+fn nothing_of_a_former_boot_is_taken_over_and_a_file_without_a_boot_is_believed() {
+    let claims = json!({"a-uid": made::completed("a", &[made::gpu("a", 0)])});
+    let former = take_over(&made::v2("former", &claims), &["a"]);
+    assert!(former.former_boot && former.claims.is_empty());
+    assert_eq!(former.stale_specs, [spec("a").1.file]);
+    let old = take_over(&made::v1(&claims), &["a"]);
+    assert!(!old.former_boot && old.stale_specs.is_empty());
+    assert_eq!(old.claims.len(), 1);
+}
+
+#[test]
+fn a_spec_that_belongs_to_no_claim_is_stale_and_one_of_a_claim_of_ours_is_not() {
+    let claims = json!({"a-uid": made::completed("a", &[made::gpu("a", 0)])});
+    let taken = take_over(&made::v2("boot", &claims), &["a", "b", "ours"]);
+    assert_eq!(taken.stale_specs, [spec("b").1.file]);
+}
+
+#[test]
+fn a_report_counts_what_became_of_the_claims_and_warns_of_what_is_not_whole() {
+    let report = |claims: Value| Report {
+        outcome: Ok(take_over(&made::v2("boot", &claims), &[])),
+        kept: "/kept".to_owned(),
+    };
+    let whole = report(json!({"a-uid": made::completed("a", &[made::gpu("a", 0)])}));
+    assert!(whole.is_news() && !whole.is_warning());
+    let mixed = report(json!({
+        "a-uid": made::completed("a", &[made::gpu("a", 0)]),
+        "b-uid": made::completed("b", &[made::mig("b", 1)]),
+    }));
+    assert!(mixed.is_warning());
+    let text = mixed.to_string();
+    assert!(
+        text.contains("2 claims") && text.contains("taken_over 1, held 1;"),
+        "{text}"
+    );
+    assert!(!report(json!({})).is_news());
+    let unreadable = Report {
+        outcome: Err("damage".to_owned()),
+        ..whole
+    };
+    assert!(unreadable.is_news() && unreadable.is_warning());
+}
+
+proptest! {
+    #[test]
+    fn whatever_else_is_in_the_file_a_gpu_that_a_claim_has_is_held(minors in prop::collection::btree_set(0u32..8, 1..4), noise: Vec<u8>) {
+        let devices: Vec<Value> = minors.iter().map(|minor| made::gpu("a", *minor)).collect();
+        let mut claim = made::completed("a", &devices);
+        claim["noise"] = json!(noise);
+        let taken = take_over(&made::v2("boot", &json!({"a-uid": claim, "z": noise})), &["a"]);
+        let record = record(&taken.claims[0].fate);
+        let held: Vec<_> = record.devices.iter().map(|device| device.gpu.clone()).collect();
+        let wanted: Vec<_> = minors.iter().map(|minor| gpu_uuid(*minor)).collect();
+        prop_assert_eq!(held, wanted);
+    }
+}

@@ -1,0 +1,302 @@
+use std::os::unix::net::UnixListener;
+
+use serde_json::{Value, json};
+use tessera_prepare::cdi::{self, CdiKind};
+use tessera_prepare::record::Record;
+use tessera_prepare::testing::checkpoint as made;
+
+use super::*;
+use crate::claims::{Grace, LetGo};
+use crate::testing::claim;
+use crate::testing::machine::{Fuse, Machine, TestClaims, hardware};
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(5))
+}
+
+/// A node that the reference driver has left with these claims.
+fn left_with(claims: &Value) -> Machine {
+    let machine = Machine::new();
+    machine.start();
+    fs::create_dir_all(plugin(&machine)).unwrap();
+    for name in LOCKS {
+        fs::write(plugin(&machine).join(name), "").unwrap();
+    }
+    for (uid, claim) in claims.as_object().unwrap() {
+        let name = uid.strip_suffix("-uid").unwrap();
+        let devices = claim["status"]["allocation"]["devices"]["results"].as_array();
+        write_spec(&machine, name, devices.map_or(&[], Vec::as_slice));
+    }
+    let checkpoint = made::v2("boot", claims).to_string();
+    fs::write(plugin(&machine).join(CHECKPOINT), checkpoint).unwrap();
+    machine
+}
+
+fn plugin(machine: &Machine) -> PathBuf {
+    machine.path("plugin")
+}
+
+fn spec_path(machine: &Machine, name: &str) -> PathBuf {
+    let file = cdi::reference_file_name(&CdiKind::claim(), &claim(name).uid);
+    machine.path("cdi").join(file)
+}
+
+/// A spec as the reference driver writes it.
+fn write_spec(machine: &Machine, name: &str, results: &[Value]) {
+    let mut spec = "cdiVersion: 0.5.0\ncontainerEdits:\n  env:\n  - NVIDIA_VISIBLE_DEVICES=void\n\
+                    devices:\n"
+        .to_owned();
+    for result in results {
+        let device = result["device"].as_str().unwrap();
+        spec += "- containerEdits:\n    deviceNodes:\n    - path: /dev/nvidia0\n";
+        spec.extend(["  name: ", name, "-uid-", device, "\n"]);
+    }
+    spec += "kind: k8s.gpu.nvidia.com/claim\n";
+    fs::write(spec_path(machine, name), spec).unwrap();
+}
+
+async fn start(machine: &Machine) -> (TestClaims, Report) {
+    let claims = machine.start();
+    let report = run(machine, &claims).await.unwrap();
+    (claims, report.unwrap())
+}
+
+async fn run(machine: &Machine, claims: &TestClaims) -> Result<Option<Report>, TakeoverError> {
+    take_over(&plugin(machine), claims, &TakeoverMetrics::default()).await
+}
+
+async fn refusal(claims: &TestClaims, name: &str) -> &'static str {
+    let refused = claims.prepare(&claim(name), soon()).await;
+    refused.unwrap_err().label()
+}
+
+fn one_gpu() -> Value {
+    json!({"a-uid": made::completed("a", &[made::gpu("a", 0)])})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_in_use_goes_on_and_ends_as_one_of_ours_does() {
+    let machine = left_with(&one_gpu());
+    let spec = fs::read(spec_path(&machine, "a")).unwrap();
+    let (claims, report) = start(&machine).await;
+    assert!(!report.is_warning(), "{report}");
+    assert!(!plugin(&machine).join(CHECKPOINT).exists() && Path::new(&report.kept).exists());
+    assert!(
+        run(&machine, &claims).await.unwrap().is_none(),
+        "it is taken over once"
+    );
+
+    // Another pod that uses the claim gets what the first one has.
+    machine.api.allocate("a", &[0]);
+    let devices = claims.prepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(devices[0].cdi_id, "k8s.gpu.nvidia.com/claim=a-uid-gpu-0");
+    claims
+        .look_after(
+            &mut LetGo::default(),
+            Grace(Duration::ZERO),
+            Some(&hardware()),
+        )
+        .await;
+    assert_eq!(
+        fs::read(spec_path(&machine, "a")).unwrap(),
+        spec,
+        "nothing was touched"
+    );
+    let record = Record::decode(&fs::read(machine.record_of("a")).unwrap()).unwrap();
+    assert_eq!(record.claim, claim("a"), "the Prepare told its name");
+
+    machine.api.allocate("next", &[0]);
+    assert_eq!(refusal(&claims, "next").await, "GpuHeld");
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert!(
+        machine.everything().is_empty(),
+        "{:?}",
+        machine.everything().keys()
+    );
+    claims.prepare(&claim("next"), soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_is_missing_or_altered_is_made_anew_in_its_place() {
+    for alter in [fs::remove_file as fn(PathBuf) -> io::Result<()>, |path| {
+        fs::write(path, "")
+    }] {
+        let machine = left_with(&one_gpu());
+        let (claims, _) = start(&machine).await;
+        alter(spec_path(&machine, "a")).unwrap();
+        claims
+            .look_after(
+                &mut LetGo::default(),
+                Grace(Duration::ZERO),
+                Some(&hardware()),
+            )
+            .await;
+        let spec = fs::read_to_string(spec_path(&machine, "a")).unwrap();
+        assert!(spec.contains("a-uid-gpu-0"), "{spec}");
+        assert_eq!(
+            machine.files("cdi").len(),
+            1,
+            "two specs of one device would be a conflict"
+        );
+        claims.unprepare(&claim("a"), soon()).await.unwrap();
+        assert!(machine.everything().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_lost_after_the_takeover_is_known_by_the_spec() {
+    let machine = left_with(&one_gpu());
+    let (claims, _) = start(&machine).await;
+    fs::remove_dir_all(machine.path("claims")).unwrap();
+    let claims = [claims, machine.start()].into_iter().next_back().unwrap();
+    machine.api.allocate("next", &[0]);
+    machine.api.allocate("other", &[1]);
+    assert_eq!(refusal(&claims, "next").await, "GpuBeingReleased");
+    claims.prepare(&claim("other"), soon()).await.unwrap();
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.prepare(&claim("next"), soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_taken_back_is_answered_for_while_it_is_in_use_and_refused_afterwards() {
+    let machine = left_with(&json!({"a-uid": made::completed("a", &[made::mig("a", 0)])}));
+    let (claims, report) = start(&machine).await;
+    assert!(report.is_warning());
+    let object = json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"namespace": "default", "name": "a", "uid": "a-uid"}, "spec": {},
+        "status": {"allocation": {"devices": {"results": [{"request": "gpu",
+            "driver": "gpu.nvidia.com", "pool": "node0", "device": "gpu-0-mig-1g5gb-19-0"}]}}},
+    });
+    machine
+        .api
+        .put("a", serde_json::from_value(object).unwrap());
+    let devices = claims.prepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(
+        devices[0].cdi_id,
+        "k8s.gpu.nvidia.com/claim=a-uid-gpu-0-mig-1g5gb-19-0"
+    );
+
+    machine.api.allocate("next", &[0]);
+    assert_eq!(refusal(&claims, "next").await, "GpuBeingReleased");
+    for _ in 0..2 {
+        claims.unprepare(&claim("a"), soon()).await.unwrap();
+        assert!(machine.files("cdi").is_empty());
+        assert_eq!(refusal(&claims, "next").await, "GpuUnclean");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_cannot_be_accounted_for_keeps_every_gpu_from_new_claims_until_it_ends() {
+    let claims = json!({"a-uid": made::begun("a", &["gpu-0-mig-1g5gb-19-0"])});
+    let machine = left_with(&claims);
+    let (claims, report) = start(&machine).await;
+    assert!(report.is_warning());
+    machine.api.allocate("next", &[5]);
+    assert_eq!(refusal(&claims, "next").await, "GpuUnaccounted");
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert!(machine.files("cdi").is_empty());
+    claims.prepare(&claim("next"), soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_cannot_be_read_is_put_away_and_the_specs_tell_what_is_held() {
+    let machine = left_with(&one_gpu());
+    let torn = "{\"checksum\": 1, \"v2\": {";
+    fs::write(plugin(&machine).join(CHECKPOINT), torn).unwrap();
+    let (claims, report) = start(&machine).await;
+    assert!(report.outcome.is_err());
+    assert_eq!(fs::read_to_string(&report.kept).unwrap(), torn);
+    machine.api.allocate("next", &[0]);
+    machine.api.allocate("other", &[1]);
+    assert_eq!(refusal(&claims, "next").await, "GpuBeingReleased");
+    claims.prepare(&claim("other"), soon()).await.unwrap();
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.prepare(&claim("next"), soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preparation_that_had_begun_begins_anew() {
+    let machine = left_with(&json!({"a-uid": made::begun("a", &["gpu-0"])}));
+    let (claims, report) = start(&machine).await;
+    assert!(!report.is_warning(), "{report}");
+    machine.api.allocate("a", &[0]);
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    machine.assert_specs_match_the_journal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_reference_driver_is_at_work_nothing_is_taken_over() {
+    let machine = left_with(&one_gpu());
+    let claims = machine.start();
+    let socket = plugin(&machine).join("dra.sock");
+    let lock = plugin(&machine).join(LOCKS[0]);
+    let at_work = async |expected: &Path| {
+        let error = run(&machine, &claims).await.unwrap_err();
+        assert!(
+            matches!(&error, TakeoverError::AtWork { path } if path == expected),
+            "{error}"
+        );
+        assert!(machine.files("claims").is_empty());
+    };
+    let listening = UnixListener::bind(&socket).unwrap();
+    at_work(&socket).await;
+    // A socket that nobody listens on any more was left by a killed process.
+    drop(listening);
+    let locked = File::open(&lock).unwrap();
+    locked.try_lock().unwrap();
+    at_work(&lock).await;
+    drop(locked);
+    assert!(run(&machine, &claims).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_a_takeover_is_interrupted_the_next_start_ends_where_an_unharmed_one_does() {
+    let left = || {
+        let machine = left_with(&json!({
+            "a-uid": made::completed("a", &[made::gpu("a", 0), made::gpu("a", 1)]),
+            "b-uid": made::completed("b", &[made::mig("b", 2)]),
+            "c-uid": made::begun("c", &["gpu-3"]),
+            "d-uid": made::begun("d", &["gpu-4-mig-1g5gb-19-0"]),
+        }));
+        write_spec(&machine, "stale", &[]);
+        machine
+    };
+    let unharmed = left();
+    start(&unharmed).await;
+    let expected = unharmed.everything();
+    let mut points = 0;
+    for effect_first in [false, true] {
+        for burns_at in 0.. {
+            let machine = left();
+            let fuse = Fuse {
+                burns_at: Some(burns_at),
+                effect_first,
+                ..Fuse::default()
+            };
+            let doomed = machine.start_with(fuse, "boot");
+            if run(&machine, &doomed).await.is_ok() {
+                break;
+            }
+            points += 1;
+            assert!(plugin(&machine).join(CHECKPOINT).exists());
+            let (claims, _) = start(&machine).await;
+            assert_eq!(
+                machine.everything(),
+                expected,
+                "at {burns_at}, effect: {effect_first}"
+            );
+            for name in ["a", "b", "c", "d"] {
+                claims.unprepare(&claim(name), soon()).await.unwrap();
+            }
+            assert!(machine.files("cdi").is_empty());
+            assert_eq!(
+                machine.files("claims"),
+                ["b-uid.record"],
+                "what cannot be taken back"
+            );
+        }
+    }
+    // Four records and a stale spec, each with and without its effect.
+    assert_eq!(points, 10);
+}
