@@ -186,10 +186,28 @@ async fn what_cannot_be_taken_back_is_answered_for_while_it_is_in_use_and_refuse
     }
 }
 
+/// A claim whose MIG device was about to be made.
+fn interrupted() -> Value {
+    json!({"a-uid": made::begun("a", &["gpu-0-mig-1g5gb-19-0"])})
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_claim_that_the_checkpoint_does_not_account_for_the_spec_tells_its_gpu() {
+    let machine = left_with(&interrupted());
+    let (claims, report) = start(&machine).await;
+    assert!(report.is_warning());
+    machine.api.allocate("next", &[0]);
+    machine.api.allocate("other", &[5]);
+    assert_eq!(refusal(&claims, "next").await, "GpuBeingReleased");
+    claims.prepare(&claim("other"), soon()).await.unwrap();
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.prepare(&claim("next"), soon()).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_cannot_be_accounted_for_keeps_every_gpu_from_new_claims_until_it_ends() {
-    let claims = json!({"a-uid": made::begun("a", &["gpu-0-mig-1g5gb-19-0"])});
-    let machine = left_with(&claims);
+    let machine = left_with(&interrupted());
+    fs::remove_file(spec_path(&machine, "a")).unwrap();
     let (claims, report) = start(&machine).await;
     assert!(report.is_warning());
     machine.api.allocate("next", &[5]);
