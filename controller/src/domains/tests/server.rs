@@ -236,10 +236,10 @@ fn apply(object: &mut Value, operation: &Value) -> Option<()> {
         return (found == value).then_some(());
     }
     match (op, object.pointer_mut(parent)?) {
-        ("add", Value::Array(list)) if last == "-" => list.push(value.clone()),
-        ("remove", Value::Array(list)) => drop(list.remove(last.parse().ok()?)),
-        ("replace", Value::Array(list)) => {
-            *list.get_mut(last.parse::<usize>().ok()?)? = value.clone();
+        ("add", Value::Array(items)) if last == "-" => items.push(value.clone()),
+        ("remove", Value::Array(items)) => drop(items.remove(last.parse().ok()?)),
+        ("replace", Value::Array(items)) => {
+            *items.get_mut(last.parse::<usize>().ok()?)? = value.clone();
         }
         ("add", Value::Object(fields)) => drop(fields.insert(last.to_owned(), value.clone())),
         _ => return None,

@@ -177,7 +177,86 @@ fn failure(what: String, none: NoAnswer) -> DomainReadError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use axum::http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::{BoxError, service_fn};
+
     use super::*;
+
+    /// A server that serves one version of the resource API, no compute domains, and one slice of slots.
+    fn server(version: &'static str) -> ApiDomains {
+        let service = service_fn(move |request: Request<Body>| async move {
+            let path = request.uri().path();
+            let slices = format!("/apis/resource.k8s.io/{version}/resourceslices");
+            let group_version = format!("resource.k8s.io/{version}");
+            let slice = json!({
+                "apiVersion": group_version, "kind": "ResourceSlice",
+                "metadata": {"name": "domain-d1-0"},
+                "spec": {"driver": "compute-domain.nvidia.com",
+                         "pool": {"name": "domain-d1", "generation": 1, "resourceSliceCount": 1}},
+            });
+            let answer: Option<Value> = if path == "/apis/resource.k8s.io" {
+                let versions = [json!({"groupVersion": group_version, "version": version})];
+                Some(
+                    json!({"kind": "APIGroup", "apiVersion": "v1", "name": "resource.k8s.io",
+                            "versions": versions}),
+                )
+            } else if path == format!("{slices}/domain-d1-0") {
+                Some(slice)
+            } else if path == slices {
+                Some(
+                    json!({"apiVersion": group_version, "kind": "ResourceSliceList",
+                            "metadata": {}, "items": [slice]}),
+                )
+            } else if path.starts_with(&slices) {
+                Some(
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 404,
+                            "status": "Failure", "reason": "NotFound", "message": "not found"}),
+                )
+            } else {
+                None
+            };
+            let is_missing = |answer: &Value| answer["code"] == 404;
+            let code = if answer.as_ref().is_none_or(is_missing) {
+                404
+            } else {
+                200
+            };
+            let text = answer.map_or_else(|| "404 page not found".to_owned(), |it| it.to_string());
+            let response = Response::builder().status(code);
+            Ok::<_, BoxError>(response.body(Body::from(text.into_bytes()))?)
+        });
+        let api = ResourceApi::new(Client::new(service, "default"), None);
+        ApiDomains::new(api, "compute-domain.nvidia.com")
+    }
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_secs(30))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_are_read_in_the_version_that_is_served() {
+        for version in ["v1", "v1beta2", "v1beta1"] {
+            let domains = server(version);
+            // The second is in no slice of its name, so that all are listed.
+            for slot in ["slot-0", "slot-128"] {
+                let slot = slot.parse().unwrap();
+                let found = domains.slices("domain-d1", &slot, soon()).await.unwrap();
+                assert_eq!(found.len(), 1, "{version}");
+                assert_eq!(found[0].spec.pool.name, "domain-d1");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_without_the_kind_has_no_domains() {
+        let found = server("v1").domains_in("default", soon()).await.unwrap();
+        assert!(found.is_empty());
+    }
 
     #[test]
     fn a_slot_is_looked_for_in_the_slice_that_holds_its_number() {
