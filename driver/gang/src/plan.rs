@@ -298,6 +298,9 @@ impl Vacancy<'_> {
         let clique = self.cluster.clique(share.clique);
         let mut fitting: Vec<(bool, u32, u32)> = Vec::with_capacity(share.room as usize);
         for &at in &clique.members {
+            if self.view.is_taken(at) {
+                continue;
+            }
             let node = self.cluster.node(at);
             if self.view.fits(at, node) {
                 fitting.push((node.health == Health::Suspect, self.view.free(at, node), at));

@@ -15,6 +15,8 @@ pub(crate) struct View {
     eligible: Bits,
     /// Which nodes are eligible, healthy or not.
     matching: Bits,
+    /// Which nodes can be taken: known without a look at the node, because most nodes of a clique are in use.
+    fitting: Bits,
     cliques: Vec<Count>,
     /// The cliques with so much room, in the order of preference.
     by_room: Vec<BTreeSet<Place>>,
@@ -128,6 +130,7 @@ impl View {
             gpus_per_node,
             eligible: Bits::default(),
             matching: Bits::default(),
+            fitting: Bits::default(),
             cliques: Vec::new(),
             by_room: Vec::new(),
             by_size: Vec::new(),
@@ -165,8 +168,9 @@ impl View {
         if self.is_eligible(at) {
             let count = &mut self.cliques[node.clique as usize];
             count.healthy = count.healthy.saturating_add_signed(by);
-            let room = i32::from(self.fits(at, node));
-            self.change(node.clique, clique, by * room);
+            let fits = self.would_fit(at, node.free());
+            self.fitting.set(at, fits && by > 0);
+            self.change(node.clique, clique, by * i32::from(fits));
         }
     }
 
@@ -235,6 +239,9 @@ impl View {
     /// Tells how many GPUs of a node were free before the change, and are after it.
     pub(crate) fn note_change(&mut self, at: u32, before: u32, after: u32) {
         let (before, after) = (self.would_fit(at, before), self.would_fit(at, after));
+        if before != after {
+            self.fitting.set(at, after);
+        }
         self.gained += i32::from(after) - i32::from(before);
     }
 
@@ -250,7 +257,12 @@ impl View {
 
     /// Whether a node can be taken.
     pub(crate) fn fits(&self, at: u32, node: &Node) -> bool {
-        self.is_eligible(at) && self.free(at, node) >= self.gpus_per_node
+        self.fitting.has(at) || (!self.freed.is_empty() && self.would_fit(at, self.free(at, node)))
+    }
+
+    /// Whether a node need not be looked at, because it cannot be taken.
+    pub(crate) fn is_taken(&self, at: u32) -> bool {
+        self.freed.is_empty() && !self.fitting.has(at)
     }
 
     /// Whether a node could be taken if so many of its GPUs were free.

@@ -43,6 +43,10 @@ struct AllocationResult {
 }
 
 #[derive(Clone, Debug, TypeGenerator)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that a generated configuration may have or not"
+)]
 struct Configuration {
     ours: bool,
     from_class: bool,

@@ -253,7 +253,9 @@ impl Session {
     /// The MIG devices of a GPU that this process may use, in the order of their indices: those whose
     /// capabilities have their nodes here.
     pub(crate) fn mig_devices<'a>(&'a self, parent: &Device<'a>) -> Vec<MigDevice<'a>> {
-        let Gpu { facts, condition } = parent.gpu;
+        let Gpu {
+            facts, condition, ..
+        } = parent.gpu;
         let Some(table) = facts.mig_table().filter(|_| condition.mig.enabled) else {
             return Vec::new();
         };

@@ -229,19 +229,19 @@ fn merge(into: &mut Value, patch: &Value) {
 /// An operation of a JSON patch (RFC 6902); none where it does not fit.
 fn apply(object: &mut Value, operation: &Value) -> Option<()> {
     let (path, value) = (operation["path"].as_str()?, &operation["value"]);
-    let (parent, last) = path.rsplit_once('/')?;
+    let (parent, key) = path.rsplit_once('/')?;
     let op = operation["op"].as_str()?;
     if op == "test" {
         let found = object.pointer(path).unwrap_or(&Value::Null);
         return (found == value).then_some(());
     }
     match (op, object.pointer_mut(parent)?) {
-        ("add", Value::Array(items)) if last == "-" => items.push(value.clone()),
-        ("remove", Value::Array(items)) => drop(items.remove(last.parse().ok()?)),
-        ("replace", Value::Array(items)) => {
-            *items.get_mut(last.parse::<usize>().ok()?)? = value.clone();
+        ("add", Value::Array(list)) if key == "-" => list.push(value.clone()),
+        ("remove", Value::Array(list)) => drop(list.remove(key.parse().ok()?)),
+        ("replace", Value::Array(list)) => {
+            *list.get_mut(key.parse::<usize>().ok()?)? = value.clone();
         }
-        ("add", Value::Object(fields)) => drop(fields.insert(last.to_owned(), value.clone())),
+        ("add", Value::Object(fields)) => drop(fields.insert(key.to_owned(), value.clone())),
         _ => return None,
     }
     Some(())

@@ -91,7 +91,7 @@ spec:
     env:
     - name: NVIDIA_VISIBLE_DEVICES
       value: all
-    command: [sh, -c, ls -d /dev/nvidia*; command -v nvidia-smi; echo listed; exec sleep 3600]
+    command: [sh, -c, 'exec 2>&1; ls -d /dev/nvidia*; command -v nvidia-smi; echo listed; exec sleep 3600']
   terminationGracePeriodSeconds: 1
 ";
 

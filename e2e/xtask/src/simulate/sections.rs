@@ -283,7 +283,7 @@ pub(super) fn faults(arguments: &Arguments) -> anyhow::Result<String> {
         "given up",
     ];
     Ok(format!(
-        "Under faults, S1 to S6 and L1 to L3 held throughout:\n\n{}",
+        "Under faults, S1 to S4, S6 and L1 to L3 held throughout:\n\n{}",
         markdown(header, &rows)
     ))
 }
