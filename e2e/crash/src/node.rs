@@ -279,11 +279,6 @@ impl<'a> Node<'a> {
         Ok(text.unwrap_or_else(|_| format!("{size} bytes")))
     }
 
-    /// Where something of the node lies.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.root.join(name)
-    }
-
     /// Where a claim's record lies.
     pub(crate) fn record(&self, claim: &str) -> PathBuf {
         let file = format!("state/{DRIVER}/claims/{}.record", crate::claims::uid(claim));
@@ -337,8 +332,7 @@ fn record_of(file: &str) -> Option<&str> {
 }
 
 fn is_spec(path: &Path) -> bool {
-    let ending = path.extension();
-    ending.is_some_and(|ending| ending == "json" || ending == "yaml")
+    path.extension().is_some_and(|ending| ending == "json")
 }
 
 /// The GPUs whose device nodes a CDI spec gives; nothing if it is no spec.
