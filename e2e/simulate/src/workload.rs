@@ -18,10 +18,6 @@ pub const MIX: [(u32, f64); 9] = [
     (288, 0.3),
 ];
 
-/// How often a node is lost: 419 interruptions in 54 days on 16,384 GPUs (Meta, "The Llama 3 Herd of
-/// Models", 2024, section 3.3.4), counted per node of four GPUs and hour.
-pub const LOSSES_PER_NODE_HOUR: f64 = 419.0 / (54.0 * 24.0) / (16_384.0 / 4.0);
-
 /// How long gangs run on average, in hours. Times are exponentially distributed.
 pub const MEAN_HOURS: f64 = 4.0;
 
