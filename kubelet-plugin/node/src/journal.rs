@@ -27,7 +27,7 @@ use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tessera_claim::ClaimUid;
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::ledger::UnreadableOf;
+use tessera_prepare::ledger::{Flaw, UnreadableOf};
 use tessera_prepare::record::{PreparedDevice, RecordOf, RecordedDevice};
 use thiserror::Error;
 
@@ -66,6 +66,16 @@ impl<D> EntryOf<D> {
             Self::Unreadable(unreadable) => unreadable.copy.as_ref(),
         }
     }
+
+    /// What there is of a claim that has a CDI spec and no record.
+    pub fn lost(claim: &ClaimUid) -> Self {
+        Self::Unreadable(UnreadableOf {
+            claim: claim.clone(),
+            problem: "there is none, but a CDI spec of the claim".to_owned(),
+            flaw: Flaw::Damaged,
+            copy: None,
+        })
+    }
 }
 
 /// All that the journal of claims for GPUs has.
@@ -78,6 +88,30 @@ pub struct ContentsOf<D> {
     pub records: Vec<RecordOf<D>>,
     /// The files that are none.
     pub unreadable: Vec<UnreadableOf<D>>,
+}
+
+impl<D> ContentsOf<D> {
+    /// The same, and what `trace` finds of those of these claims that the journal does not have: another
+    /// process may have prepared or unprepared one since the journal was read.
+    pub fn with(
+        mut self,
+        claims: impl IntoIterator<Item = ClaimUid>,
+        trace: impl Fn(&ClaimUid) -> Result<Option<EntryOf<D>>, JournalError>,
+    ) -> Result<Self, JournalError> {
+        for claim in claims {
+            let recorded = self.records.iter().any(|r| r.claim.uid == claim)
+                || self.unreadable.iter().any(|u| u.claim == claim);
+            if recorded {
+                continue;
+            }
+            match trace(&claim)? {
+                Some(EntryOf::Record(record)) => self.records.push(record),
+                Some(EntryOf::Unreadable(unreadable)) => self.unreadable.push(unreadable),
+                None => {}
+            }
+        }
+        Ok(self)
+    }
 }
 
 impl<D> Default for ContentsOf<D> {

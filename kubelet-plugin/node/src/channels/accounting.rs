@@ -9,7 +9,7 @@ use tessera_prepare::cdi;
 use tessera_prepare::channel::{
     self, ChannelRecord, ChannelRefusal, Granted, PreparedChannel, UnreadableChannel,
 };
-use tessera_prepare::ledger::{Flaw, UnreadableOf};
+use tessera_prepare::ledger::Flaw;
 use tessera_prepare::notice::Happening;
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::step::Effect;
@@ -35,24 +35,12 @@ where
 {
     /// All that the journal has, and the claims of which there is only a CDI spec.
     pub(super) fn traces(&self) -> Result<Contents, ClaimError> {
-        let mut contents = self.ports.records.read_all()?;
+        let contents = self.ports.records.read_all()?;
         let files = self.ports.node.spec_files()?;
         let claims = files
             .iter()
             .filter_map(|file| cdi::claim_of_file(&self.identity.cdi_kind, file));
-        for claim in claims {
-            let recorded = contents.records.iter().any(|r| r.claim.uid == claim)
-                || contents.unreadable.iter().any(|u| u.claim == claim);
-            if recorded {
-                continue;
-            }
-            match self.trace(&claim)? {
-                Some(Entry::Record(record)) => contents.records.push(record),
-                Some(Entry::Unreadable(unreadable)) => contents.unreadable.push(unreadable),
-                None => {}
-            }
-        }
-        Ok(contents)
+        Ok(contents.with(claims, |claim| self.trace(claim))?)
     }
 
     /// What there is of one claim: what the journal has, or a CDI spec without a record.
@@ -61,12 +49,7 @@ where
         if found.is_some() || matches!(self.ports.node.spec(&self.spec_file(claim)), Ok(None)) {
             return Ok(found);
         }
-        Ok(Some(Entry::Unreadable(UnreadableOf {
-            claim: claim.clone(),
-            problem: "there is none, but a CDI spec of the claim".to_owned(),
-            flaw: Flaw::Damaged,
-            copy: None,
-        })))
+        Ok(Some(Entry::lost(claim)))
     }
 
     /// The record that was, as far as its copy or the CDI spec tells.

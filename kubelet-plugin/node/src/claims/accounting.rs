@@ -6,7 +6,7 @@
 
 use tessera_claim::ClaimUid;
 use tessera_prepare::cdi;
-use tessera_prepare::ledger::{Flaw, Unreadable};
+use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::record::Record;
 use tessera_prepare::upkeep::{self, FoundSpec};
 use tracing::warn;
@@ -21,25 +21,12 @@ use tessera_shell::logging::chain;
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// All that the journal has, and the claims of which there is only a CDI spec.
     pub(super) fn traces(&self) -> Result<Contents, ClaimError> {
-        let mut contents = self.records.read_all()?;
+        let contents = self.records.read_all()?;
         let files = self.node.spec_files()?;
         let claims = files
             .iter()
             .filter_map(|file| cdi::claim_of_file(&self.identity.cdi_kind, file));
-        for claim in claims {
-            let recorded = contents.records.iter().any(|r| r.claim.uid == claim)
-                || contents.unreadable.iter().any(|u| u.claim == claim);
-            if recorded {
-                continue;
-            }
-            // Another process may have prepared or unprepared it since the journal was read.
-            match self.trace(&claim)? {
-                Some(Entry::Record(record)) => contents.records.push(record),
-                Some(Entry::Unreadable(unreadable)) => contents.unreadable.push(unreadable),
-                None => {}
-            }
-        }
-        Ok(contents)
+        Ok(contents.with(claims, |claim| self.trace(claim))?)
     }
 
     /// What there is of one claim: what the journal has, or a CDI spec without a record.
@@ -51,12 +38,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         if found.is_some() || matches!(self.found_spec(claim), Ok(None)) {
             return Ok(found);
         }
-        Ok(Some(Entry::Unreadable(Unreadable {
-            claim: claim.clone(),
-            problem: "there is none, but a CDI spec of the claim".to_owned(),
-            flaw: Flaw::Damaged,
-            copy: None,
-        })))
+        Ok(Some(Entry::lost(claim)))
     }
 
     /// The record that was, as far as its copy or the CDI spec tells.
