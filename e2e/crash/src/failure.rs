@@ -71,12 +71,14 @@ pub enum Failure {
     #[error("interrupted")]
     Interrupted,
     /// Something took too long.
-    #[error("{what}: not within {} s", .limit.as_secs())]
+    #[error("{what}: not within {} s; the plugin's last words:\n{last_words}", .limit.as_secs())]
     Late {
         /// What.
         what: &'static str,
         /// How long was waited for it.
         limit: Duration,
+        /// The end of the plugin's log.
+        last_words: String,
     },
     /// The plugin asks the API server for something that the stand-in does not have.
     #[error("the stand-in for the API server does not serve {0}; teach it")]

@@ -50,7 +50,7 @@ impl Node<'_> {
                 running.registered = true;
                 return Ok(());
             }
-            pause("register", begun).await?;
+            self.pause("register", begun).await?;
         }
     }
 
@@ -81,7 +81,7 @@ impl Node<'_> {
             {
                 return Ok(answer.into_inner());
             }
-            pause(what, begun).await?;
+            self.pause(what, begun).await?;
         }
     }
 
@@ -161,17 +161,16 @@ impl Node<'_> {
         let begun = Instant::now();
         while !holds() {
             self.attend().await?;
-            pause(what, begun).await?;
+            self.pause(what, begun).await?;
         }
         Ok(())
     }
-}
 
-async fn pause(what: &'static str, begun: Instant) -> Result<(), Failure> {
-    if begun.elapsed() > LIMIT {
-        let limit = LIMIT;
-        return Err(Failure::Late { what, limit });
+    async fn pause(&self, what: &'static str, begun: Instant) -> Result<(), Failure> {
+        if begun.elapsed() > LIMIT {
+            return Err(self.late(what, LIMIT));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        Ok(())
     }
-    tokio::time::sleep(LOOK_AGAIN).await;
-    Ok(())
 }

@@ -210,8 +210,10 @@ impl<'a> Node<'a> {
     /// Ends the plugin as Kubernetes does, and says whether it ended so and was not killed first.
     pub(crate) async fn terminate(&self) -> Result<bool, Failure> {
         let mut running = self.running.lock().await;
-        if let Some(mut process) = running.process.take() {
-            process.terminate(END).await?;
+        if let Some(mut process) = running.process.take()
+            && !process.terminate(END).await?
+        {
+            return Err(self.late("end at SIGTERM", END));
         }
         let killed = running.deaths == 0 && self.was_killed()?.is_some();
         running.deaths += usize::from(killed);
@@ -237,6 +239,16 @@ impl<'a> Node<'a> {
             return Ok(gone.then(|| point.to_string()));
         }
         Ok(self.fuse.burnt())
+    }
+
+    /// What took longer than `limit`, and what the plugin says about it.
+    pub(crate) fn late(&self, what: &'static str, limit: Duration) -> Failure {
+        let last_words = self.last_words();
+        Failure::Late {
+            what,
+            limit,
+            last_words,
+        }
     }
 
     /// The end of the plugin's log.
@@ -277,6 +289,11 @@ impl<'a> Node<'a> {
         let root = self.root.display().to_string();
         let text = String::from_utf8(bytes).map(|text| text.replace(&root, "<node>"));
         Ok(text.unwrap_or_else(|_| format!("{size} bytes")))
+    }
+
+    /// Where something of the node lies.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// Where a claim's record lies.
@@ -331,8 +348,13 @@ fn record_of(file: &str) -> Option<&str> {
     name.strip_suffix(".record")
 }
 
+/// Specs are what lies in the CDI directory: a checkpoint is JSON as well.
 fn is_spec(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending == "json")
+    let ending = path.extension();
+    let is_in_place = path
+        .parent()
+        .is_some_and(|directory| directory.ends_with("cdi"));
+    is_in_place && ending.is_some_and(|ending| ending == "json" || ending == "yaml")
 }
 
 /// The GPUs whose device nodes a CDI spec gives; nothing if it is no spec.

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::claims::{CLAIMS, NODE, SLICES, object};
+use tessera_hw::facts::derive_uuid;
+
+use crate::claims::{CLAIMS, DRIVER, NODE, SLICES, object, uid};
 use crate::failure::Failure;
 use crate::node::Node;
 
@@ -26,6 +28,8 @@ pub enum Operation {
     Unprepare,
     /// It starts on a node where specs and records are missing or altered and a claim is gone.
     Reconcile,
+    /// It starts on a node on which the reference driver has prepared a claim, begun with another and left a spec of a third.
+    TakeOver,
 }
 
 /// How things are when nothing is left to do.
@@ -41,12 +45,13 @@ pub struct End {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Publish,
         Self::Prepare,
         Self::Wait,
         Self::Unprepare,
         Self::Reconcile,
+        Self::TakeOver,
     ];
 
     /// Its name.
@@ -57,6 +62,7 @@ impl Operation {
             Self::Wait => "wait",
             Self::Unprepare => "unprepare",
             Self::Reconcile => "reconcile",
+            Self::TakeOver => "take over",
         }
     }
 
@@ -70,6 +76,9 @@ impl Operation {
             Self::Wait => "the next claim gets the GPU of the former one, and never beside it",
             Self::Unprepare => "nothing is left of what was unprepared, and the rest is untouched",
             Self::Reconcile => "what was lost is made anew, and what is gone is taken back",
+            Self::TakeOver => {
+                "claims of the reference driver are taken over once, whole, and as they are"
+            }
         }
     }
 
@@ -86,6 +95,7 @@ impl Operation {
             Self::Wait => wait(node).await,
             Self::Unprepare => unprepare(node).await,
             Self::Reconcile => reconcile(node).await,
+            Self::TakeOver => take_over(node).await,
         }?;
         node.attend().await?;
         node.until("publish", || is_published(node)).await?;
@@ -210,6 +220,79 @@ async fn reconcile(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Fail
     })
     .await?;
     node.prepare(&["kept", "torn", "unspecified"]).await
+}
+
+/// The files of the reference driver are made here from what is known of its formats; its specs are JSON, which is YAML.
+async fn take_over(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
+    for (name, gpus) in [("taken", &[0, 1][..]), ("begun", &[2]), ("held", &[1, 4])] {
+        node.api.put(CLAIMS, object(name, gpus));
+    }
+    node.attend().await?;
+    node.prepare(&["taken"]).await?;
+    node.terminate().await?;
+    let ours = node.spec("taken").unwrap_or_default();
+    let specs = node.path("cdi");
+    let theirs = |claim| specs.join(format!("k8s.gpu.nvidia.com-claim_{}.yaml", uid(claim)));
+    let spec = read(&ours).unwrap_or_default();
+    for claim in ["begun", "stale"] {
+        damage(fs::write(theirs(claim), r#"{"devices": []}"#))?;
+    }
+    damage(fs::rename(&ours, theirs("taken")))?;
+    let record = node.record("taken");
+    let copy = record
+        .with_file_name("copies")
+        .join(record.file_name().unwrap_or_default());
+    damage(fs::remove_file(&record).and_then(|()| fs::remove_file(copy)))?;
+    let (plugin, boot) = (
+        node.path(&format!("plugins/{DRIVER}")),
+        fs::read_to_string("/proc/sys/kernel/random/boot_id"),
+    );
+    let boot = boot.map_err(Failure::io("read", "the boot's identity"))?;
+    let checkpoint = checkpoint(boot.trim());
+    damage(fs::create_dir_all(&plugin))?;
+    damage(fs::write(
+        plugin.join("checkpoint.json"),
+        checkpoint.to_string(),
+    ))?;
+    node.with_damaged(&["taken", "begun", "stale"]);
+    node.start_doomed(true).await?;
+    let node = &*node;
+    let kept = plugin.join("checkpoint.json.taken-over");
+    node.until("take the node over", || {
+        kept.exists() && node.record("taken").exists() && is_published(node)
+    })
+    .await?;
+    if read(&theirs("taken")) != Some(spec) {
+        return Err(Failure::Torn(theirs("taken").display().to_string()));
+    }
+    let mut answers = node.prepare(&["taken", "begun"]).await?;
+    match node.try_prepare(&["held"]).await?.into_iter().next() {
+        Some((_, Err(refusal))) => answers.insert("held".to_owned(), refusal),
+        _ => return Err(Failure::Admitted("held".to_owned())),
+    };
+    // It is kept for people, and everything else must be gone at the end.
+    damage(fs::remove_file(kept))?;
+    Ok(answers)
+}
+
+/// What the reference driver keeps of a claim that is prepared and of one whose preparation has begun.
+fn checkpoint(boot: &str) -> Value {
+    let result = |gpu: usize| json!({"request": "gpus", "driver": DRIVER, "pool": NODE, "device": format!("gpu-{gpu}")});
+    let status = |gpus: &[usize]| {
+        let results: Vec<Value> = gpus.iter().map(|gpu| result(*gpu)).collect();
+        json!({"allocation": {"devices": {"results": results}}})
+    };
+    let device = |gpu: usize| {
+        let cdi = format!("k8s.gpu.nvidia.com/claim={}-gpu-{gpu}", uid("taken"));
+        json!({"gpu": {"info": {"uuid": derive_uuid(NODE, gpu)}, "device": {"Requests": ["gpus"], "PoolName": NODE,
+            "DeviceName": format!("gpu-{gpu}"), "CDIDeviceIDs": [cdi]}}, "mig": null})
+    };
+    let (taken, begun) = (uid("taken"), uid("begun"));
+    json!({"checksum": 1, "v2": {"checksum": 2, "nodeBootID": boot, "preparedClaims": {
+        taken: {"checkpointState": "PrepareCompleted", "status": status(&[0, 1]),
+            "preparedDevices": [{"devices": [device(0), device(1)], "configState": {}}]},
+        begun: {"checkpointState": "PrepareStarted", "status": status(&[2]), "name": "begun", "namespace": "default"},
+    }}})
 }
 
 /// Has a registered plugin with these claims prepared, whose points are counted from here on.

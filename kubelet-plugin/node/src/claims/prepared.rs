@@ -69,7 +69,11 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             return Ok(None);
         };
         let is_prepared = is_prepared_for(record, allocation, &self.identity.boot);
-        Ok((is_prepared && self.intact(record)?).then(|| record.devices.clone()))
+        if !is_prepared || !self.intact(record)? {
+            return Ok(None);
+        }
+        self.learn_name(claim, record)?;
+        Ok(Some(record.devices.clone()))
     }
 
     /// Whether everything that was made for the claim is there, unaltered.

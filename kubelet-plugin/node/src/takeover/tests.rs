@@ -7,6 +7,7 @@ use tessera_prepare::testing::checkpoint as made;
 
 use super::*;
 use crate::claims::{Grace, LetGo};
+use crate::hardware::HardwareWatch;
 use crate::testing::claim;
 use crate::testing::machine::{Fuse, Machine, TestClaims, hardware};
 
@@ -116,6 +117,19 @@ async fn a_claim_that_is_in_use_goes_on_and_ends_as_one_of_ours_does() {
     claims.prepare(&claim("next"), soon()).await.unwrap();
 }
 
+/// The kubelet calls as soon as it is served, and the driver is looked for meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_claim_has_its_name_from_the_first_call_even_if_the_driver_is_not_known_yet() {
+    let machine = left_with(&one_gpu());
+    let (_hand, unknown) = HardwareWatch::test();
+    let claims = machine.start_on(unknown, Fuse::default(), "boot");
+    run(&machine, &claims).await.unwrap();
+    machine.api.allocate("a", &[0]);
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    let record = Record::decode(&fs::read(machine.record_of("a")).unwrap()).unwrap();
+    assert_eq!(record.claim, claim("a"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_spec_that_is_missing_or_altered_is_made_anew_in_its_place() {
     for alter in [fs::remove_file as fn(PathBuf) -> io::Result<()>, |path| {
@@ -178,7 +192,7 @@ async fn what_cannot_be_taken_back_is_answered_for_while_it_is_in_use_and_refuse
     );
 
     machine.api.allocate("next", &[0]);
-    assert_eq!(refusal(&claims, "next").await, "GpuBeingReleased");
+    assert_eq!(refusal(&claims, "next").await, "GpuHeld");
     for _ in 0..2 {
         claims.unprepare(&claim("a"), soon()).await.unwrap();
         assert!(machine.files("cdi").is_empty());
