@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::Request;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIGroup;
-use kube::api::{Api, DynamicObject};
+use kube::api::{Api, DynamicObject, GetParams};
 use kube::core::GroupVersionKind;
 use kube::core::discovery::ApiResource;
 use kube::error::DiscoveryError;
-use kube::{Client, Error};
+use kube::{Client, Error, Resource};
+use serde_json::Value;
 use tessera_resource_api::{GROUP, Version};
 
 /// The resource API of one server.
@@ -68,19 +69,35 @@ impl ResourceApi {
         self.chosen.or(*self.lock())
     }
 
-    /// The objects of a kind, of one namespace or of all, and the version in which they are written.
-    pub async fn objects(
-        &self,
-        kind: Kind,
-        namespace: Option<&str>,
-    ) -> Result<(Version, Api<DynamicObject>), Error> {
+    /// The objects of a kind, of all namespaces, and the version in which they are written.
+    pub async fn objects(&self, kind: Kind) -> Result<(Version, Api<DynamicObject>), Error> {
         let version = self.version().await?;
         let resource = resource(version, kind);
-        let client = self.client.clone();
-        Ok(match namespace {
-            Some(namespace) => (version, Api::namespaced_with(client, namespace, &resource)),
-            None => (version, Api::all_with(client, &resource)),
-        })
+        Ok((version, Api::all_with(self.client.clone(), &resource)))
+    }
+
+    /// An object of a namespace as the server sends it, and the version in which it is written.
+    ///
+    /// As plain JSON: a [`DynamicObject`] would take its metadata apart first, which costs more than
+    /// the rest of the reading together, and whoever wants it typed does so again.
+    pub async fn get(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(Version, Value), Error> {
+        let version = self.version().await?;
+        let path = DynamicObject::url_path(&resource(version, kind), Some(namespace));
+        let request = kube::core::Request::new(path).get(name, &GetParams::default());
+        let found = self
+            .client
+            .request(request.map_err(Error::BuildRequest)?)
+            .await;
+        found
+            .inspect_err(|error| {
+                self.notice(version, error);
+            })
+            .map(|object| (version, object))
     }
 
     /// The client itself.

@@ -3,6 +3,7 @@
 //! It reports and never fails on a slow machine: whether a figure is good is for whoever reads it beside its budget.
 
 mod claims;
+mod cpu;
 mod exposition;
 mod idle;
 mod memory;
@@ -74,6 +75,7 @@ struct Figures {
     loaded: socket::Loaded,
     one_claim: socket::Timings,
     eight_claims: socket::Timings,
+    worked: Duration,
     one_pod: pods::Load,
     eight_pods: pods::Load,
     sizes: shipped::Sizes,
@@ -165,6 +167,7 @@ fn measure(
         loaded: socket.loaded,
         one_claim: socket.one,
         eight_claims: socket.eight,
+        worked: socket.worked,
         one_pod,
         eight_pods,
         sizes,
@@ -178,6 +181,8 @@ struct OnSocket {
     one: socket::Timings,
     eight: socket::Timings,
     loaded: socket::Loaded,
+    /// Processor time of the plugin for one Prepare and one Unprepare, in the mean.
+    worked: Duration,
 }
 
 fn measure_socket(
@@ -193,16 +198,24 @@ fn measure_socket(
     let (_, pod) = plugin::pod(kubernetes)?;
     let socket = socket::Socket::open(plugin::node(kubernetes)?, &uid(&pod))?;
     let what = "prepare claims one after the other";
+    let pid = plugin::worker(kubernetes)?;
+    let before = cpu::of(pid)?;
     let (one, loaded) = step(&Screen, what, || {
         let resident = || memory::of(plugin::worker(kubernetes)?);
         socket.load(&made[..count], resident)
     })?;
+    let worked = cpu::of(pid)?.saturating_sub(before) / u32::try_from(count)?;
     let eight = step(&Screen, "prepare 8 claims at once", || {
         socket.time(&made[..rounds * WIDTH], WIDTH)
     })?;
     // What is allocated is taken, so the scheduler would find no GPU for a pod.
     claims::delete(kubernetes, CLAIMS)?;
-    Ok(OnSocket { one, eight, loaded })
+    Ok(OnSocket {
+        one,
+        eight,
+        loaded,
+        worked,
+    })
 }
 
 fn gpus(kubernetes: Kubernetes<'_>) -> anyhow::Result<Vec<Place>> {

@@ -62,15 +62,10 @@ impl ApiClaimReader {
 
     /// Reads once.
     async fn get(&self, claim: &ClaimRef) -> Result<ResourceClaim, kube::Error> {
-        let (version, claims) = self
+        let (version, object) = self
             .api
-            .objects(Kind::Claim, Some(&claim.namespace))
+            .get(Kind::Claim, &claim.namespace, &claim.name)
             .await?;
-        let found = claims.get(&claim.name).await;
-        let found = found.inspect_err(|error| {
-            self.api.notice(version, error);
-        })?;
-        let object = serde_json::to_value(found).map_err(kube::Error::SerdeError)?;
         claim_from(version, object).map_err(|error| kube::Error::Service(error.into()))
     }
 }

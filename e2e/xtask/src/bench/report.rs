@@ -116,6 +116,12 @@ fn calls(figures: &Figures) -> Vec<Row> {
             "",
         ),
         row(
+            "processor time of the plugin for a Prepare and an Unprepare",
+            format!("mean {:.2} ms", figures.worked.as_secs_f64() * 1e3),
+            "",
+            "",
+        ),
+        row(
             "pod created to Running, one at a time",
             started(one),
             "",

@@ -70,14 +70,14 @@ impl ApiDomains {
 
     /// Reads a slice once.
     async fn slice(&self, name: &str) -> kube::Result<ResourceSlice> {
-        let (version, slices) = self.api.objects(Kind::Slice, None).await?;
+        let (version, slices) = self.api.objects(Kind::Slice).await?;
         let found = slices.get(name).await;
         read(version, self.noticed(version, found)?)
     }
 
     /// Reads the slices that a field selector selects, once.
     async fn selected(&self, selector: &str) -> kube::Result<Vec<ResourceSlice>> {
-        let (version, slices) = self.api.objects(Kind::Slice, None).await?;
+        let (version, slices) = self.api.objects(Kind::Slice).await?;
         let params = ListParams::default().fields(selector);
         let found = slices.list(&params).await;
         let list = self.noticed(version, found)?;

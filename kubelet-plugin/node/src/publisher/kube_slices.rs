@@ -36,7 +36,7 @@ impl KubeSlices {
     }
 
     async fn slices(&self) -> Result<(Version, Api<DynamicObject>), StoreError> {
-        let slices = self.api.objects(Kind::Slice, None).await;
+        let slices = self.api.objects(Kind::Slice).await;
         slices.map_err(|error| refusal(&error))
     }
 
