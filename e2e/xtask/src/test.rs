@@ -2,6 +2,7 @@
 //!
 //! Stages do not depend on each other: one that fails leaves the next ones to run, and the whole has failed.
 
+mod ahead;
 mod crashes;
 mod helm;
 mod logged;
@@ -9,14 +10,17 @@ mod scenarios;
 mod tally;
 
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use tessera_cluster::progress::{Progress as _, Screen};
-use tessera_cluster::{Cluster, ClusterError, Release, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Profile, Release, interrupt};
 use tessera_scenarios::{Form, Scenario};
 
+use crate::image;
 use crate::profile::ImageProfile;
+use ahead::Ahead;
 use tally::Tally;
 
 /// How many events the simulator's test of faults has, if many: a property of the environment, because a
@@ -49,12 +53,14 @@ pub(crate) struct Arguments {
 }
 
 /// What is tested, in the order in which it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Stage {
     /// Every file is formatted.
     Format,
     /// No lint complains.
     Lints,
+    /// Tests, the image and the cluster's programs are built.
+    Build,
     /// Unit and property tests of all crates.
     Unit,
     /// The chart, rendered by Helm.
@@ -63,6 +69,15 @@ enum Stage {
     Crashes,
     /// The product on a real cluster.
     Scenarios,
+}
+
+impl Stage {
+    fn needs_programs(self) -> bool {
+        match self {
+            Self::Manifests | Self::Scenarios => true,
+            Self::Format | Self::Lints | Self::Build | Self::Unit | Self::Crashes => false,
+        }
+    }
 }
 
 impl Arguments {
@@ -86,10 +101,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if stages.contains(&Stage::Scenarios) {
         Cluster::refuse_kept()?;
     }
-    let mut tally = Tally::default();
-    for stage in stages {
-        tally += staged(stage, arguments, &scenarios)?;
-    }
+    let tally = thread::scope(|scope| {
+        let needed = stages.iter().any(|stage| stage.needs_programs());
+        let mut programs = Ahead::begin(scope, needed, arguments.kubernetes);
+        let mut tally = Tally::default();
+        for stage in stages {
+            if stage > Stage::Build {
+                programs.end();
+            }
+            tally += staged(stage, arguments, &scenarios)?;
+        }
+        anyhow::Ok(tally)
+    })?;
     println!("{tally}");
     let passed = tally.failed == 0;
     Ok(if passed {
@@ -128,6 +151,7 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             ],
             &[],
         ),
+        Stage::Build => build(arguments.image_profile.into()),
         Stage::Unit => cargo(
             "unit",
             &[
@@ -168,6 +192,13 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             ..Tally::ONE_FAILED
         })
     })
+}
+
+/// Compiles what the stages after this one run.
+fn build(profile: Profile) -> anyhow::Result<Tally> {
+    let tests = cargo("build", &["test", "--workspace", "--no-run"], &[])?;
+    image::build(profile, None, &Screen)?;
+    Ok(Tally { passed: 0, ..tests })
 }
 
 /// Runs cargo with one line on the screen, and the end of its output if it failed.

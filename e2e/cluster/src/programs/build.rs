@@ -16,6 +16,10 @@ use crate::release::Release;
 /// A cold build of the largest program with its downloads takes five minutes on two cores.
 const BUILD_LIMIT: Duration = Duration::from_mins(40);
 
+/// Go's compiler collects less garbage and is done a fifth sooner, by processor time, for some more of a memory that
+/// machines for this have.
+const COMPILER_MEMORY: (&str, &str) = ("GOGC", "400");
+
 /// Where each program lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
@@ -123,6 +127,7 @@ fn build(
         .current_dir(module)
         .env("CGO_ENABLED", family.cgo_enabled())
         .env("GOWORK", "off")
+        .env(COMPILER_MEMORY.0, COMPILER_MEMORY.1)
         .env_remove("GOFLAGS");
     run(&mut command, BUILD_LIMIT).map_err(|source| ProgramsError::Build {
         program: program.name,

@@ -4,17 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tessera_cluster::Release;
-use tessera_cluster::paths::checkout;
-use tessera_cluster::programs;
-use tessera_cluster::progress::Screen;
+
+use super::ahead;
 
 /// Where it is, after it was built if the cache lacks it.
 pub(crate) fn program() -> anyhow::Result<PathBuf> {
-    let programs = programs::obtain(
-        &checkout().join("e2e/programs"),
-        Release::default(),
-        &Screen,
-    )?;
+    let programs = ahead::obtain(Release::default())?;
     let helm = programs.file("helm").map(Path::to_owned);
     helm.context("Helm is not among the programs of the cluster")
 }
