@@ -25,6 +25,9 @@ use crate::process::Process;
 /// What an end at SIGTERM may take.
 const END: Duration = Duration::from_secs(30);
 
+/// A tmpfs that every Linux has.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// How much of the plugin's log is shown.
 const LAST_WORDS: usize = 12;
 
@@ -42,19 +45,27 @@ pub struct Programs {
 pub struct Place {
     programs: Programs,
     pub(crate) driver: Installed,
+    /// Where the driver is. Its library is loaded, which not every tmpfs allows.
+    _driver_root: TempDir,
+    /// Where nodes are.
     root: TempDir,
 }
 
 impl Place {
     /// Installs a simulated driver with eight GPUs.
     pub fn new(programs: &Programs, artifacts: &Artifacts) -> Result<Self, Failure> {
-        let root = tempfile::tempdir().map_err(Failure::io("make", "a directory"))?;
-        let driver = root.path().join("driver");
+        let made = || Failure::io("make", "a directory");
+        let driver_root = tempfile::tempdir().map_err(made())?;
+        let driver = driver_root.path().join("driver");
         let driver = tessera_hw::install(&driver, "h100", NODE, artifacts)?;
+        // What the plugin writes lies on a tmpfs on real nodes as well. The many small files of one run after the other
+        // cost a file system on a disk several times as much.
+        let root = tempfile::tempdir_in(SHARED_MEMORY).or_else(|_| tempfile::tempdir());
         Ok(Self {
             programs: programs.clone(),
             driver,
-            root,
+            _driver_root: driver_root,
+            root: root.map_err(made())?,
         })
     }
 }
