@@ -329,7 +329,7 @@ fn cut_anew<'a>(
         let mut seen = former.into_iter().flat_map(Inventory::ever_seen);
         let before = seen.find(|other| other.uuid == gpu.uuid);
         let before = before.and_then(|gpu| gpu.mig.as_ref()).unwrap_or(&plain);
-        (mig != before).then(|| Change::MigChanged {
+        (!mig.is_cut_like(before)).then(|| Change::MigChanged {
             device: gpu.device_name(),
             gpu: gpu.uuid.clone(),
             mig: mig.clone(),

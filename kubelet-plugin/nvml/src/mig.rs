@@ -10,15 +10,18 @@ use nvml_wrapper::error::NvmlError as Code;
 use nvml_wrapper::struct_wrappers::device::ProfileInfo;
 use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings::{
-    NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE, NVML_GPU_INSTANCE_PROFILE_COUNT,
+    NVML_COMPUTE_INSTANCE_PROFILE_1_SLICE_REV1, NVML_COMPUTE_INSTANCE_PROFILE_COUNT,
+    NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE, NVML_GPU_INSTANCE_PROFILE_COUNT, NvmlLib,
 };
 use tessera_device::Bytes;
 use tessera_device::mig::{
-    Extras, MigEngines, MigInstance, MigMode, MigProfile, MigState, Placement,
+    Extras, MigEngines, MigInstance, MigMode, MigOption, MigProfile, MigState, Placement,
+    UnfinishedInstance,
 };
 
 use crate::error::{Fault, QueryError};
 use crate::facts::asking;
+use crate::raw::Part;
 use crate::{capabilities, names, raw};
 
 /// The MIG side of a GPU, or nothing if it has none.
@@ -39,20 +42,26 @@ pub(crate) fn state(
     };
     let mut state = MigState::empty(asking(call, mode_of(mode.current))?);
     state.pending = asking(call, mode_of(mode.pending))?;
+    let gpu = Parent {
+        nvml,
+        gpu,
+        minor,
+        memory,
+        proc,
+    };
+    let profiles = gpu.profiles();
     if state.mode == MigMode::On {
-        let gpu = Parent {
-            nvml,
-            gpu,
-            minor,
-            memory,
-            proc,
-        };
-        gpu.look_at_devices(&mut state)?;
+        gpu.look_at_devices(&profiles, &mut state)?;
+        state.unfinished = gpu.unfinished(&profiles);
     }
+    state.profiles = profiles
+        .iter()
+        .filter_map(|known| gpu.option(known))
+        .collect();
     Ok(Some(state))
 }
 
-fn mode_of(number: u32) -> Result<MigMode, Fault> {
+pub(crate) fn mode_of(number: u32) -> Result<MigMode, Fault> {
     match number {
         NVML_DEVICE_MIG_DISABLE => Ok(MigMode::Off),
         NVML_DEVICE_MIG_ENABLE => Ok(MigMode::On),
@@ -60,33 +69,55 @@ fn mode_of(number: u32) -> Result<MigMode, Fault> {
     }
 }
 
-/// A GPU in MIG mode.
-struct Parent<'a> {
-    nvml: &'a Nvml,
-    gpu: &'a Device<'a>,
-    minor: u32,
-    memory: Bytes,
-    proc: &'a Path,
+/// A GPU that has MIG.
+pub(crate) struct Parent<'a> {
+    pub(crate) nvml: &'a Nvml,
+    pub(crate) gpu: &'a Device<'a>,
+    pub(crate) minor: u32,
+    pub(crate) memory: Bytes,
+    pub(crate) proc: &'a Path,
 }
 
 /// A profile that the GPU has, and what it has beside others of its size.
-struct Known {
+pub(crate) struct Known {
     extras: Extras,
     info: ProfileInfo,
 }
 
+impl Known {
+    /// What it is called on a GPU with so much memory, when one compute instance has all of it.
+    fn profile(&self, memory: Bytes) -> Option<MigProfile> {
+        let slices = u8::try_from(self.info.slice_count).ok()?;
+        let own = Bytes::from_mib(self.info.memory_size_mb);
+        Some(MigProfile::of(slices, slices, own, memory, self.extras))
+    }
+
+    fn id(&self) -> Option<u16> {
+        u16::try_from(self.info.id).ok()
+    }
+
+    fn engines(&self) -> MigEngines {
+        let info = &self.info;
+        MigEngines {
+            copy: info.copy_engine_count,
+            decoders: info.decoder_count,
+            encoders: info.encoder_count,
+            jpeg: info.jpeg_count,
+            ofa: info.ofa_count,
+        }
+    }
+}
+
 impl Parent<'_> {
-    fn look_at_devices(&self, state: &mut MigState) -> Result<(), QueryError> {
+    fn look_at_devices(&self, profiles: &[Known], state: &mut MigState) -> Result<(), QueryError> {
         let call = "nvmlDeviceGetMaxMigDeviceCount";
         let most = asking(call, self.gpu.mig_device_count())?;
-        let mut profiles = None;
         for index in 0..most {
             let call = "nvmlDeviceGetMigDeviceHandleByIndex";
             let found = match self.gpu.mig_device_by_index(index) {
                 Err(Code::NotFound | Code::InvalidArg) => continue,
                 answer => asking(call, answer),
             };
-            let profiles = profiles.get_or_insert_with(|| self.profiles());
             match found.and_then(|device| self.instance(&device, profiles)) {
                 Ok(instance) => state.instances.push(instance),
                 Err(error) if error.is_gpu_lost() => return Err(error),
@@ -104,7 +135,12 @@ impl Parent<'_> {
         Ok(())
     }
 
-    fn instance(&self, device: &Device<'_>, profiles: &[Known]) -> Result<MigInstance, QueryError> {
+    /// What a MIG device of this GPU is.
+    pub(crate) fn instance(
+        &self,
+        device: &Device<'_>,
+        profiles: &[Known],
+    ) -> Result<MigInstance, QueryError> {
         let call = "nvmlDeviceGetUUID";
         let uuid = asking(call, asking(call, device.uuid())?.parse())?;
         let library = self.nvml.lib();
@@ -116,13 +152,14 @@ impl Parent<'_> {
         let compute_instance = asking(call, small(compute))?;
         let part = asking(
             "nvmlGpuInstanceGetInfo",
-            raw::gpu_instance(library, self.gpu, id),
+            raw::gpu_instance_by_id(library, self.gpu, id)
+                .and_then(|part| raw::gpu_instance_info(library, part)),
         )?;
         let attributes = asking("nvmlDeviceGetAttributes_v2", device.attributes())?;
         let call = "nvmlDeviceGetGpuInstanceProfileInfo";
         let known = profiles.iter().find(|known| known.info.id == part.profile);
-        let Known { extras, info } =
-            asking(call, known.ok_or(Fault::OutOfRange(part.profile.into())))?;
+        let known = asking(call, known.ok_or(Fault::OutOfRange(part.profile.into())))?;
+        let Known { extras, info } = known;
         let memory = Bytes::from_mib(info.memory_size_mb);
         let slices = asking(call, small(info.slice_count))?;
         let call = "nvmlDeviceGetAttributes_v2";
@@ -145,19 +182,13 @@ impl Parent<'_> {
             } else {
                 attributes.multiprocessor_count
             },
-            engines: MigEngines {
-                copy: info.copy_engine_count,
-                decoders: info.decoder_count,
-                encoders: info.encoder_count,
-                jpeg: info.jpeg_count,
-                ofa: info.ofa_count,
-            },
+            engines: known.engines(),
             access: asking("the capabilities of the MIG device", access)?,
         })
     }
 
     /// The profiles that the GPU has. NVML tells them one by one, and says of most that there is none.
-    fn profiles(&self) -> Vec<Known> {
+    pub(crate) fn profiles(&self) -> Vec<Known> {
         let each = (0..NVML_GPU_INSTANCE_PROFILE_COUNT).filter_map(|index| {
             let info = self.gpu.profile_info(index).ok()?;
             let extras = names::extras(index);
@@ -165,6 +196,86 @@ impl Parent<'_> {
         });
         each.collect()
     }
+
+    /// A profile with the places where an instance of it can lie. One that NVML tells no place of is none.
+    fn option(&self, known: &Known) -> Option<MigOption> {
+        let Known { info, .. } = known;
+        let placements = match raw::possible_placements(self.nvml.lib(), self.gpu, info.id) {
+            Ok(placements) => placements.into_iter().filter_map(placement),
+            Err(error) => {
+                let profile = info.id;
+                tracing::debug!(profile, %error, "NVML does not tell the placements of a profile");
+                return None;
+            }
+        };
+        let mut placements: Vec<_> = placements.collect();
+        placements.sort_unstable();
+        Some(MigOption {
+            profile: known.profile(self.memory)?,
+            profile_id: known.id()?,
+            instances: info.instance_count,
+            memory: Bytes::from_mib(info.memory_size_mb),
+            multiprocessors: info.multiprocessor_count,
+            engines: known.engines(),
+            placements,
+        })
+    }
+
+    /// The GPU instances without a compute instance. What cannot be asked for is not there.
+    fn unfinished(&self, profiles: &[Known]) -> Vec<UnfinishedInstance> {
+        let library = self.nvml.lib();
+        let parts = profiles.iter().flat_map(|known| {
+            let parts = raw::gpu_instances(library, self.gpu, known.info.id);
+            parts
+                .unwrap_or_default()
+                .into_iter()
+                .map(move |part| (known, part))
+        });
+        let bare = parts.filter(|(_, part)| matches!(is_bare(library, *part), Ok(true)));
+        let described = bare.filter_map(|(known, part)| {
+            let info = raw::gpu_instance_info(library, part).ok()?;
+            Some(UnfinishedInstance {
+                gpu_instance: info.id.try_into().ok()?,
+                profile: known.profile(self.memory)?,
+                profile_id: known.id()?,
+                placement: placement((info.start, info.size))?,
+            })
+        });
+        let mut found: Vec<_> = described.collect();
+        found.sort_by_key(|instance| instance.placement);
+        found
+    }
+}
+
+/// The profiles of compute instances that a GPU instance has, as numbers and slices. One that shares its
+/// multiprocessors with others by its nature is left out.
+pub(crate) fn compute_profiles(library: &NvmlLib, part: Part) -> impl Iterator<Item = (u32, u32)> {
+    let indices = (0..NVML_COMPUTE_INSTANCE_PROFILE_COUNT)
+        .filter(|index| *index != NVML_COMPUTE_INSTANCE_PROFILE_1_SLICE_REV1);
+    indices.filter_map(move |index| raw::compute_profile(library, part, index).ok())
+}
+
+/// Whether a GPU instance has no compute instance.
+pub(crate) fn is_bare(library: &NvmlLib, part: Part) -> Result<bool, Code> {
+    let indices = 0..NVML_COMPUTE_INSTANCE_PROFILE_COUNT;
+    let profiles = indices.filter_map(|index| raw::compute_profile(library, part, index).ok());
+    let mut any = false;
+    for (id, _) in profiles {
+        any = true;
+        if !raw::compute_instances(library, part, id)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    // One that has no profile is gone.
+    if any { Ok(true) } else { Err(Code::NotFound) }
+}
+
+/// The place that NVML's numbers say, if it can be one.
+pub(crate) fn placement((start, size): (u32, u32)) -> Option<Placement> {
+    Some(Placement {
+        start: start.try_into().ok()?,
+        size: size.try_into().ok()?,
+    })
 }
 
 /// A number that is as small as it must be.
