@@ -9,6 +9,8 @@ pub mod checkpoint;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;
+pub mod making;
+mod mig_device;
 pub mod notice;
 pub mod plan;
 pub mod reason;

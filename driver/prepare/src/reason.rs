@@ -103,6 +103,10 @@ names! {
         JournalFailed,
         /// The node could not be changed or looked at.
         StepFailed,
+        /// Somebody uses a MIG device that is to be destroyed, or a GPU whose mode is to be switched.
+        MigDeviceBusy,
+        /// A GPU could not be cut as it must be, or not be looked at.
+        MigFailed,
         /// The plugin met a mistake of its own.
         Defect,
     }

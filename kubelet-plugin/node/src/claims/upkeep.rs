@@ -181,7 +181,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 let Some(hardware) = hardware else {
                     return Ok(None);
                 };
-                self.restore(&record, hardware)?;
+                self.restore(&record, hardware, deadline).await?;
                 let version = &hardware.inventory.driver().version;
                 match effects {
                     Effects::Outdated => info!(
@@ -196,7 +196,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
-                take_back_recorded(&record, &self.records, &self.node)?;
+                take_back_recorded(&record, &self.records, &self.node, deadline).await?;
                 self.released.send_replace(());
                 info!("the claim is gone and was never unprepared; taken back");
                 self.waits.notices().tell(Happening::TakenBack { claim });
