@@ -16,7 +16,7 @@ use std::{
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{
-            fs::MetadataExt as _,
+            fs::{MetadataExt as _, PermissionsExt as _},
             net::{UnixListener, UnixStream},
         },
     },
@@ -128,9 +128,12 @@ fn change(root: &Path, request: &Request) -> Result<Answer, InstallError> {
     }
 }
 
-fn ask(root: &Path, request: &Request) -> Result<Answer, AskError> {
+/// Asks whoever listens below `root`.
+pub fn ask(root: &Path, request: &Request) -> Result<Answer, AskError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => AskError::Nobody {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::PermissionDenied => AskError::Nobody {
             root: root.to_owned(),
         },
         _ => AskError::Io {
@@ -200,7 +203,11 @@ impl Socket {
         if find_state(root).is_err() {
             return Ok(None);
         }
-        let folder = open_folder(root)?;
+        let folder = match open_folder(root) {
+            // The driver is just being installed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            folder => folder?,
+        };
         let path = root.join(FOLDER).join(NAME);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -208,6 +215,8 @@ impl Socket {
         }
         let listener = UnixListener::bind(short_path(&folder))?;
         listener.set_nonblocking(true)?;
+        // Everybody may count calls; who may do more is looked at with each request.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
         let inode = fs::metadata(&path)?.ino();
         Ok(Some(Self {
             listener,
