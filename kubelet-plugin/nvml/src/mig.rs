@@ -4,36 +4,37 @@
 //! the look was not there. One that is there and does not tell what has to be known of it is named, and
 //! hides no other.
 
+mod profiles;
+
 use std::path::Path;
+use std::rc::Rc;
 
 use nvml_wrapper::error::NvmlError as Code;
-use nvml_wrapper::struct_wrappers::device::ProfileInfo;
 use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings::{
     NVML_COMPUTE_INSTANCE_PROFILE_1_SLICE_REV1, NVML_COMPUTE_INSTANCE_PROFILE_COUNT,
-    NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE, NVML_GPU_INSTANCE_PROFILE_COUNT, NvmlLib,
+    NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE, NvmlLib,
 };
 use tessera_device::Bytes;
 use tessera_device::mig::{
-    Extras, MigEngines, MigInstance, MigMode, MigOption, MigProfile, MigState, Placement,
-    UnfinishedInstance,
+    MigInstance, MigMode, MigProfile, MigState, Placement, UnfinishedInstance,
 };
 
 use crate::error::{Fault, QueryError};
 use crate::facts::asking;
 use crate::raw::Part;
-use crate::{capabilities, names, raw};
+use crate::{capabilities, raw};
 
-/// The MIG side of a GPU, or nothing if it has none.
+use profiles::Known;
+pub(crate) use profiles::{Catalogue, Profiles};
+
+/// The MIG side of a GPU, or nothing if it has none. `profiles` is asked where there is one.
 pub(crate) fn state(
-    nvml: &Nvml,
-    gpu: &Device<'_>,
-    minor: u32,
-    memory: Bytes,
-    proc: &Path,
+    gpu: &Parent<'_>,
+    profiles: impl FnOnce() -> Rc<Profiles>,
 ) -> Result<Option<MigState>, QueryError> {
     let call = "nvmlDeviceGetMigMode";
-    let mode = match gpu.mig_mode() {
+    let mode = match gpu.gpu.mig_mode() {
         // The GPU has no MIG, or the driver is older than that.
         Err(Code::NotSupported | Code::FunctionNotFound | Code::FailedToLoadSymbol(_)) => {
             return Ok(None);
@@ -42,22 +43,12 @@ pub(crate) fn state(
     };
     let mut state = MigState::empty(asking(call, mode_of(mode.current))?);
     state.pending = asking(call, mode_of(mode.pending))?;
-    let gpu = Parent {
-        nvml,
-        gpu,
-        minor,
-        memory,
-        proc,
-    };
-    let profiles = gpu.profiles();
+    let profiles = profiles();
     if state.mode == MigMode::On {
         gpu.look_at_devices(&profiles, &mut state)?;
-        state.unfinished = gpu.unfinished(&profiles);
+        state.unfinished = gpu.unfinished(&profiles.known, &state.instances);
     }
-    state.profiles = profiles
-        .iter()
-        .filter_map(|known| gpu.option(known))
-        .collect();
+    state.profiles.clone_from(&profiles.options);
     Ok(Some(state))
 }
 
@@ -78,38 +69,13 @@ pub(crate) struct Parent<'a> {
     pub(crate) proc: &'a Path,
 }
 
-/// A profile that the GPU has, and what it has beside others of its size.
-pub(crate) struct Known {
-    extras: Extras,
-    info: ProfileInfo,
-}
-
-impl Known {
-    /// What it is called on a GPU with so much memory, when one compute instance has all of it.
-    fn profile(&self, memory: Bytes) -> Option<MigProfile> {
-        let slices = u8::try_from(self.info.slice_count).ok()?;
-        let own = Bytes::from_mib(self.info.memory_size_mb);
-        Some(MigProfile::of(slices, slices, own, memory, self.extras))
-    }
-
-    fn id(&self) -> Option<u16> {
-        u16::try_from(self.info.id).ok()
-    }
-
-    fn engines(&self) -> MigEngines {
-        let info = &self.info;
-        MigEngines {
-            copy: info.copy_engine_count,
-            decoders: info.decoder_count,
-            encoders: info.encoder_count,
-            jpeg: info.jpeg_count,
-            ofa: info.ofa_count,
-        }
-    }
-}
-
 impl Parent<'_> {
-    fn look_at_devices(&self, profiles: &[Known], state: &mut MigState) -> Result<(), QueryError> {
+    /// The profiles that it has.
+    pub(crate) fn profiles(&self) -> Profiles {
+        Profiles::ask(self.nvml.lib(), self.gpu, self.memory)
+    }
+
+    fn look_at_devices(&self, profiles: &Profiles, state: &mut MigState) -> Result<(), QueryError> {
         let call = "nvmlDeviceGetMaxMigDeviceCount";
         let most = asking(call, self.gpu.mig_device_count())?;
         for index in 0..most {
@@ -139,7 +105,7 @@ impl Parent<'_> {
     pub(crate) fn instance(
         &self,
         device: &Device<'_>,
-        profiles: &[Known],
+        profiles: &Profiles,
     ) -> Result<MigInstance, QueryError> {
         let call = "nvmlDeviceGetUUID";
         let uuid = asking(call, asking(call, device.uuid())?.parse())?;
@@ -157,7 +123,8 @@ impl Parent<'_> {
         )?;
         let attributes = asking("nvmlDeviceGetAttributes_v2", device.attributes())?;
         let call = "nvmlDeviceGetGpuInstanceProfileInfo";
-        let known = profiles.iter().find(|known| known.info.id == part.profile);
+        let mut known = profiles.known.iter();
+        let known = known.find(|known| known.info.id == part.profile);
         let known = asking(call, known.ok_or(Fault::OutOfRange(part.profile.into())))?;
         let Known { extras, info } = known;
         let memory = Bytes::from_mib(info.memory_size_mb);
@@ -187,55 +154,25 @@ impl Parent<'_> {
         })
     }
 
-    /// The profiles that the GPU has. NVML tells them one by one, and says of most that there is none.
-    pub(crate) fn profiles(&self) -> Vec<Known> {
-        let each = (0..NVML_GPU_INSTANCE_PROFILE_COUNT).filter_map(|index| {
-            let info = self.gpu.profile_info(index).ok()?;
-            let extras = names::extras(index);
-            Some(Known { extras, info })
-        });
-        each.collect()
-    }
-
-    /// A profile with the places where an instance of it can lie. One that NVML tells no place of is none.
-    fn option(&self, known: &Known) -> Option<MigOption> {
-        let Known { info, .. } = known;
-        let placements = match raw::possible_placements(self.nvml.lib(), self.gpu, info.id) {
-            Ok(placements) => placements.into_iter().filter_map(placement),
-            Err(error) => {
-                let profile = info.id;
-                tracing::debug!(profile, %error, "NVML does not tell the placements of a profile");
-                return None;
-            }
-        };
-        let mut placements: Vec<_> = placements.collect();
-        placements.sort_unstable();
-        Some(MigOption {
-            profile: known.profile(self.memory)?,
-            profile_id: known.id()?,
-            instances: info.instance_count,
-            memory: Bytes::from_mib(info.memory_size_mb),
-            multiprocessors: info.multiprocessor_count,
-            engines: known.engines(),
-            placements,
-        })
-    }
-
     /// The GPU instances without a compute instance. What cannot be asked for is not there.
-    fn unfinished(&self, profiles: &[Known]) -> Vec<UnfinishedInstance> {
+    fn unfinished(&self, profiles: &[Known], instances: &[MigInstance]) -> Vec<UnfinishedInstance> {
         let library = self.nvml.lib();
         let parts = profiles.iter().flat_map(|known| {
             let parts = raw::gpu_instances(library, self.gpu, known.info.id);
-            parts
-                .unwrap_or_default()
-                .into_iter()
-                .map(move |part| (known, part))
+            let parts = parts.unwrap_or_default().into_iter();
+            parts.map(move |part| (known, part))
         });
-        let bare = parts.filter(|(_, part)| matches!(is_bare(library, *part), Ok(true)));
-        let described = bare.filter_map(|(known, part)| {
+        let described = parts.filter_map(|(known, part)| {
             let info = raw::gpu_instance_info(library, part).ok()?;
+            let gpu_instance = info.id.try_into().ok()?;
+            let mut whole = instances.iter();
+            if whole.any(|instance| instance.gpu_instance == gpu_instance)
+                || !matches!(is_bare(library, part), Ok(true))
+            {
+                return None;
+            }
             Some(UnfinishedInstance {
-                gpu_instance: info.id.try_into().ok()?,
+                gpu_instance,
                 profile: known.profile(self.memory)?,
                 profile_id: known.id()?,
                 placement: placement((info.start, info.size))?,

@@ -6,6 +6,8 @@
 //!
 //! [`MigState::unfinished`]: tessera_device::mig::MigState::unfinished
 
+use std::rc::Rc;
+
 use nvml_wrapper::Device;
 use nvml_wrapper::error::NvmlError as Code;
 use nvml_wrapper_sys::bindings::{
@@ -119,9 +121,9 @@ impl Nvml {
         kernel: &KernelFiles,
     ) -> Result<Option<MigState>, MigError> {
         let gpu = Target::find(&self.library, gpu)?;
-        let (minor, memory) = gpu.identity()?;
-        let state = mig::state(gpu.nvml, &gpu.device, minor, memory, &kernel.proc);
-        state.map_err(|error| gpu.failed(error))
+        let parent = gpu.parent(kernel)?;
+        let profiles = || Rc::new(parent.profiles());
+        mig::state(&parent, profiles).map_err(|error| gpu.failed(error))
     }
 
     /// Switches the MIG mode (`nvmlDeviceSetMigMode`). A GPU that is in the mode stays as it is.
@@ -239,11 +241,16 @@ impl<'n> Target<'n> {
         asking(call, answer).map_err(|error| self.failed(error))
     }
 
-    /// Its minor number and its memory.
-    fn identity(&self) -> Result<(u32, Bytes), MigError> {
+    fn parent<'a>(&'a self, kernel: &'a KernelFiles) -> Result<Parent<'a>, MigError> {
         let minor = self.asking("nvmlDeviceGetMinorNumber", self.device.minor_number())?;
         let memory = self.asking("nvmlDeviceGetMemoryInfo_v2", self.device.memory_info())?;
-        Ok((minor, Bytes(memory.total)))
+        Ok(Parent {
+            nvml: self.nvml,
+            gpu: &self.device,
+            minor,
+            memory: Bytes(memory.total),
+            proc: &kernel.proc,
+        })
     }
 
     fn modes(&self) -> Result<(MigMode, MigMode), MigError> {
@@ -316,14 +323,7 @@ impl<'n> Target<'n> {
         compute: Compute,
         kernel: &KernelFiles,
     ) -> Result<MigInstance, MigError> {
-        let (minor, memory) = self.identity()?;
-        let parent = Parent {
-            nvml: self.nvml,
-            gpu: &self.device,
-            minor,
-            memory,
-            proc: &kernel.proc,
-        };
+        let parent = self.parent(kernel)?;
         let device = self.device_of(part, compute)?;
         let instance = parent.instance(&device, &parent.profiles());
         instance.map_err(|error| self.failed(error))

@@ -3,6 +3,7 @@
 //! Handles are good until the instance is destroyed or the library is shut down. The library checks each
 //! one that it is given, so that one whose instance is gone is an error and nothing worse.
 
+use std::ffi::c_uint;
 use std::ptr;
 
 use nvml_wrapper::Device;
@@ -48,16 +49,10 @@ pub(crate) fn possible_placements(
             .nvmlDeviceGetGpuInstancePossiblePlacements_v2
             .as_ref(),
     )?;
-    let mut count = 0;
-    // SAFETY: the handle comes from the same initialized library and `gpu` keeps that alive. A null
-    // array asks for the number alone, and `count` is a live, writable number.
-    nvml_try(unsafe { call(gpu.handle(), profile, ptr::null_mut(), &raw mut count) })?;
-    let room = usize::try_from(count).unwrap_or(usize::MAX);
-    if room > MOST {
-        return Err(Code::InsufficientSize(Some(room)));
-    }
     let mut placements = [nvmlGpuInstancePlacement_t { start: 0, size: 0 }; MOST];
-    // SAFETY: as above, and the array has room for as many as the library has, which do not change.
+    let mut count = c_uint::try_from(MOST).unwrap_or(c_uint::MAX);
+    // SAFETY: the handle comes from the same initialized library and `gpu` keeps that alive; the array
+    // has room for more placements than a profile can have, and `count` is a live, writable number.
     nvml_try(unsafe {
         call(
             gpu.handle(),
@@ -66,7 +61,8 @@ pub(crate) fn possible_placements(
             &raw mut count,
         )
     })?;
-    let found = placements[..room].iter();
+    let count = usize::try_from(count).map_or(MOST, |count| count.min(MOST));
+    let found = placements[..count].iter();
     Ok(found.map(|place| (place.start, place.size)).collect())
 }
 
