@@ -166,6 +166,14 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether it is that a GPU is cut another way, and nothing is amiss with that.
+    pub fn is_layout_alone(&self) -> bool {
+        match self {
+            Self::MigChanged { mig, .. } => mig.waiting().is_none() && mig.unusable.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether less can be used than before.
     pub fn is_loss(&self) -> bool {
         match self {

@@ -22,5 +22,6 @@ pub mod step;
 pub mod takeover;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod unowned;
 pub mod upkeep;
 pub mod waiting;

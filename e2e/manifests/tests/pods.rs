@@ -236,7 +236,8 @@ fn every_pod_runs_the_image_of_the_values_under_an_account_that_the_chart_makes(
 
 #[test]
 fn feature_gates_reach_the_plugin() {
-    let install = Install::default().set("featureGates.DynamicMIG=true,featureGates.MPSSupport=false");
+    let install =
+        Install::default().set("featureGates.DynamicMIG=true,featureGates.MPSSupport=false");
     let with = objects(&install).unwrap();
     let container = &plugin(&with).unwrap().containers[0];
     assert_eq!(

@@ -19,6 +19,7 @@ mod own_mig;
 mod prepared;
 mod release;
 mod takeover;
+mod unowned;
 mod upkeep;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
+use tessera_device::Gpu;
 use tessera_device::mig::{MigLayouts, Placement};
 use tessera_device::testing::{cut, driver, gpu, h100_profiles};
-use tessera_device::Gpu;
 
 use super::*;
 use crate::ledger::Ledger;

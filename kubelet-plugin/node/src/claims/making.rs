@@ -12,6 +12,7 @@ use tessera_prepare::record::{PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::resolve::{ResolvedDevice, resolve};
 
+use super::unowned::divisible;
 use super::{ClaimError, Claims, Identity};
 use crate::claim_reader::ClaimReader;
 use crate::deadline::Deadline;
@@ -75,13 +76,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         if self.identity.mig_layouts == MigLayouts::Static {
             return Ok(None);
         }
-        let all = hardware.inventory.gpus().iter();
-        let divisible = all
-            .filter(|gpu| gpu.mig.as_ref().is_some_and(|mig| !mig.profiles.is_empty()))
-            .map(|gpu| gpu.uuid.clone())
-            .filter(|gpu| gpus.contains(gpu));
+        let divisible = divisible(hardware).intersection(gpus).cloned().collect();
         let mut looked_at = hardware.clone();
-        for (gpu, mig) in self.node.mig_states(divisible.collect(), deadline).await? {
+        for (gpu, mig) in self.node.mig_states(divisible, deadline).await? {
             let inventory = looked_at.inventory.with_mig(&gpu, mig);
             looked_at.inventory = inventory.map_err(|_| ClaimError::Defect)?;
         }

@@ -138,6 +138,7 @@ impl<'a> Assembly<'a> {
     /// Follows the driver and its GPUs.
     pub(super) fn follow_hardware(&mut self, places: Places, notices: Notices) -> HardwareWatch {
         let (probe, hardware) = HardwareProbe::new(LocalSight(places), Pace::default(), notices);
+        let probe = probe.with(self.args.mig_layouts());
         self.parts.start("hardware", |stop| async move {
             probe.run(stop.clone()).await;
             stop.cancelled().await;

@@ -282,6 +282,19 @@ impl Machine {
         }
     }
 
+    /// The hardware as a look sees it now.
+    pub(crate) fn looked_at_now(&self) -> Hardware {
+        Hardware {
+            inventory: Inventory::new(driver("580.95.05"), self.cutting.gpus()).unwrap(),
+            ..hardware()
+        }
+    }
+
+    /// The hardware as the first look saw it.
+    pub(crate) fn hardware(&self) -> Hardware {
+        self.hardware.clone()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
