@@ -131,6 +131,8 @@ names! {
         PreparationRestored,
         /// A claim that is gone was taken back without the kubelet.
         ClaimTakenBack,
+        /// The MIG device of a prepared claim is gone.
+        MigDeviceGone,
         /// The claims of the reference driver were taken over.
         ClaimsTakenOver,
         /// There is an NVIDIA driver where there was none.

@@ -3,11 +3,11 @@
 //! On a GPU that the driver cuts a MIG device has one owner: the claim whose record tells of it. One of
 //! which no record tells was left by somebody, and keeps its place from claims.
 
-use tessera_device::GpuUuid;
 use tessera_device::mig::{MigInstance, MigState, UnfinishedInstance};
+use tessera_device::{DeviceName, GpuUuid, MigUuid};
 
 use crate::mig_device::{MigDevice, MigIdentity};
-use crate::record::{PreparedDevice, Record};
+use crate::record::{Phase, PreparedDevice, Record};
 
 /// The MIG devices of a GPU of which no record tells, those half made included.
 ///
@@ -60,6 +60,22 @@ pub fn unowned<'r>(
     instances.chain(halves).collect()
 }
 
+/// The devices of a prepared claim on this GPU that are MIG devices and are not there any more.
+pub fn vanished<'r>(
+    gpu: &GpuUuid,
+    mig: &MigState,
+    record: &'r Record,
+) -> impl Iterator<Item = &'r DeviceName> {
+    let is_prepared = record.phase == Phase::Prepared;
+    let mut devices: Vec<&PreparedDevice> = Vec::new();
+    if is_prepared {
+        devices.extend(record.devices.iter().filter(|device| device.gpu == *gpu));
+    }
+    let is_there = |uuid: &MigUuid| mig.instances.iter().any(|there| there.uuid == *uuid);
+    devices.retain(|device| device.instance.as_ref().is_some_and(|uuid| !is_there(uuid)));
+    devices.into_iter().map(|device| &device.device)
+}
+
 #[cfg(test)]
 mod tests {
     use tessera_device::mig::Placement;
@@ -68,6 +84,21 @@ mod tests {
     use super::*;
     use crate::step::Effect;
     use crate::testing::{mig_record, record};
+
+    #[test]
+    fn a_device_of_a_prepared_claim_that_is_not_there_has_vanished() {
+        let cut = cut(gpu(0), &["3g.40gb", "1g.10gb"]);
+        let mut mig = cut.mig.clone().unwrap();
+        let record = mig_record("a", 0, &["3g.40gb", "1g.10gb"]);
+        assert_eq!(vanished(&cut.uuid, &mig, &record).count(), 0);
+        mig.instances.remove(0);
+        let gone: Vec<_> = vanished(&cut.uuid, &mig, &record).collect();
+        assert_eq!(gone, [&record.devices[0].device]);
+        assert_eq!(vanished(&gpu(1).uuid, &mig, &record).count(), 0);
+        let mut begun = record.clone();
+        begun.phase = Phase::Preparing;
+        assert_eq!(vanished(&cut.uuid, &mig, &begun).count(), 0);
+    }
 
     #[test]
     fn a_device_is_owned_by_the_claim_that_had_it_made_or_that_has_it_and_by_nobody_else() {

@@ -10,6 +10,7 @@ use tessera_resource_api::Version;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
 
+use crate::claims::UnownedMig;
 use crate::feature_gates::FeatureGates;
 
 /// How a worker is told from the keeper that starts it.
@@ -158,6 +159,17 @@ pub struct Args {
     /// gates are taken and without effect.
     #[arg(long, env = "FEATURE_GATES", default_value = "")]
     pub feature_gates: FeatureGates,
+
+    /// What becomes of a MIG device that no claim has, on a GPU that the plugin cuts itself (feature gate
+    /// DynamicMIG): destroy it after the time of LEFTOVER_GRACE, or keep it, because somebody else makes
+    /// some too.
+    #[arg(
+        long,
+        env = "UNOWNED_MIG_DEVICES",
+        value_enum,
+        default_value = "destroy"
+    )]
+    pub unowned_mig_devices: UnownedMig,
 
     /// Where metrics are served, e.g. :8080. Empty: nowhere.
     #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]

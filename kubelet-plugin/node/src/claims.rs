@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
@@ -74,8 +75,20 @@ pub struct Identity {
     pub cdi_kind: CdiKind,
     /// Who cuts the GPUs.
     pub mig_layouts: MigLayouts,
+    /// What becomes of MIG devices that nobody accounts for, where the driver cuts the GPUs.
+    pub unowned_mig: UnownedMig,
     /// The boot that we run in.
     pub boot: BootId,
+}
+
+/// What becomes of a MIG device that nobody accounts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum UnownedMig {
+    /// It is destroyed after a time of grace.
+    #[default]
+    Destroy,
+    /// It is left: somebody else makes MIG devices too.
+    Keep,
 }
 
 /// Prepares and unprepares the claims of one driver on one node.

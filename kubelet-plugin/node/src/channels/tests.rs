@@ -23,6 +23,7 @@ use tessera_device::mig::MigLayouts;
 
 use super::*;
 use crate::cdi_dir::CdiDir;
+use crate::claims::UnownedMig;
 use crate::claims::{Grace, LetGo, Outcome};
 use crate::events::Notices;
 use crate::executor::{LocalNode, StepError};
@@ -118,6 +119,7 @@ impl Machine {
             pool: "node0".to_owned(),
             cdi_kind: channel_kind(),
             mig_layouts: MigLayouts::Static,
+            unowned_mig: UnownedMig::Destroy,
             boot: BootId("boot".to_owned()),
         };
         let registry = &mut Registry::default();

@@ -1,22 +1,25 @@
-//! Destroys MIG devices that nobody accounts for, on GPUs that the driver cuts.
+//! Compares the MIG devices of GPUs that the driver cuts with the journal: destroys those that nobody
+//! accounts for, and tells of those that are gone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tessera_device::GpuUuid;
 use tessera_device::mig::{MigLayouts, MigState};
+use tessera_prepare::notice::Happening;
+use tessera_prepare::record::Record;
 use tessera_prepare::step::{MigDevice, Step};
-use tessera_prepare::unowned::unowned;
+use tessera_prepare::unowned::{unowned, vanished};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::upkeep::PER_CLAIM;
-use super::{ClaimError, Claims, Grace, LetGo, Outcome};
+use super::{ClaimError, Claims, Grace, LetGo, Outcome, UnownedMig};
 use crate::claim_reader::ClaimReader;
 use crate::deadline::Deadline;
 use crate::executor::Node;
 use crate::hardware::Hardware;
-use crate::journal::Records;
+use crate::journal::{Entry, Records};
 
 /// Since when MIG devices have been seen that nobody accounts for.
 ///
@@ -43,9 +46,9 @@ impl Unowned {
 }
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
-    /// Looks for MIG devices that nobody accounts for, and destroys those that have been so for the time
+    /// Looks for MIG devices of claims that are gone, and for those that nobody accounts for, and destroys those that have been so for the time
     /// of grace. One that a process uses is not destroyed: the driver refuses that.
-    pub(super) async fn destroy_unowned(
+    pub(super) async fn look_after_mig(
         &self,
         let_go: &mut LetGo,
         grace: Grace,
@@ -56,8 +59,14 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         }
         let limit = Deadline::after(PER_CLAIM);
         let states = self.node.mig_states(divisible(hardware), limit).await?;
-        let seen = self.unowned_among(&states, hardware)?;
         let mut outcomes = Vec::new();
+        for (gpu, mig) in &states {
+            self.tell_vanished(gpu, mig).await?;
+        }
+        if self.identity.unowned_mig == UnownedMig::Keep {
+            return Ok(outcomes);
+        }
+        let seen = self.unowned_among(&states, hardware)?;
         for device in let_go.unowned.ripe(seen, grace.0) {
             let limit = Deadline::after(PER_CLAIM);
             let gpu = BTreeSet::from([device.gpu.clone()]);
@@ -77,6 +86,31 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             });
         }
         Ok(outcomes)
+    }
+
+    /// Tells of prepared claims whose devices on this GPU are gone.
+    async fn tell_vanished(&self, gpu: &GpuUuid, mig: &MigState) -> Result<(), ClaimError> {
+        let records = self.records.read_all()?.records;
+        let has_lost = |record: &&Record| vanished(gpu, mig, record).next().is_some();
+        for record in records.iter().filter(has_lost) {
+            let limit = Deadline::after(PER_CLAIM);
+            let only = BTreeSet::from([gpu.clone()]);
+            let _held = self.locks.acquire(&only, limit).await?;
+            // What was seen without the lock may have been in the middle of something.
+            let states = self.node.mig_states(only, limit).await?;
+            let Some(Entry::Record(record)) = self.records.read(&record.claim.uid)? else {
+                continue;
+            };
+            for (gpu, mig) in &states {
+                for device in vanished(gpu, mig, &record) {
+                    let claim = &record.claim;
+                    warn!(claimUID = %claim.uid, %device, "the MIG device of a claim in use is gone");
+                    let gone = Happening::MigDeviceGone { claim, device };
+                    self.waits.notices().tell(gone);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Those among these of which no record tells. None, while a record cannot be read: it may tell of

@@ -84,7 +84,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             outcomes.extend(done.unwrap_or_else(|error| Some(failed(&error))));
         }
         if let Some(hardware) = hardware {
-            let destroyed = self.destroy_unowned(let_go, grace, hardware).await;
+            let destroyed = self.look_after_mig(let_go, grace, hardware).await;
             outcomes.extend(destroyed.unwrap_or_else(|error| vec![failed(&error)]));
         }
         outcomes

@@ -160,6 +160,7 @@ impl<'a> Assembly<'a> {
             pool: self.args.node_name.clone(),
             cdi_kind,
             mig_layouts,
+            unowned_mig: self.args.unowned_mig_devices,
             boot: BootId(boot.trim().to_owned()),
         })
     }

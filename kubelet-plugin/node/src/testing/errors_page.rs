@@ -400,6 +400,7 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         kept: "/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json.taken-over".to_owned(),
     };
     let action = Action::Prepare;
+    let part: DeviceName = "gpu-3-mig-3g40gb-9-0".parse().unwrap();
     let mut happenings: Vec<Happening<'_>> = waits
         .iter()
         .map(|on| Happening::Waiting { claim, action, on })
@@ -408,6 +409,10 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         Happening::Rebuilt { claim },
         Happening::Restored { claim },
         Happening::TakenBack { claim },
+        Happening::MigDeviceGone {
+            claim,
+            device: &part,
+        },
         Happening::TakenOver { report: &report },
     ]);
     let first_look = false;

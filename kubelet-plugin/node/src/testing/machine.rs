@@ -26,7 +26,7 @@ use super::claim;
 use super::cutting::Cutting;
 use crate::cdi_dir::CdiDir;
 use crate::claim_reader::{ClaimReader, ReadError};
-use crate::claims::{Claims, Identity};
+use crate::claims::{Claims, Identity, UnownedMig};
 use crate::deadline::Deadline;
 use crate::events::{Inbox, Notices};
 use crate::executor::{LocalNode, Node, StepError};
@@ -318,6 +318,7 @@ impl Machine {
                 pool: "node0".to_owned(),
                 cdi_kind: CdiKind::claim(),
                 mig_layouts: self.layouts,
+                unowned_mig: UnownedMig::Destroy,
                 boot: BootId(boot.to_owned()),
             },
             self.api.clone(),

@@ -271,6 +271,27 @@ async fn what_nobody_accounts_for_is_destroyed_after_the_grace_and_nothing_else(
     assert_eq!(look_after().await, (vec![], false));
 }
 
+#[tokio::test]
+async fn a_claim_whose_device_somebody_destroys_is_told_so() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    let look_after = async || {
+        let mut let_go = LetGo::default();
+        let hardware = machine.hardware();
+        claims.look_after(&mut let_go, LATER, Some(&hardware)).await
+    };
+    assert_eq!(look_after().await, []);
+    assert_eq!(machine.told(), [""; 0]);
+    machine
+        .cutting
+        .change(&gpu_uuid(0), |mig| mig.instances.clear());
+    assert_eq!(look_after().await, []);
+    assert_eq!(machine.told(), ["MigDeviceGone"]);
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_a_record_cannot_be_read_no_device_counts_as_nobodys() {
     let machine = node();
