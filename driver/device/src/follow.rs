@@ -166,6 +166,14 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether it is that a GPU is cut another way, and nothing is amiss with that.
+    pub fn is_layout_alone(&self) -> bool {
+        match self {
+            Self::MigChanged { mig, .. } => mig.waiting().is_none() && mig.unusable.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether less can be used than before.
     pub fn is_loss(&self) -> bool {
         match self {
@@ -329,7 +337,7 @@ fn cut_anew<'a>(
         let mut seen = former.into_iter().flat_map(Inventory::ever_seen);
         let before = seen.find(|other| other.uuid == gpu.uuid);
         let before = before.and_then(|gpu| gpu.mig.as_ref()).unwrap_or(&plain);
-        (mig != before).then(|| Change::MigChanged {
+        (!mig.is_cut_like(before)).then(|| Change::MigChanged {
             device: gpu.device_name(),
             gpu: gpu.uuid.clone(),
             mig: mig.clone(),

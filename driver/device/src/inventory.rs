@@ -245,6 +245,16 @@ impl Inventory {
         }
     }
 
+    /// The same, with the MIG side of one GPU as it is known by now.
+    pub fn with_mig(&self, gpu: &GpuUuid, mig: MigState) -> Result<Self, InventoryError> {
+        let mut gpus = self.gpus.clone();
+        if let Some(looked_at) = gpus.iter_mut().find(|other| other.uuid == *gpu) {
+            looked_at.mig = Some(mig);
+        }
+        let anew = Self::new(self.driver.clone(), gpus)?;
+        Ok(anew.with_missing(self.missing.clone(), self.strangers.clone()))
+    }
+
     /// The driver's facts.
     pub fn driver(&self) -> &DriverFacts {
         &self.driver
@@ -279,15 +289,6 @@ impl Inventory {
     /// What is offered under this name.
     pub fn by_device_name(&self, name: &DeviceName) -> Option<Offered<'_>> {
         self.offered().find(|part| part.name() == *name)
-    }
-
-    /// The GPU that was offered under this name, as a whole or a part, and does not answer now.
-    pub fn missing_by_device_name(&self, name: &DeviceName) -> Option<&MissingGpu> {
-        let offered = |missing: &&MissingGpu| {
-            let mut parts = missing.gpu.offered();
-            parts.any(|part| part.name() == *name)
-        };
-        self.missing.iter().find(offered)
     }
 
     /// What is offered under this name, or was when its GPU still answered.

@@ -4,11 +4,15 @@
 //! engines, and each of those holds one or more *compute instances*. What programs use is a pair of
 //! both, a *MIG device*. The words are those of NVML and of NVIDIA's MIG user guide.
 
+mod choices;
+mod option;
 mod placement;
 mod profile;
 mod state;
 mod table;
 
+pub use choices::{Bound, Choices, MigLayouts, Slot};
+pub use option::{MigOption, UnfinishedInstance};
 pub use placement::{Part, Placement};
 pub use profile::{Extras, MigProfile, ProfileError};
 pub use state::{DeviceNumber, MigAccess, MigEngines, MigInstance, MigMode, MigState};

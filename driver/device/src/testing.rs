@@ -8,7 +8,8 @@
 use crate::fabric::{Clique, ClusterUuid, FabricHealth, GpuFabric};
 use crate::follow::{Absence, Known, Look, SilentGpu};
 use crate::mig::{
-    DeviceNumber, MODELS, MigAccess, MigInstance, MigMode, MigProfile, MigState, Placement,
+    DeviceNumber, MODELS, MigAccess, MigInstance, MigMode, MigOption, MigProfile, MigState,
+    Placement,
 };
 use crate::{
     Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, GpuUuid, Inventory,
@@ -40,6 +41,12 @@ pub fn gpu(minor: u32) -> Gpu {
         mig: Some(MigState::empty(MigMode::Off)),
         fabric: GpuFabric::None,
     }
+}
+
+/// What instances an H100 can have.
+pub fn h100_profiles() -> Vec<MigOption> {
+    let h100 = MODELS.iter().find(|model| model.name.starts_with("H100"));
+    h100.unwrap().rows.iter().map(MigOption::from).collect()
 }
 
 /// The same GPU, cut into these instances of an H100's profiles: each at the first place that is free.

@@ -22,6 +22,15 @@ enum Step {
     EachItem,
 }
 
+impl FieldPath {
+    /// Whether without this field nothing keeps two devices that overlap from being given away at once.
+    pub(crate) fn is_of_counters(&self) -> bool {
+        let names = ["sharedCounters", "consumesCounters"];
+        let is_one = |step: &Step| matches!(step, Step::Field(name) if names.contains(&&**name));
+        self.0.iter().any(is_one)
+    }
+}
+
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, step) in self.0.iter().enumerate() {

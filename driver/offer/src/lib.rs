@@ -1,6 +1,7 @@
 //! Decides which ResourceSlices describe a node's GPUs.
 //!
-//! [`plan`] turns an inventory into an [`Offer`], and [`channels`] into the one for compute domains;
+//! [`plan`] turns an inventory into an [`Offer`], [`partitions`] into one of GPUs that are cut when claims
+//! need it, and [`channels`] into the one for compute domains;
 //! [`reconcile`] compares an offer with what is stored and lists the writes that make them equal;
 //! [`dropped_fields`] tells what a server did not keep. All are functions of their arguments: the same
 //! input gives the same bytes, so that a republication writes nothing and the scheduler's first fit
@@ -14,6 +15,7 @@ mod fields;
 mod mig_device;
 mod names;
 mod offer;
+mod partitions;
 mod plan;
 mod quantity;
 mod reconcile;
@@ -23,5 +25,6 @@ mod whole_gpu;
 pub use channels::{HeldChannels, channels};
 pub use fields::{FieldPath, dropped_fields};
 pub use offer::{DropReason, Dropped, Node, Offer};
+pub use partitions::{MadeDevices, partitions};
 pub use plan::{nothing, plan};
 pub use reconcile::{SliceRef, Write, reconcile};

@@ -10,6 +10,16 @@ pub const DEVICES_PER_SLICE: usize = 128;
 /// attribute (`ResourceSliceMaxDevicesWithTaintsOrConsumesCounters`).
 pub const ELABORATE_DEVICES_PER_SLICE: usize = 64;
 
+/// Counter sets in one slice (`ResourceSliceMaxCounterSets`). A slice has either these or devices.
+pub const COUNTER_SETS_PER_SLICE: usize = 8;
+
+/// Counters in one set, and in one device's use of a set (`ResourceSliceMaxCountersPerCounterSet`).
+pub const COUNTERS_PER_SET: usize = 32;
+
+/// Counters that all devices of one slice use together
+/// (`ResourceSliceMaxDeviceCounterConsumptionsPerSlice`).
+pub const USED_COUNTERS_PER_SLICE: usize = 2048;
+
 /// Attributes and capacities of one device, counted together
 /// (`ResourceSliceMaxAttributesAndCapacitiesPerDevice`).
 pub const ATTRIBUTES_AND_CAPACITIES_PER_DEVICE: usize = 32;

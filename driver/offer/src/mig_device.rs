@@ -1,8 +1,8 @@
 //! A MIG device: the reference driver's names, attributes and capacities.
 
 use k8s_openapi::api::resource::v1::Device;
-use tessera_device::mig::{MigEngines, MigInstance};
-use tessera_device::{DriverFacts, Gpu};
+use tessera_device::mig::{MigEngines, MigInstance, MigOption, MigProfile, Slot};
+use tessera_device::{Bytes, DriverFacts, Gpu};
 
 use crate::attributes::Description;
 use crate::offer::Dropped;
@@ -15,25 +15,14 @@ pub(crate) fn device(
     dropped: &mut Vec<Dropped>,
 ) -> Device {
     let mut device = Description::of(instance.device_name(gpu.minor));
-    device.string("type", "mig");
     device.string("uuid", instance.uuid.as_str());
-    device.string("parentUUID", gpu.uuid.as_str());
-    device.string("profile", &instance.profile.to_string());
-    device.gpu(gpu, driver);
-    let MigEngines {
-        copy,
-        decoders,
-        encoders,
-        jpeg,
-        ofa,
-    } = instance.engines;
-    device.capacity("multiprocessors", &instance.multiprocessors);
-    device.capacity("copyEngines", &copy);
-    device.capacity("decoders", &decoders);
-    device.capacity("encoders", &encoders);
-    device.capacity("jpegEngines", &jpeg);
-    device.capacity("ofaEngines", &ofa);
-    device.capacity("memory", &instance.memory);
+    let size = Size {
+        profile: instance.profile,
+        memory: instance.memory,
+        multiprocessors: instance.multiprocessors,
+        engines: instance.engines,
+    };
+    describe(&mut device, gpu, &size, driver);
     // By these a claim can ask for a place.
     let slices = instance.placement.slices();
     device.ones(
@@ -41,4 +30,57 @@ pub(crate) fn device(
         slices.map(|slice| format!("memorySlice{slice}")),
     );
     device.finish(dropped)
+}
+
+/// The device under which an instance is offered that is made for its claim. It has no identity yet, and
+/// its place stands in the counters. What cannot be said is added to `dropped`.
+pub(crate) fn slot(
+    gpu: &Gpu,
+    slot: Slot<'_>,
+    driver: &DriverFacts,
+    dropped: &mut Vec<Dropped>,
+) -> Device {
+    let mut device = Description::of(slot.device_name(gpu.minor));
+    describe(&mut device, gpu, &Size::of(slot.option), driver);
+    device.finish(dropped)
+}
+
+/// What a MIG device has, whether it is there or not.
+struct Size {
+    profile: MigProfile,
+    memory: Bytes,
+    multiprocessors: u32,
+    engines: MigEngines,
+}
+
+impl Size {
+    fn of(option: &MigOption) -> Self {
+        Self {
+            profile: option.profile,
+            memory: option.memory,
+            multiprocessors: option.multiprocessors,
+            engines: option.engines,
+        }
+    }
+}
+
+fn describe(device: &mut Description, gpu: &Gpu, size: &Size, driver: &DriverFacts) {
+    device.string("type", "mig");
+    device.string("parentUUID", gpu.uuid.as_str());
+    device.string("profile", &size.profile.to_string());
+    device.gpu(gpu, driver);
+    let MigEngines {
+        copy,
+        decoders,
+        encoders,
+        jpeg,
+        ofa,
+    } = size.engines;
+    device.capacity("multiprocessors", &size.multiprocessors);
+    device.capacity("copyEngines", &copy);
+    device.capacity("decoders", &decoders);
+    device.capacity("encoders", &encoders);
+    device.capacity("jpegEngines", &jpeg);
+    device.capacity("ofaEngines", &ofa);
+    device.capacity("memory", &size.memory);
 }

@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use k8s_openapi::api::resource::v1::{Device, ResourcePool, ResourceSlice, ResourceSliceSpec};
+use k8s_openapi::api::resource::v1::{
+    CounterSet, Device, ResourcePool, ResourceSlice, ResourceSliceSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use tessera_device::DeviceName;
+use tessera_device::mig::Bound;
 
 use crate::fields::{self, FieldPath};
-use crate::limits::{ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE};
+use crate::limits::{
+    ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE, COUNTER_SETS_PER_SLICE,
+};
 use crate::names::slice_name;
 
 /// The node whose devices are offered.
@@ -83,8 +88,11 @@ impl fmt::Display for Dropped {
 pub struct Offer {
     driver: String,
     node: Node,
+    counters: Vec<CounterSet>,
     slices: Vec<Vec<Device>>,
     dropped: Vec<Dropped>,
+    bound: Vec<(DeviceName, Bound)>,
+    without_counters: Option<Box<Self>>,
 }
 
 impl Offer {
@@ -102,9 +110,28 @@ impl Offer {
         Self {
             driver: driver.to_owned(),
             node: node.clone(),
+            counters: Vec::new(),
             slices,
             dropped,
+            bound: Vec::new(),
+            without_counters: None,
         }
+    }
+
+    /// The same with counters that its devices use, and what to offer where the server keeps none.
+    #[must_use]
+    pub(crate) fn counted(self, counters: Vec<CounterSet>, without: Self) -> Self {
+        Self {
+            counters,
+            without_counters: Some(Box::new(without)),
+            ..self
+        }
+    }
+
+    /// The same, saying of GPUs why they are offered in one mode only.
+    #[must_use]
+    pub(crate) fn bound_by(self, bound: Vec<(DeviceName, Bound)>) -> Self {
+        Self { bound, ..self }
     }
 
     /// The driver that offers.
@@ -132,6 +159,11 @@ impl Offer {
         &self.dropped
     }
 
+    /// The GPUs that are offered in the MIG mode that they are in, each with the reason.
+    pub fn bound(&self) -> &[(DeviceName, Bound)] {
+        &self.bound
+    }
+
     /// Whether a stored slice belongs to this offer's pool. Every other slice is foreign.
     pub fn owns(&self, slice: &ResourceSlice) -> bool {
         slice.spec.driver == self.driver
@@ -140,9 +172,22 @@ impl Offer {
     }
 
     /// The offer as objects of this pool generation, in the order of their names.
+    ///
+    /// Counters come first: a server that does not keep them shows it before a device is published that
+    /// must not be without them.
     pub fn slices(&self, generation: i64) -> Vec<ResourceSlice> {
-        let count = i64::try_from(self.slices.len()).unwrap_or(i64::MAX);
-        let slice = |(index, devices): (usize, &Vec<Device>)| ResourceSlice {
+        let counters = self.counters.chunks(COUNTER_SETS_PER_SLICE);
+        let counters = counters.map(|sets| ResourceSliceSpec {
+            shared_counters: Some(sets.to_vec()),
+            ..ResourceSliceSpec::default()
+        });
+        let devices = self.slices.iter().map(|devices| ResourceSliceSpec {
+            devices: Some(devices.clone()),
+            ..ResourceSliceSpec::default()
+        });
+        let specs: Vec<ResourceSliceSpec> = counters.chain(devices).collect();
+        let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
+        let slice = |(index, content): (usize, ResourceSliceSpec)| ResourceSlice {
             metadata: ObjectMeta {
                 name: Some(slice_name(&self.node.name, &self.driver, index)),
                 owner_references: Some(vec![self.owner()]),
@@ -156,19 +201,24 @@ impl Offer {
                     generation,
                     resource_slice_count: count,
                 },
-                devices: Some(devices.clone()),
-                ..ResourceSliceSpec::default()
+                ..content
             },
         };
-        self.slices.iter().enumerate().map(slice).collect()
+        specs.into_iter().enumerate().map(slice).collect()
     }
 
-    /// The offer without these fields, for a server that does not keep them.
+    /// The offer for a server that does not keep these fields.
     ///
     /// Publishing a field that the server drops would differ from what is stored for ever, and so
-    /// be written for ever.
+    /// be written for ever. Without counters the scheduler would give away devices that overlap, so
+    /// less is offered then.
     #[must_use]
     pub fn without(&self, fields: &BTreeSet<FieldPath>) -> Self {
+        if let Some(smaller) = &self.without_counters
+            && fields.iter().any(FieldPath::is_of_counters)
+        {
+            return smaller.without(fields);
+        }
         let mut offer = self.clone();
         for devices in &mut offer.slices {
             let spec = ResourceSliceSpec {
@@ -178,6 +228,11 @@ impl Offer {
             *devices = fields::without(spec, fields).devices.unwrap_or_default();
         }
         offer
+    }
+
+    /// Whether less is offered on a server that does not keep these fields.
+    pub fn is_smaller_without(&self, fields: &BTreeSet<FieldPath>) -> bool {
+        self.without_counters.is_some() && fields.iter().any(FieldPath::is_of_counters)
     }
 
     pub(crate) fn owner(&self) -> OwnerReference {

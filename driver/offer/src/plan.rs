@@ -1,10 +1,10 @@
 //! From an inventory to an offer.
 
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
-use tessera_device::{Inventory, Offered};
+use tessera_device::{DriverFacts, Inventory, Offered};
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
-use crate::offer::{Node, Offer};
+use crate::offer::{Dropped, Node, Offer};
 use crate::{mig_device, whole_gpu};
 
 /// Offers every GPU of the inventory, in order of minor numbers: as a whole, or its MIG devices in the
@@ -19,16 +19,26 @@ pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
     let mut dropped = Vec::new();
     let devices: Vec<Device> = inventory
         .offered()
-        .map(|Offered { gpu, instance }| match instance {
-            Some(instance) => mig_device::device(gpu, instance, inventory.driver(), &mut dropped),
-            None => whole_gpu::device(gpu, inventory.driver(), &mut dropped),
-        })
+        .map(|part| device(part, inventory.driver(), &mut dropped))
         .collect();
     let slices = devices
         .chunks(devices_per_slice(&devices))
         .map(<[Device]>::to_vec)
         .collect();
     Offer::new(driver, node, slices, dropped)
+}
+
+/// What is found on a node as a device.
+pub(crate) fn device(
+    part: Offered<'_>,
+    driver: &DriverFacts,
+    dropped: &mut Vec<Dropped>,
+) -> Device {
+    let Offered { gpu, instance } = part;
+    match instance {
+        Some(instance) => mig_device::device(gpu, instance, driver, dropped),
+        None => whole_gpu::device(gpu, driver, dropped),
+    }
 }
 
 /// Offers nothing, where there is no driver.

@@ -247,6 +247,7 @@ mod tests {
                 },
                 gpu,
                 instance: None,
+                slot: None,
             })
             .collect()
     }
@@ -260,6 +261,7 @@ mod tests {
                 allocated: named(&[part.name().as_str()]).devices.remove(0),
                 gpu,
                 instance: part.instance,
+                slot: None,
             })
             .collect()
     }

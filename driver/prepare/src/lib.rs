@@ -9,6 +9,8 @@ pub mod checkpoint;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;
+pub mod making;
+mod mig_device;
 pub mod notice;
 pub mod plan;
 pub mod reason;
@@ -20,5 +22,6 @@ pub mod step;
 pub mod takeover;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod unowned;
 pub mod upkeep;
 pub mod waiting;

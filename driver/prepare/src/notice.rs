@@ -5,6 +5,7 @@
 //! is told fits an event: a text of bounded length without control characters, whatever a claim holds.
 
 use tessera_claim::ClaimRef;
+use tessera_device::DeviceName;
 use tessera_device::follow::Change;
 
 use crate::reason::{News, Reason};
@@ -81,6 +82,13 @@ pub enum Happening<'a> {
         /// The claim.
         claim: &'a ClaimRef,
     },
+    /// Somebody has destroyed the MIG device of a prepared claim.
+    MigDeviceGone {
+        /// The claim.
+        claim: &'a ClaimRef,
+        /// The device.
+        device: &'a DeviceName,
+    },
     /// The node was taken over from the reference driver.
     TakenOver {
         /// How it went.
@@ -149,7 +157,8 @@ impl Happening<'_> {
             Self::Waiting { .. }
             | Self::Rebuilt { .. }
             | Self::Restored { .. }
-            | Self::TakenBack { .. } => true,
+            | Self::TakenBack { .. }
+            | Self::MigDeviceGone { .. } => true,
         }
     }
 
@@ -161,6 +170,7 @@ impl Happening<'_> {
             | Self::Rebuilt { claim }
             | Self::Restored { claim }
             | Self::TakenBack { claim }
+            | Self::MigDeviceGone { claim, .. }
                 if has_name(claim) =>
             {
                 Subject::Claim((*claim).clone())
@@ -171,7 +181,10 @@ impl Happening<'_> {
 
     fn severity(&self) -> Severity {
         let is_warning = match self {
-            Self::Failed { .. } | Self::Rebuilt { .. } | Self::Restored { .. } => true,
+            Self::Failed { .. }
+            | Self::Rebuilt { .. }
+            | Self::Restored { .. }
+            | Self::MigDeviceGone { .. } => true,
             Self::Waiting { .. } | Self::TakenBack { .. } => false,
             Self::Changed { change, .. } => change.is_loss(),
             Self::TakenOver { report } => report.is_warning(),
@@ -190,6 +203,7 @@ impl Happening<'_> {
             Self::Rebuilt { .. } => News::RecordRebuilt,
             Self::Restored { .. } => News::PreparationRestored,
             Self::TakenBack { .. } => News::ClaimTakenBack,
+            Self::MigDeviceGone { .. } => News::MigDeviceGone,
             Self::TakenOver { .. } => News::ClaimsTakenOver,
             Self::Changed { change, .. } => news_of(change),
         };
@@ -202,6 +216,7 @@ impl Happening<'_> {
             Self::Rebuilt { .. }
             | Self::Restored { .. }
             | Self::TakenBack { .. }
+            | Self::MigDeviceGone { .. }
             | Self::TakenOver { .. } => Action::Reconcile,
             Self::Changed { .. } => Action::Discover,
         }
@@ -222,6 +237,10 @@ impl Happening<'_> {
             Self::TakenBack { claim } => format!(
                 "claim {claim} is gone and the kubelet never asked to unprepare it; its devices \
                  are free again"
+            ),
+            Self::MigDeviceGone { claim, device } => format!(
+                "{device} of claim {claim} was destroyed by somebody else while the claim is in \
+                 use; delete its pods to have it made anew"
             ),
             Self::TakenOver { report } => report.to_string(),
             Self::Changed { change, .. } => change.to_string(),

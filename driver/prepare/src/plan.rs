@@ -16,7 +16,7 @@ use crate::ledger::Admitted;
 use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
-use crate::step::{Effect, Step};
+use crate::step::{Effect, MigDevice, Step};
 
 /// What to do to prepare a claim for GPUs.
 pub type Plan = PlanOf<PreparedDevice>;
@@ -31,7 +31,17 @@ pub struct PlanOf<D> {
     pub steps: Vec<Step>,
 }
 
-/// Plans the preparation of devices that the ledger has admitted.
+impl Plan {
+    /// The same for devices of which these were made for the claim: they are taken back last.
+    #[must_use]
+    pub fn after_making<'m>(mut self, made: impl Iterator<Item = &'m MigDevice>) -> Self {
+        let made = made.cloned().map(Effect::MigDevice);
+        self.record.effects.splice(0..0, made);
+        self
+    }
+}
+
+/// Plans the preparation of devices that the ledger has admitted and that are there.
 pub fn plan<G>(
     admitted: &Admitted<'_, '_, G>,
     kind: &CdiKind,
@@ -98,17 +108,19 @@ pub fn restore(
         .collect::<Result<Vec<_>, Refusal>>()?;
     let file = record.effects.iter().find_map(|effect| match effect {
         Effect::CdiFile { file, .. } => Some(file.clone()),
-        Effect::Foreign { .. } => None,
+        Effect::MigDevice(_) | Effect::Foreign { .. } => None,
     });
     let file = file.unwrap_or_else(|| cdi::file_name(kind, &record.claim.uid));
     let steps = vec![write_cdi(file, &record.claim, &gpus, kind, install)];
-    let foreign = record
-        .effects
-        .iter()
-        .filter(|effect| effect.undo().is_none());
-    let effects = steps.iter().filter_map(Step::effect);
+    let is_spec = |effect: &&Effect| matches!(effect, Effect::CdiFile { .. });
+    let others = record.effects.iter().filter(|effect| !is_spec(effect));
+    // What was made before the spec was written is taken back after it.
+    let (before, after): (Vec<_>, Vec<_>) =
+        others.partition(|effect| matches!(effect, Effect::MigDevice(_)));
+    let effects = before.into_iter().cloned();
+    let effects = effects.chain(steps.iter().filter_map(Step::effect));
     let record = Record {
-        effects: effects.chain(foreign.cloned()).collect(),
+        effects: effects.chain(after.into_iter().cloned()).collect(),
         ..record.clone()
     };
     Ok(Plan { record, steps })
@@ -137,7 +149,7 @@ fn instance<'i>(
     })
 }
 
-fn prepared_device(
+pub(crate) fn prepared_device(
     claim: &ClaimRef,
     device: &ResolvedDevice<'_>,
     kind: &CdiKind,
@@ -182,6 +194,7 @@ fn write_cdi(
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::mig::MigLayouts;
     use tessera_device::testing::{inventory, inventory_that_lost};
 
     use super::*;
@@ -193,7 +206,7 @@ mod tests {
     fn the_record_names_the_effect_of_every_step_before_it_is_done() {
         let inventory = inventory(0..8);
         let allocation = allocation("a", &[0, 3]);
-        let devices = resolve(&allocation, "node0", &inventory).unwrap();
+        let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
         let admitted = Ledger::under(&AllLocked, [], vec![])
             .admit(&allocation.claim, devices)
             .unwrap();

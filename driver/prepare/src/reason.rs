@@ -103,6 +103,10 @@ names! {
         JournalFailed,
         /// The node could not be changed or looked at.
         StepFailed,
+        /// Somebody uses a MIG device that is to be destroyed, or a GPU whose mode is to be switched.
+        MigDeviceBusy,
+        /// A GPU could not be cut as it must be, or not be looked at.
+        MigFailed,
         /// The plugin met a mistake of its own.
         Defect,
     }
@@ -127,6 +131,8 @@ names! {
         PreparationRestored,
         /// A claim that is gone was taken back without the kubelet.
         ClaimTakenBack,
+        /// The MIG device of a prepared claim is gone.
+        MigDeviceGone,
         /// The claims of the reference driver were taken over.
         ClaimsTakenOver,
         /// There is an NVIDIA driver where there was none.

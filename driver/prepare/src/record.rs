@@ -17,7 +17,7 @@ use tessera_device::{DeviceName, GpuUuid, MigUuid};
 use thiserror::Error;
 
 use crate::cdi::{self, CdiKind};
-use crate::step::Effect;
+use crate::step::{Done, Effect, MigDevice, MigIdentity, Step};
 
 /// The newest format of records that this version reads and writes.
 ///
@@ -25,7 +25,7 @@ use crate::step::Effect;
 /// an old version that ignored something would do harm. Each record is written in the lowest format
 /// that says all of it, so that versions which know nothing of a feature read the records that do not
 /// use it.
-pub const FORMAT: u32 = MIG_FORMAT;
+pub const FORMAT: u32 = MADE_FORMAT;
 
 /// Format of records of whole GPUs.
 const FIRST_FORMAT: u32 = 1;
@@ -33,6 +33,10 @@ const FIRST_FORMAT: u32 = 1;
 /// Format of records with MIG devices: a version that took their view for that of a GPU would give the
 /// rest of the GPU to nobody, or all of it to somebody.
 const MIG_FORMAT: u32 = 2;
+
+/// Format of records with MIG devices that the driver has made: a version that knew nothing of them would
+/// leave them behind.
+const MADE_FORMAT: u32 = 3;
 
 /// First word of every record.
 const MAGIC: &str = "tessera-record";
@@ -143,9 +147,9 @@ impl RecordedDevice for PreparedDevice {
     }
 
     fn device_type(&self) -> &'static str {
-        match self.instance {
-            Some(_) => "mig",
-            None => "gpu",
+        match (&self.instance, self.view) {
+            (Some(_), _) | (None, View::Part(_)) => "mig",
+            (None, View::Whole | View::Admin) => "gpu",
         }
     }
 
@@ -228,7 +232,8 @@ impl<D: RecordedDevice> RecordOf<D> {
     /// The lowest format that says all of it.
     fn format(&self) -> u32 {
         let formats = self.devices.iter().map(RecordedDevice::format);
-        formats.max().unwrap_or(FIRST_FORMAT)
+        let made = self.made().next().map(|_| MADE_FORMAT);
+        formats.chain(made).max().unwrap_or(FIRST_FORMAT)
     }
 
     /// Whether its claim is prepared, and that in this boot: the effects of another are gone.
@@ -240,8 +245,33 @@ impl<D: RecordedDevice> RecordOf<D> {
     pub fn foreign(&self) -> impl Iterator<Item = &str> {
         self.effects.iter().filter_map(|effect| match effect {
             Effect::Foreign { what } => Some(what.as_str()),
-            Effect::CdiFile { .. } => None,
+            Effect::CdiFile { .. } | Effect::MigDevice(_) => None,
         })
+    }
+
+    /// The MIG devices that were made for it, or are about to be.
+    pub fn made(&self) -> impl Iterator<Item = &MigDevice> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::MigDevice(device) => Some(device),
+            Effect::CdiFile { .. } | Effect::Foreign { .. } => None,
+        })
+    }
+
+    /// Puts down what came of a step. Returns whether there was anything to put down.
+    pub fn learn(&mut self, step: &Step, done: &Done) -> bool {
+        let (Step::CreateMig(planned), Done::Created(instance)) = (step, done) else {
+            return false;
+        };
+        let effects = self.effects.iter_mut();
+        let mut intents = effects.filter_map(|effect| match effect {
+            Effect::MigDevice(device) => Some(device),
+            Effect::CdiFile { .. } | Effect::Foreign { .. } => None,
+        });
+        let Some(intent) = intents.find(|device| *device == planned) else {
+            return false;
+        };
+        intent.identity = Some(MigIdentity::of(instance));
+        true
     }
 
     /// The record to keep once everything is taken back that can be: none, if that is all.
@@ -350,6 +380,27 @@ mod optional_text {
 }
 
 /// Serde for a part of a GPU, so that the device crate need not know serde.
+pub(crate) mod placement {
+    use super::{Deserialize, Deserializer, Placement, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Slices {
+        start: u8,
+        size: u8,
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field")]
+    pub(crate) fn serialize<S: Serializer>(place: &Placement, s: S) -> Result<S::Ok, S::Error> {
+        let Placement { start, size } = *place;
+        Slices { start, size }.serialize(s)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Placement, D::Error> {
+        let Slices { start, size } = Slices::deserialize(d)?;
+        Ok(Placement { start, size })
+    }
+}
+
 mod part {
     use super::{Deserialize, Deserializer, Part, Placement, Serialize, Serializer};
 
@@ -448,10 +499,10 @@ mod tests {
     #[test]
     fn a_record_of_a_newer_format_is_refused_as_such_and_not_as_damage() {
         let text = String::from_utf8(record("a", &[0]).encode()).unwrap();
-        let newer = text.replacen("tessera-record 1 ", "tessera-record 3 ", 1);
+        let newer = text.replacen("tessera-record 1 ", "tessera-record 4 ", 1);
         let error = Record::decode(newer.as_bytes()).unwrap_err();
         assert!(
-            matches!(error, RecordError::NewerFormat { found: 3 }),
+            matches!(error, RecordError::NewerFormat { found: 4 }),
             "{error}"
         );
     }

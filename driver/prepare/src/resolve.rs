@@ -1,9 +1,8 @@
 //! Finds the GPUs and MIG devices behind the devices of an allocation.
 
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
-use tessera_device::follow::MissingGpu;
-use tessera_device::mig::MigInstance;
-use tessera_device::{Gpu, Inventory, MigUuid, Offered};
+use tessera_device::mig::{Choices, MigInstance, MigLayouts, Slot};
+use tessera_device::{DeviceName, Gpu, Inventory, MigUuid, Offered};
 
 use crate::record::View;
 use crate::refusal::Refusal;
@@ -15,17 +14,20 @@ pub struct ResolvedDevice<'i> {
     pub allocated: AllocatedDevice,
     /// The GPU that serves it.
     pub gpu: &'i Gpu,
-    /// The MIG device of that GPU, where it is one.
+    /// The MIG device of that GPU, where it is one that is there.
     pub instance: Option<&'i MigInstance>,
+    /// The MIG device of that GPU, where it is one that has to be made.
+    pub slot: Option<Slot<'i>>,
 }
 
 impl ResolvedDevice<'_> {
     /// How the claim uses the GPU.
     pub fn view(&self) -> View {
-        match self.instance {
+        match (self.instance, self.slot) {
             _ if self.allocated.admin_access => View::Admin,
-            Some(instance) => View::Part(instance.part()),
-            None => View::Whole,
+            (Some(instance), _) => View::Part(instance.part()),
+            (None, Some(slot)) => View::Part(slot.part()),
+            (None, None) => View::Whole,
         }
     }
 
@@ -38,24 +40,51 @@ impl ResolvedDevice<'_> {
 /// Finds the GPU, or the MIG device of one, behind each device of the allocation.
 ///
 /// `pool` is the pool that this node publishes; a device of another pool is not here, whatever
-/// its name.
+/// its name. With dynamic layouts a device need not be there yet, if it can be made.
 pub fn resolve<'i>(
     allocation: &Allocation,
     pool: &str,
     inventory: &'i Inventory,
+    layouts: MigLayouts,
 ) -> Result<Vec<ResolvedDevice<'i>>, Refusal> {
     let find = |allocated: &AllocatedDevice| {
-        let Offered { gpu, instance } = (allocated.pool == pool)
-            .then(|| inventory.by_device_name(&allocated.device))
+        let found = |name| match (inventory.by_device_name(name), layouts) {
+            (Some(found), _) => Some((found, None)),
+            (None, MigLayouts::Dynamic) => makeable(name, inventory),
+            (None, MigLayouts::Static) => None,
+        };
+        let (Offered { gpu, instance }, slot) = (allocated.pool == pool)
+            .then(|| found(&allocated.device))
             .flatten()
             .ok_or_else(|| not_here(&allocation.claim, allocated, pool, inventory))?;
         Ok(ResolvedDevice {
             allocated: allocated.clone(),
             gpu,
             instance,
+            slot,
         })
     };
     allocation.devices.iter().map(find).collect()
+}
+
+/// What can be made into the device of this name. Whether something is in the way is decided when the
+/// GPU is locked.
+fn makeable<'i>(
+    name: &DeviceName,
+    inventory: &'i Inventory,
+) -> Option<(Offered<'i>, Option<Slot<'i>>)> {
+    let gpu = inventory.gpu_of(name)?;
+    let whole = Offered {
+        gpu,
+        instance: None,
+    };
+    let choices = Choices::of(gpu, |_, _| true)?;
+    let is_there = inventory.gpus().iter().any(|there| there.uuid == gpu.uuid);
+    if choices.whole && is_there && *name == gpu.device_name() {
+        return Some((whole, None));
+    }
+    let slot = choices.slot(name).filter(|_| is_there)?;
+    Some((whole, Some(slot)))
 }
 
 fn not_here(
@@ -74,15 +103,18 @@ fn not_here(
     if allocated.pool != pool {
         return unknown();
     }
-    if let Some(MissingGpu { gpu, absence }) = inventory.missing_by_device_name(&device) {
+    let gpu = inventory.gpu_of(&device);
+    let mut missing = inventory.missing().iter();
+    if let Some(gpu) = gpu
+        && let Some(lost) = missing.find(|missing| missing.gpu.uuid == gpu.uuid)
+    {
         return Refusal::GpuLost {
             claim,
             device,
             gpu: gpu.uuid.clone(),
-            absence: absence.clone(),
+            absence: lost.absence.clone(),
         };
     }
-    let gpu = inventory.gpu_of(&device);
     match gpu.and_then(|gpu| Some((gpu, gpu.mig.as_ref()?))) {
         Some((gpu, mig)) => Refusal::MigLayoutChanged {
             claim,
@@ -105,9 +137,23 @@ mod tests {
     #[test]
     fn a_device_of_another_pool_or_without_a_gpu_is_unknown_here() {
         let inventory = inventory(0..8);
-        assert!(resolve(&allocation("a", &[0, 7]), "node0", &inventory).is_ok());
+        assert!(
+            resolve(
+                &allocation("a", &[0, 7]),
+                "node0",
+                &inventory,
+                MigLayouts::Static
+            )
+            .is_ok()
+        );
         for (minors, pool) in [(&[8][..], "node0"), (&[0][..], "node1")] {
-            let error = resolve(&allocation("a", minors), pool, &inventory).unwrap_err();
+            let error = resolve(
+                &allocation("a", minors),
+                pool,
+                &inventory,
+                MigLayouts::Static,
+            )
+            .unwrap_err();
             assert!(matches!(error, Refusal::UnknownDevice { .. }), "{error}");
         }
     }
@@ -115,7 +161,13 @@ mod tests {
     #[test]
     fn a_gpu_that_does_not_serve_any_more_is_refused_with_what_has_become_of_it() {
         let inventory = inventory_that_lost(0, 0..8);
-        let error = resolve(&allocation("a", &[1, 0]), "node0", &inventory).unwrap_err();
+        let error = resolve(
+            &allocation("a", &[1, 0]),
+            "node0",
+            &inventory,
+            MigLayouts::Static,
+        )
+        .unwrap_err();
         let Refusal::GpuLost { gpu, absence, .. } = &error else {
             panic!("{error}")
         };
@@ -128,7 +180,7 @@ mod tests {
         let layout = |gpu: Gpu| Inventory::new(driver("580"), vec![gpu]).unwrap();
         let one = named(&["gpu-0-mig-3g40gb-9-4"]);
         let halves = layout(cut(gpu(0), &["3g.40gb", "3g.40gb"]));
-        let found = resolve(&one, "node0", &halves).unwrap();
+        let found = resolve(&one, "node0", &halves, MigLayouts::Static).unwrap();
         let part = found[0].instance.unwrap();
         assert_eq!(part.placement.start, 4);
         assert_eq!(found[0].view(), View::Part(part.part()));
@@ -139,13 +191,13 @@ mod tests {
             (&one, layout(gpu(0))),
             (&named(&["gpu-0"]), halves),
         ] {
-            let error = resolve(allocation, "node0", &inventory).unwrap_err();
+            let error = resolve(allocation, "node0", &inventory, MigLayouts::Static).unwrap_err();
             assert!(matches!(error, Refusal::MigLayoutChanged { .. }), "{error}");
             assert!(error.to_string().contains("MIG mode is"), "{error}");
         }
         let mut plain = gpu(0);
         plain.mig = None;
-        let error = resolve(&one, "node0", &layout(plain)).unwrap_err();
+        let error = resolve(&one, "node0", &layout(plain), MigLayouts::Static).unwrap_err();
         assert!(matches!(error, Refusal::UnknownDevice { .. }), "{error}");
     }
 }

@@ -75,6 +75,7 @@ fn serves(prepared: &PreparedDevice, allocated: &AllocatedDevice) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::mig::MigLayouts;
     use tessera_device::testing::{cut, driver, gpu, inventory};
     use tessera_device::{Gpu, Inventory};
 
@@ -110,7 +111,7 @@ mod tests {
     fn only_the_same_devices_of_the_same_boot_count_as_prepared() {
         let inventory = inventory(0..8);
         let (boot, allocation) = (boot(), allocation("a", &[0, 3]));
-        let devices = resolve(&allocation, "node0", &inventory).unwrap();
+        let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
         let prepared = record("a", &[0, 3]);
         assert_eq!(standing(None, &devices, &boot), Standing::New);
         assert_eq!(
@@ -142,7 +143,13 @@ mod tests {
     #[test]
     fn a_mig_device_of_another_driver_stays_prepared_under_its_name() {
         let layout = Inventory::new(driver("580"), vec![cut(gpu(0), &["3g.40gb"])]).unwrap();
-        let devices = resolve(&named(&["gpu-0-mig-3g40gb-9-0"]), "node0", &layout).unwrap();
+        let devices = resolve(
+            &named(&["gpu-0-mig-3g40gb-9-0"]),
+            "node0",
+            &layout,
+            MigLayouts::Static,
+        )
+        .unwrap();
         let mut taken = mig_record("a", 0, &["3g.40gb"]);
         taken.devices[0].view = View::Whole;
         taken.devices[0].instance = None;
@@ -165,14 +172,14 @@ mod tests {
         let allocation = named(&["gpu-0-mig-3g40gb-9-0"]);
         let mut cut = cut(gpu(0), &["3g.40gb"]);
         let same = layout(cut.clone());
-        let devices = resolve(&allocation, "node0", &same).unwrap();
+        let devices = resolve(&allocation, "node0", &same, MigLayouts::Static).unwrap();
         let found = standing(Some(&prepared), &devices, &boot());
         assert_eq!(found, Standing::Prepared);
 
         let instances = &mut cut.mig.as_mut().unwrap().instances;
         instances[0].uuid = "MIG-11111111-2222-3333-4444-555555555555".parse().unwrap();
         let anew = layout(cut);
-        let devices = resolve(&allocation, "node0", &anew).unwrap();
+        let devices = resolve(&allocation, "node0", &anew, MigLayouts::Static).unwrap();
         let found = standing(Some(&prepared), &devices, &boot());
         assert_eq!(found, Standing::Leftover);
     }

@@ -5,6 +5,10 @@
 //! something new adds a variant to both; the loop that runs them stays as it is.
 
 use serde::{Deserialize, Serialize};
+use tessera_device::GpuUuid;
+use tessera_device::mig::{MigInstance, MigMode};
+
+pub use crate::mig_device::{MigDevice, MigIdentity};
 
 /// One thing to do on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,26 @@ pub enum Step {
         /// File name within the CDI directory.
         file: String,
     },
+    /// Put a GPU into this MIG mode. Nobody uses it.
+    SwitchMigMode {
+        /// The GPU.
+        gpu: GpuUuid,
+        /// The mode.
+        mode: MigMode,
+    },
+    /// Make a MIG device on a GPU in MIG mode.
+    CreateMig(MigDevice),
+    /// Destroy a MIG device, or what there is of it. It may be gone already.
+    DestroyMig(MigDevice),
+}
+
+/// What came of a step that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// What the step says.
+    AsPlanned,
+    /// A MIG device, which has an identity from now on.
+    Created(MigInstance),
 }
 
 /// What a step leaves on the node.
@@ -34,6 +58,9 @@ pub enum Effect {
         /// CRC-32 of its bytes, by which an altered file is noticed.
         crc32: u32,
     },
+    /// A MIG device that was made for the claim. It is recorded without an identity before it is made,
+    /// and with it at once after that.
+    MigDevice(MigDevice),
     /// Something that another driver did for the claim before this one took the node over, and that
     /// this one cannot take back.
     Foreign {
@@ -50,7 +77,9 @@ impl Step {
                 file: file.clone(),
                 crc32: crc32fast::hash(contents),
             }),
-            Self::RemoveCdi { .. } => None,
+            Self::CreateMig(device) => Some(Effect::MigDevice(device.clone())),
+            // The mode of a GPU that nobody uses is nobody's: whoever needs another switches it.
+            Self::RemoveCdi { .. } | Self::SwitchMigMode { .. } | Self::DestroyMig(_) => None,
         }
     }
 }
@@ -60,6 +89,7 @@ impl Effect {
     pub fn undo(&self) -> Option<Step> {
         match self {
             Self::CdiFile { file, .. } => Some(Step::RemoveCdi { file: file.clone() }),
+            Self::MigDevice(device) => Some(Step::DestroyMig(device.clone())),
             Self::Foreign { .. } => None,
         }
     }

@@ -180,6 +180,7 @@ pub(crate) fn rebuild(
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::mig::MigLayouts;
     use tessera_device::testing::{cut, driver, gpu, inventory};
 
     use super::*;
@@ -275,7 +276,7 @@ mod tests {
     fn a_lost_record_is_rebuilt_from_the_spec_with_the_same_gpus_and_the_same_undo() {
         let inventory = inventory(0..8);
         let allocation = allocation("a", &[0, 3]);
-        let devices = resolve(&allocation, "node0", &inventory).unwrap();
+        let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
         let admitted = Ledger::under(&AllLocked, [], vec![])
             .admit(&allocation.claim, devices)
             .unwrap();

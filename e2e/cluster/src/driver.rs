@@ -1,5 +1,7 @@
 //! The simulated driver installation of a node: what is built for it, and where it is put.
 
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use tessera_hw::Artifacts;
@@ -11,7 +13,11 @@ use crate::cargo::{self, Built, CargoError, Linking, Profile};
 pub(crate) struct Parts {
     nvml: PathBuf,
     nvidia_smi: PathBuf,
+    hardware: PathBuf,
 }
+
+/// The program that changes the simulated hardware, as a node finds it among its programs.
+pub(crate) const HARDWARE: &str = "tessera-hw";
 
 /// Installing failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +43,14 @@ pub fn simulated_driver() -> Result<Artifacts, CargoError> {
 }
 
 impl Parts {
-    /// Builds the simulated library and `nvidia-smi`.
+    /// Builds the simulated library, `nvidia-smi` and what stands for a kernel.
     pub(crate) fn build() -> Result<Self, CargoError> {
-        let built: Built =
-            cargo::build(&["nvml-sim", "nvidia-smi"], Profile::Dev, Linking::Dynamic)?;
+        let packages = ["nvml-sim", "nvidia-smi", HARDWARE];
+        let built: Built = cargo::build(&packages, Profile::Dev, Linking::Dynamic)?;
         Ok(Self {
             nvml: built.file("nvidia_ml")?.to_owned(),
             nvidia_smi: built.file("nvidia-smi")?.to_owned(),
+            hardware: built.file(HARDWARE)?.to_owned(),
         })
     }
 
@@ -57,6 +64,11 @@ impl Parts {
     /// A program as dynamically linked as what runs in workloads.
     pub(crate) fn nvidia_smi(&self) -> &Path {
         &self.nvidia_smi
+    }
+
+    /// Puts what stands for a kernel among the programs of the nodes.
+    pub(crate) fn link_into(&self, bin: &Path) -> io::Result<()> {
+        symlink(&self.hardware, bin.join(HARDWARE))
     }
 
     /// Installs the GPUs of `profile` for `node` of `rack` below `root`.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::driver::HARDWARE;
 use crate::gates::Gates;
 use crate::names::NodeIndex;
 use crate::paths::StateDir;
@@ -86,15 +87,33 @@ fn tunable(home: &Path, name: &str) -> PathBuf {
 pub(crate) fn plan(dir: &StateDir, node: NodeIndex, has_driver: bool) -> Plan {
     let name = node.name();
     let home = dir.of(&name);
+    let kernel = has_driver.then(|| kernel(dir, node));
+    let runtime = containerd(dir, node, &home);
+    let kubelet = kubelet(dir, node, &home, has_driver);
     Plan {
         host_name: name.clone(),
         mounts: mounts(&home, Path::new("/var/run").is_symlink()),
         cgroup: Some(node.cgroup()),
-        parts: vec![
-            containerd(dir, node, &home),
-            kubelet(dir, node, &home, has_driver),
-        ],
+        parts: kernel.into_iter().chain([runtime, kubelet]).collect(),
         status: dir.status(&name),
+    }
+}
+
+/// What stands for the kernel's driver: it changes the GPUs' state for containers, which see the driver
+/// root read-only. Simulated, and a part of no real node.
+fn kernel(dir: &StateDir, node: NodeIndex) -> Part {
+    let argv = [
+        dir.bin().join(HARDWARE).display().to_string(),
+        "--root".to_owned(),
+        DRIVER_ROOT.to_owned(),
+        "kernel".to_owned(),
+    ];
+    Part {
+        name: "simulated-kernel".to_owned(),
+        argv: argv.into(),
+        env: environment(dir),
+        log: dir.log(&format!("{}-simulated-kernel", node.name())),
+        after: None,
     }
 }
 
@@ -181,8 +200,11 @@ mod tests {
         let node = NodeIndex::first(1).unwrap()[0];
         let label = "--node-labels=nvidia.com/gpu.present=true".to_owned();
         for has_driver in [true, false] {
-            let kubelet = plan(&dir, node, has_driver).parts.pop().unwrap();
+            let mut parts = plan(&dir, node, has_driver).parts;
+            let kubelet = parts.pop().unwrap();
             assert_eq!(kubelet.argv.contains(&label), has_driver);
+            let has_kernel = parts.iter().any(|part| part.name == "simulated-kernel");
+            assert_eq!(has_kernel, has_driver);
         }
     }
 

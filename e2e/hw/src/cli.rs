@@ -2,14 +2,18 @@
 
 mod fabric;
 
-use std::{fmt::Write as _, iter, num::ParseIntError, path::PathBuf, str::FromStr};
+use std::{
+    fmt::Write as _, iter, num::ParseIntError, path::PathBuf, str::FromStr,
+    sync::atomic::AtomicBool,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tessera_hw::{
     Artifacts, Effect, Facts, Gpu, Injection, Node, Repeat,
     injection::ReturnCode,
     install::{self, Replaced, find_state},
+    kernel,
     mig::Mig,
     state::Presence,
 };
@@ -89,6 +93,15 @@ enum Command {
         #[arg(action = ArgAction::Set)]
         enabled: bool,
     },
+    /// Hold a GPU or one of its GPU instances open, as monitoring does: its MIG mode cannot be switched
+    /// then, or the instance not be destroyed, until `let-go`.
+    Hold(Held),
+    /// Let go of what `hold` holds.
+    LetGo(Held),
+    /// Change the state for processes that see it read-only, as a kernel's driver would: the simulated
+    /// library finds this process by a socket below the root. Runs until it is told to stop. No real
+    /// installation has such a process.
+    Kernel,
     /// Change the NVLink fabric as GPUs see it. What is not named stays as it is.
     Fabric(fabric::Arguments),
     /// Let calls of an NVML function fail.
@@ -139,6 +152,16 @@ struct Install {
     nvidia_smi: PathBuf,
 }
 
+/// What another client holds.
+#[derive(Debug, Args)]
+struct Held {
+    /// Which GPU.
+    gpu: String,
+    /// The number of a GPU instance of it. The GPU itself if none is named.
+    #[arg(long, value_name = "NUMBER")]
+    gpu_instance: Option<u32>,
+}
+
 /// So many instances of a profile.
 #[derive(Clone, Debug)]
 struct Share {
@@ -167,9 +190,9 @@ struct Calls {
     /// The C name of the function, with or without its version: `nvmlDeviceGetMemoryInfo`. `any`
     /// stands for every function.
     function: String,
-    /// Count in each process of this program by itself instead of in all processes that can write
-    /// the state: the file name of the program, such as `tessera-kubelet-plugin`. Reaches programs
-    /// in containers. A process that is started again counts from the beginning.
+    /// Count in each process of this program by itself instead of in all processes that can change
+    /// the state, which containers that were given a GPU cannot: the file name of the program, such as `tessera-kubelet-plugin`. Reaches programs
+    /// in all containers. A process that is started again counts from the beginning.
     #[arg(long, value_name = "PROGRAM")]
     process: Option<String>,
     /// The first call that is touched, counted from now.
@@ -251,6 +274,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<String> {
             Ok(describe(&node))
         };
     }
+    if let Command::Kernel = command {
+        // It ends with its process: there is nothing to put right.
+        let stop = AtomicBool::new(false);
+        kernel::serve(&root, &stop)
+            .with_context(|| format!("serve the simulated driver below {}", root.display()))?;
+        return Ok(String::new());
+    }
     install::change(&root, |node| change(node, command).map(|()| describe(node)))
 }
 
@@ -259,6 +289,7 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
         Command::Install(_)
         | Command::Uninstall
         | Command::Upgrade { .. }
+        | Command::Kernel
         | Command::Show { .. } => {}
         Command::Set(set) => apply(&set, gpu(node, &set.gpu)?),
         Command::Lose { gpu: name } => gpu(node, &name)?.condition.presence = Presence::Lost,
@@ -277,6 +308,8 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
         }
         Command::Uncut { gpu: name } => gpu(node, &name)?.uncut()?,
         Command::AwaitMig { gpu: name, enabled } => gpu(node, &name)?.await_mode(enabled)?,
+        Command::Hold(held) => hold(node, &held, true)?,
+        Command::LetGo(held) => hold(node, &held, false)?,
         Command::Fabric(arguments) => arguments.apply(node)?,
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
@@ -295,6 +328,29 @@ fn gpu<'a>(node: &'a mut Node, name: &str) -> Result<&'a mut Gpu> {
             "find the GPU `{name}`: name a minor number from 0 to {last}, a UUID or a PCI address"
         )
     })
+}
+
+fn hold(node: &mut Node, held: &Held, is_held: bool) -> Result<()> {
+    let condition = &mut gpu(node, &held.gpu)?.condition;
+    let Some(number) = held.gpu_instance else {
+        condition.held = is_held;
+        return Ok(());
+    };
+    if !is_held {
+        condition.mig.held.remove(&number);
+        return Ok(());
+    }
+    let parts = condition.mig.parts();
+    if parts.iter().all(|part| part.number != number) {
+        let there = parts.iter().map(|part| part.number.to_string());
+        let there = there.collect::<Vec<_>>().join(", ");
+        bail!(
+            "GPU {} has no GPU instance {number}: it has {there:?}",
+            held.gpu
+        );
+    }
+    condition.mig.held.insert(number);
+    Ok(())
 }
 
 /// A GPU that is lost comes back by a reset too.
@@ -358,9 +414,10 @@ fn describe(node: &Node) -> String {
             Presence::Lost => "  LOST",
             Presence::Resetting => "  BEING RESET",
         };
+        let held = if condition.held { "  held" } else { "" };
         let _ = writeln!(
             text,
-            "  {:>2}  {}  {}  {}  {}C  {}W  {}/{}MiB{presence}",
+            "  {:>2}  {}  {}  {}  {}C  {}W  {}/{}MiB{presence}{held}",
             facts.minor,
             facts.pci,
             facts.name,
@@ -389,7 +446,7 @@ fn describe_mig(text: &mut String, facts: &Facts, mig: &Mig) {
         let mode = if mig.pending { "on" } else { "off" };
         let _ = writeln!(text, "      MIG mode is to be {mode} after a reset");
     }
-    if mig.enabled && mig.instances.is_empty() {
+    if mig.enabled && mig.parts().is_empty() {
         let _ = writeln!(text, "      MIG mode is on, without an instance");
     }
     for instance in &mig.instances {
@@ -401,5 +458,17 @@ fn describe_mig(text: &mut String, facts: &Facts, mig: &Mig) {
             "      {name:<11} {} at {}:{size}, GPU instance {}, compute instance {}",
             instance.uuid, instance.start, instance.gpu_instance, instance.compute_instance,
         );
+    }
+    for part in &mig.bare {
+        let profile = table.profile(part.profile);
+        let (name, size) = profile.map_or(("", 0), |profile| (profile.name.as_str(), profile.size));
+        let _ = writeln!(
+            text,
+            "      {name:<11} at {}:{size}, GPU instance {}, without a compute instance",
+            part.start, part.number,
+        );
+    }
+    for number in &mig.held {
+        let _ = writeln!(text, "      GPU instance {number} is held");
     }
 }

@@ -4,7 +4,8 @@
 //! the calls it names. There are two ways to count:
 //!
 //! - Over all processes of the node together, in the state file. That works only for processes that
-//!   can write the file: containers see it read-only and are left alone.
+//!   can write the file, or that reach the simulated kernel ([`crate::kernel`]) by the driver root, as
+//!   the plugin does in its container. Containers that were given a GPU are left alone.
 //! - In each process of one program by itself ([`Injection::process`]), in memory of that process.
 //!   That needs no right to write, so it reaches a program in a container; and a process that is
 //!   started again counts from the beginning.
@@ -50,7 +51,7 @@ pub struct Injection {
     /// The C name of the NVML function, or [`ANY_FUNCTION`].
     pub function: String,
     /// The file name of the program whose processes count for themselves. Nothing: all processes
-    /// that can write the state count together.
+    /// that can change the state count together.
     #[serde(default)]
     pub process: Option<String>,
     /// The first call that is touched, counted from 1.

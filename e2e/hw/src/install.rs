@@ -225,6 +225,7 @@ pub fn uninstall(root: &Path) -> Result<(), InstallError> {
         }
     };
     fs::create_dir_all(root).map_err(io("make", root))?;
+    let _turn = turn(root);
     let mut entries = fs::read_dir(root).map_err(io("list", root))?;
     let marker = root.join(MARKER);
     match (entries.next().is_some(), marker.exists()) {
@@ -240,6 +241,14 @@ pub fn uninstall(root: &Path) -> Result<(), InstallError> {
         remove(&root.join(owned))?;
     }
     fs::remove_file(&marker).map_err(io("remove", &marker))
+}
+
+/// Keeps others who ask for it from making and removing files of the root, until it is dropped. Nothing
+/// where there is no such root.
+pub(crate) fn turn(root: &Path) -> Option<fs::File> {
+    let root = fs::File::open(root).ok()?;
+    root.lock().ok()?;
+    Some(root)
 }
 
 /// Finds the state of the GPUs whose driver is installed under `root`.

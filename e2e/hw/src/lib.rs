@@ -12,6 +12,7 @@ pub mod fabric;
 pub mod facts;
 pub mod injection;
 pub mod install;
+pub mod kernel;
 pub mod mig;
 pub mod profile;
 pub mod state;

@@ -1,35 +1,25 @@
 //! MIG: how the GPUs of each model can be cut, and how one is cut right now.
 //!
-//! The tables are files in `mig/`, with the source of every value beside it. Which numbers instances get
-//! follows the listings of NVIDIA's MIG user guide: those of one size are numbered by their place, behind
-//! all larger ones.
+//! Which numbers instances get follows the listings of NVIDIA's MIG user guide: those of one size are
+//! numbered by their place, behind all larger ones.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+mod operation;
+mod room;
+mod table;
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    operation::{Activation, Done, Operation, Refusal},
+    room::GpuInstance,
+    table::{ModeSwitch, Profile, Table, table, tables},
+};
 use crate::{
     facts::{Facts, derive_mig_uuid},
     state::{Gpu, Presence},
 };
-
-const TABLES: &[(&str, &str)] = &[
-    ("a100-40g", include_str!("../mig/a100-40g.yaml")),
-    ("a100-80g", include_str!("../mig/a100-80g.yaml")),
-    ("a30", include_str!("../mig/a30.yaml")),
-    ("b200", include_str!("../mig/b200.yaml")),
-    ("gb200", include_str!("../mig/gb200.yaml")),
-    ("h100", include_str!("../mig/h100.yaml")),
-    ("h200", include_str!("../mig/h200.yaml")),
-];
-
-static PARSED: LazyLock<BTreeMap<&str, Table>> = LazyLock::new(|| {
-    let parse = |(name, text): &(&'static str, &str)| {
-        let table = serde_yaml_ng::from_str(text).expect("the tables are part of the program");
-        (*name, table)
-    };
-    TABLES.iter().map(parse).collect()
-});
 
 /// Numbers that GPU and compute instances can have on one GPU: the last of the driver's capabilities for
 /// MIG is `gpu31/gi14/ci7` (MIG user guide, "Device Nodes and Capabilities").
@@ -41,88 +31,6 @@ pub const COMPUTE_INSTANCES: u32 = 8;
 pub const CONFIG_CAPABILITY: u32 = 1;
 /// The capability with which all instances are looked at.
 pub const MONITOR_CAPABILITY: u32 = 2;
-
-/// How a model can be cut.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Table {
-    /// How many slices its memory has.
-    pub slices: u32,
-    /// When a switch of the mode takes effect.
-    pub mode_switch: ModeSwitch,
-    /// Its profiles.
-    pub profiles: Vec<Profile>,
-}
-
-/// When a switch of the mode takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModeSwitch {
-    /// At once.
-    AtOnce,
-    /// When the GPU is reset.
-    WithReset,
-}
-
-/// A size that an instance can have.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Profile {
-    /// Its name.
-    pub name: String,
-    /// Its index in `nvmlDeviceGetGpuInstanceProfileInfo`.
-    pub index: u32,
-    /// Its number on this model.
-    pub id: u32,
-    /// Slices of multiprocessors.
-    pub slices: u32,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Multiprocessors.
-    pub multiprocessors: u32,
-    /// Copy engines.
-    pub copy_engines: u32,
-    /// Video decoders.
-    pub decoders: u32,
-    /// Video encoders.
-    pub encoders: u32,
-    /// JPEG decoders.
-    pub jpeg: u32,
-    /// Optical flow accelerators.
-    pub ofa: u32,
-    /// Where an instance can begin.
-    pub starts: Vec<u32>,
-    /// How many memory slices it occupies.
-    pub size: u32,
-}
-
-impl Profile {
-    /// How many instances of it there can be. The media engines that `+me` means are there once.
-    pub fn count(&self) -> u32 {
-        if self.name.contains("+me") {
-            1
-        } else {
-            u32::try_from(self.starts.len()).unwrap_or(u32::MAX)
-        }
-    }
-}
-
-/// The names of all tables.
-pub fn tables() -> impl Iterator<Item = &'static str> {
-    TABLES.iter().map(|(name, _)| *name)
-}
-
-/// The table of this name.
-pub fn table(name: &str) -> Option<&'static Table> {
-    PARSED.get(name)
-}
-
-impl Table {
-    /// The profile with this number.
-    pub fn profile(&self, id: u32) -> Option<&Profile> {
-        self.profiles.iter().find(|profile| profile.id == id)
-    }
-}
 
 impl Facts {
     /// How the GPU can be cut, if it can.
@@ -141,6 +49,12 @@ pub struct Mig {
     pub pending: bool,
     /// The MIG devices, in the order of their placements.
     pub instances: Vec<Instance>,
+    /// The GPU instances that hold no MIG device.
+    #[serde(default)]
+    pub bare: Vec<GpuInstance>,
+    /// Numbers of the GPU instances that another client holds, as monitoring does.
+    #[serde(default)]
+    pub held: BTreeSet<u32>,
     /// How many instances there have ever been, so that none gets the UUID of another.
     pub created: u64,
 }
@@ -161,6 +75,9 @@ pub struct Instance {
     pub start: u32,
     /// Slices of multiprocessors of the compute instance.
     pub compute_slices: u32,
+    /// The first of them, among those of the GPU instance.
+    #[serde(default)]
+    pub compute_start: u32,
 }
 
 impl Instance {
@@ -223,29 +140,27 @@ impl Gpu {
     pub fn cut(&mut self, profiles: &[&str]) -> Result<(), LayoutError> {
         let table = self.table()?;
         let mut created = self.condition.mig.created;
-        let mut taken = vec![false; table.slices as usize];
+        let mut parts = Vec::new();
         let mut instances = Vec::new();
         for name in profiles {
             let profile = find(table, name).ok_or_else(|| self.unknown(table, name))?;
-            let same = instances
-                .iter()
-                .filter(|other: &&Instance| other.profile == profile.id);
-            let room = (same.count() < profile.count() as usize)
-                .then(|| first_free(profile, &taken))
-                .flatten();
-            let start = room.ok_or_else(|| LayoutError::NoRoom {
+            let mut starts = profile.starts.iter().copied();
+            let free = starts.find(|start| table.has_room(&parts, profile, *start));
+            let start = free.ok_or_else(|| LayoutError::NoRoom {
                 gpu: self.facts.uuid.clone(),
                 profile: (*name).to_owned(),
             })?;
-            taken[place(start, profile.size)].fill(true);
+            let part = GpuInstance::at(table, profile, start);
+            parts.push(part);
             created += 1;
             instances.push(Instance {
-                gpu_instance: number(table, profile.size, start),
+                gpu_instance: part.number,
                 compute_instance: 0,
                 uuid: derive_mig_uuid(&self.facts.uuid, created),
                 profile: profile.id,
                 start,
                 compute_slices: profile.slices,
+                compute_start: 0,
             });
         }
         instances.sort_by_key(|instance| instance.start);
@@ -254,6 +169,7 @@ impl Gpu {
             pending: true,
             instances,
             created,
+            ..Mig::default()
         };
         Ok(())
     }
@@ -277,12 +193,19 @@ impl Gpu {
         Ok(())
     }
 
-    /// Ends a reset: instances are gone, and the mode that was waited for is on.
+    /// Ends a reset: instances are gone, nobody holds anything, and the mode that was waited for is on.
     pub fn end_reset(&mut self) {
         self.condition.presence = Presence::Present;
-        let mig = &mut self.condition.mig;
-        mig.enabled = mig.pending;
-        mig.instances.clear();
+        self.condition.held = false;
+        let Mig {
+            pending, created, ..
+        } = self.condition.mig;
+        self.condition.mig = Mig {
+            enabled: pending,
+            pending,
+            created,
+            ..Mig::default()
+        };
     }
 
     fn table(&self) -> Result<&'static Table, LayoutError> {
@@ -303,24 +226,6 @@ impl Gpu {
 
 fn find<'t>(table: &'t Table, name: &str) -> Option<&'t Profile> {
     table.profiles.iter().find(|profile| profile.name == name)
-}
-
-fn first_free(profile: &Profile, taken: &[bool]) -> Option<u32> {
-    let free = |start: &&u32| {
-        let slices = taken.get(place(**start, profile.size));
-        slices.is_some_and(|slices| !slices.contains(&true))
-    };
-    profile.starts.iter().find(free).copied()
-}
-
-fn place(start: u32, size: u32) -> std::ops::Range<usize> {
-    start as usize..(start + size) as usize
-}
-
-/// The user guide's listings number a GPU instance of all eight slices 0, those of four 1 and 2, those of
-/// two 3 to 6, those of one 7 to 14.
-fn number(table: &Table, size: u32, start: u32) -> u32 {
-    (table.slices / size - 1) + start / size
 }
 
 #[cfg(test)]

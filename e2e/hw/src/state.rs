@@ -82,6 +82,9 @@ pub struct Condition {
     pub uncorrectable_errors: u64,
     /// Volatile correctable ECC errors.
     pub correctable_errors: u64,
+    /// Whether another client holds it open, as monitoring does.
+    #[serde(default)]
+    pub held: bool,
     /// How it is cut.
     pub mig: Mig,
 }
@@ -98,6 +101,7 @@ impl Condition {
             memory_utilization: 0,
             uncorrectable_errors: 0,
             correctable_errors: 0,
+            held: false,
             mig: Mig::default(),
         }
     }

@@ -148,6 +148,23 @@ fn each_command_does_to_the_node_what_it_says() {
 }
 
 #[test]
+fn what_is_held_is_shown_until_it_is_let_go() {
+    let (directory, state) = root();
+    let root = directory.path();
+    succeed(root, &["cut", "1", "3g.40gb"]);
+    assert!(succeed(root, &["hold", "1"]).contains("held"));
+    let held = succeed(root, &["hold", "1", "--gpu-instance", "1"]);
+    assert!(held.contains("GPU instance 1 is held"), "{held}");
+    let refused = run(root, &["hold", "1", "--gpu-instance", "9"]);
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("has no GPU instance 9"), "{message}");
+    succeed(root, &["let-go", "1", "--gpu-instance", "1"]);
+    assert!(!succeed(root, &["let-go", "1"]).contains("held"));
+    let (_, node) = state.read().unwrap();
+    assert!(!node.gpus[1].condition.held && node.gpus[1].condition.mig.held.is_empty());
+}
+
+#[test]
 fn what_is_not_there_is_an_error_with_a_remedy_and_changes_nothing() {
     let (directory, state) = root();
     for (arguments, remedy) in [

@@ -75,8 +75,8 @@ fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
             "consumableShares = 4: not yet, because ",
         ),
         (
-            "featureGates.DynamicMIG=true",
-            "featureGates = {\"DynamicMIG\":true}: not yet, because ",
+            "maskNvidiaDriverParams=true",
+            "maskNvidiaDriverParams = true: not yet, because ",
         ),
         (
             "controller.metrics.profilePath=/debug",

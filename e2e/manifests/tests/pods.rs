@@ -235,6 +235,21 @@ fn every_pod_runs_the_image_of_the_values_under_an_account_that_the_chart_makes(
 }
 
 #[test]
+fn feature_gates_reach_the_plugin() {
+    let install =
+        Install::default().set("featureGates.DynamicMIG=true,featureGates.MPSSupport=false");
+    let with = objects(&install).unwrap();
+    let container = &plugin(&with).unwrap().containers[0];
+    assert_eq!(
+        literals(container)["FEATURE_GATES"],
+        "DynamicMIG=true,MPSSupport=false"
+    );
+    let without = objects(&Install::default()).unwrap();
+    let container = &plugin(&without).unwrap().containers[0];
+    assert!(!literals(container).contains_key("FEATURE_GATES"));
+}
+
+#[test]
 fn the_plugin_is_probed_on_its_health_port_and_not_at_all_without_one() {
     let with = objects(&Install::default()).unwrap();
     for container in &plugin(&with).unwrap().containers {

@@ -5,8 +5,9 @@
 //! else says that it is simulated.
 
 mod report;
+mod switch;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 use nvml_wrapper::{Nvml, bitmasks::InitFlags, error::NvmlError};
@@ -16,6 +17,7 @@ const LIBRARY: &str = "libnvidia-ml.so.1";
 
 /// Exit codes of the real program, from its manual page.
 mod exit {
+    pub(crate) const NO_PERMISSION: u8 = 4;
     pub(crate) const NOT_FOUND: u8 = 6;
     pub(crate) const DRIVER_NOT_LOADED: u8 = 9;
     pub(crate) const LIBRARY_NOT_FOUND: u8 = 12;
@@ -33,10 +35,24 @@ struct Arguments {
     /// Print the versions of driver, library and CUDA.
     #[arg(long)]
     version: bool,
+    /// Which GPU: its number, its UUID or its PCI address. All of them if none is named.
+    #[arg(short, long)]
+    id: Option<String>,
+    /// Switch MIG mode off (0) or on (1); `-mig` for short.
+    #[arg(long, value_name = "MODE", value_parser = clap::value_parser!(u8).range(0..=1))]
+    multi_instance_gpu: Option<u8>,
+}
+
+/// The command line, in which the real program has a long option with one dash.
+fn words() -> impl Iterator<Item = OsString> {
+    env::args_os().map(|word| match word.to_str() {
+        Some("-mig") => "--multi-instance-gpu".into(),
+        _ => word,
+    })
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(words());
     match run(&arguments) {
         Ok(report) => {
             print!("{}", report.text);
@@ -55,7 +71,9 @@ fn run(arguments: &Arguments) -> Result<report::Report, NvmlError> {
         .lib_path(LIBRARY.as_ref())
         .flags(InitFlags::NO_GPUS)
         .init()?;
-    if arguments.list_gpus {
+    if let Some(mode) = arguments.multi_instance_gpu {
+        switch::mig_mode(&nvml, arguments.id.as_deref(), mode == 1)
+    } else if arguments.list_gpus {
         report::list(&nvml)
     } else if arguments.version {
         report::versions(&nvml)
@@ -76,6 +94,7 @@ fn explain(error: &NvmlError) -> (u8, String) {
              or no /dev/nvidiactl. Did this container get the driver's files and devices?"
                 .to_owned(),
         ),
+        NvmlError::NoPermission => (exit::NO_PERMISSION, format!("nvidia-smi (simulated): {error}")),
         NvmlError::GpuLost => (exit::GPU_IS_LOST, format!("nvidia-smi (simulated): {error}")),
         _ => (exit::OTHER, format!("nvidia-smi (simulated): {error}")),
     }

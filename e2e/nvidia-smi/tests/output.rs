@@ -197,6 +197,40 @@ fn on_a_read_only_mount_each_process_of_the_named_program_dies_at_its_nth_call()
 }
 
 #[test]
+fn the_mig_mode_is_switched_as_the_real_one_does() {
+    let machine = machine("h100");
+    let switch = |mode: &str| {
+        let output = machine
+            .command(&["-i", "3", "-mig", mode])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        stdout(&output)
+    };
+    let enabled = || {
+        machine.state.read().unwrap().1.gpus[3]
+            .condition
+            .mig
+            .enabled
+    };
+    let on = "Enabled MIG Mode for GPU 00000000:5D:00.0\nAll done.\n";
+    assert_eq!((switch("1").as_str(), enabled()), (on, true));
+    machine
+        .state
+        .update(|node| node.gpus[3].condition.held = true)
+        .unwrap();
+    let pending = switch("0");
+    assert!(pending.contains("in pending disable state"), "{pending}");
+    assert!(enabled());
+    machine
+        .state
+        .update(|node| node.gpus[3].condition.held = false)
+        .unwrap();
+    let off = switch("0");
+    assert!(off.starts_with("Disabled MIG Mode") && !enabled(), "{off}");
+}
+
+#[test]
 fn mig_devices_stand_below_their_gpu_in_the_format_of_the_real_one() {
     let machine = machine("h100");
     let uuids = tessera_hw::install::change(&machine.root, |node: &mut Node| {

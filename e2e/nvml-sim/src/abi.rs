@@ -9,6 +9,7 @@ mod condition;
 mod device;
 mod event;
 mod fabric;
+mod instance;
 mod mig;
 mod system;
 

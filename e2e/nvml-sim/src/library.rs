@@ -14,12 +14,16 @@ use std::{
 };
 
 use nvml_wrapper_sys::bindings::{
-    NVML_INIT_FLAG_NO_GPUS, nvmlDevice_t, nvmlGpuInstance_t, nvmlReturn_enum_NVML_SUCCESS,
-    nvmlReturn_t,
+    NVML_INIT_FLAG_NO_GPUS, nvmlComputeInstance_t, nvmlDevice_t, nvmlGpuInstance_t,
+    nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
 };
 use tessera_hw::{
-    Effect, Facts, Gpu, Node, StateError, StateFile,
-    mig::{COMPUTE_INSTANCES, GPU_INSTANCES, Instance, Profile, capability},
+    Effect, Facts, Gpu, Node, StateFile,
+    kernel::{self, Answer, AskError, Request},
+    mig::{
+        COMPUTE_INSTANCES, Done, GPU_INSTANCES, GpuInstance, Instance, Operation, Profile, Refusal,
+        capability,
+    },
     state::{Presence, Watch},
 };
 
@@ -33,11 +37,12 @@ use crate::{
 /// More than any machine has. Handles point into this array, so they stay valid and can be checked.
 const MAX_GPUS: usize = 256;
 static HANDLES: [u8; MAX_GPUS] = [0; MAX_GPUS];
-/// The same for every GPU instance and every MIG device that a GPU can have.
+/// The same for every GPU instance, every compute instance and every MIG device that a GPU can have.
 const MAX_PARTS: usize = GPU_INSTANCES as usize;
 static PARTS: [u8; MAX_GPUS * MAX_PARTS] = [0; MAX_GPUS * MAX_PARTS];
 const MAX_MIG: usize = MAX_PARTS * COMPUTE_INSTANCES as usize;
 static MIG_DEVICES: [u8; MAX_GPUS * MAX_MIG] = [0; MAX_GPUS * MAX_MIG];
+static COMPUTE: [u8; MAX_GPUS * MAX_MIG] = [0; MAX_GPUS * MAX_MIG];
 
 /// How long a call may go on hanging after it was released.
 const RELEASE_TICK: Duration = Duration::from_millis(20);
@@ -74,9 +79,18 @@ pub(crate) struct Device<'a> {
     at: usize,
 }
 
+/// One GPU instance that this process sees.
+pub(crate) struct Part<'a> {
+    pub(crate) handle: nvmlGpuInstance_t,
+    pub(crate) instance: GpuInstance,
+    pub(crate) profile: &'a Profile,
+}
+
 /// One MIG device that this process sees.
 pub(crate) struct MigDevice<'a> {
     pub(crate) handle: nvmlDevice_t,
+    /// That of its compute instance.
+    pub(crate) compute: nvmlComputeInstance_t,
     /// That of its GPU instance.
     pub(crate) part: nvmlGpuInstance_t,
     pub(crate) instance: &'a Instance,
@@ -161,18 +175,58 @@ pub(crate) fn with_any<T>(
     with_session(|session| body(session.any(handle)?))
 }
 
-/// Runs `body` on the GPU and the MIG device behind the handle of a GPU instance.
+/// Runs `body` on the GPU and the GPU instance behind a handle.
 pub(crate) fn with_part<T>(
-    part: nvmlGpuInstance_t,
+    handle: nvmlGpuInstance_t,
+    body: impl FnOnce(&Session, Device<'_>, Part<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    with_session(|session| {
+        let mut parts = session.devices().flat_map(|parent| {
+            let parts = session.parts(&parent).into_iter();
+            parts.map(move |part| (parent, part))
+        });
+        let (parent, part) = parts
+            .find(|(_, part)| part.handle == handle)
+            .ok_or(Fault::InvalidArgument)?;
+        body(session, parent.present()?, part)
+    })
+}
+
+/// Runs `body` on the GPU and the MIG device behind the handle of a compute instance.
+pub(crate) fn with_compute<T>(
+    handle: nvmlComputeInstance_t,
     body: impl FnOnce(Device<'_>, MigDevice<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     with_session(|session| {
         let (parent, mig) = session
             .all_mig_devices()
-            .find(|(_, mig)| mig.part == part)
+            .find(|(_, mig)| mig.compute == handle)
             .ok_or(Fault::InvalidArgument)?;
         body(parent.present()?, mig)
     })
+}
+
+/// Lets the driver do something to the GPU with this UUID. Holds no lock meanwhile.
+pub(crate) fn operate(gpu: String, operation: Operation) -> Result<Done, Fault> {
+    // The capability `mig/config` is root's alone (MIG user guide).
+    if !rustix::process::geteuid().is_root() {
+        return Err(Fault::NoPermission);
+    }
+    let root = with_session(|session| Ok(session.root.clone()))?;
+    match kernel::perform(&root, &Request::Operate { gpu, operation }) {
+        Ok(Answer::Done(done)) => Ok(done),
+        Ok(Answer::Refused(refusal)) => Err(match refusal {
+            Refusal::NotSupported => Fault::NotSupported,
+            Refusal::InvalidArgument => Fault::InvalidArgument,
+            Refusal::NoPermission => Fault::NoPermission,
+            Refusal::InsufficientResources => Fault::InsufficientResources,
+            Refusal::InUse => Fault::InUse,
+            Refusal::GpuIsLost => Fault::GpuIsLost,
+        }),
+        // A container that was given a GPU may not cut it.
+        Err(AskError::Nobody { .. }) => Err(Fault::NoPermission),
+        Ok(Answer::Due(_) | Answer::Failed(_)) | Err(_) => Err(Fault::Unknown),
+    }
 }
 
 /// Runs `body` on what does not change about the GPU behind a handle.
@@ -250,6 +304,32 @@ impl Session {
         })
     }
 
+    /// Whether the capability of a GPU instance, or of a compute instance in it, has its node here.
+    fn may_use(&self, facts: &Facts, part: u32, compute: Option<u32>) -> bool {
+        let minor = capability(facts.minor, part, compute);
+        root::has_device(&self.root, &format!("nvidia-caps/nvidia-cap{minor}"))
+    }
+
+    /// The GPU instances of a GPU that this process may use, in the order of their places.
+    pub(crate) fn parts<'a>(&'a self, parent: &Device<'a>) -> Vec<Part<'a>> {
+        let Gpu {
+            facts, condition, ..
+        } = parent.gpu;
+        let Some(table) = facts.mig_table().filter(|_| condition.mig.enabled) else {
+            return Vec::new();
+        };
+        let parts = condition.mig.parts().into_iter();
+        let mine = parts.filter(|part| self.may_use(facts, part.number, None));
+        mine.filter_map(|part| {
+            Some(Part {
+                handle: part_handle(parent, part.number)?,
+                instance: part,
+                profile: table.profile(part.profile)?,
+            })
+        })
+        .collect()
+    }
+
     /// The MIG devices of a GPU that this process may use, in the order of their indices: those whose
     /// capabilities have their nodes here.
     pub(crate) fn mig_devices<'a>(&'a self, parent: &Device<'a>) -> Vec<MigDevice<'a>> {
@@ -259,21 +339,17 @@ impl Session {
         let Some(table) = facts.mig_table().filter(|_| condition.mig.enabled) else {
             return Vec::new();
         };
-        let has = |gi: u32, ci| {
-            let minor = capability(facts.minor, gi, ci);
-            root::has_device(&self.root, &format!("nvidia-caps/nvidia-cap{minor}"))
-        };
         let mine = condition.mig.instances.iter().filter(|instance| {
             let (gi, ci) = (instance.gpu_instance, instance.compute_instance);
-            has(gi, None) && has(gi, Some(ci))
+            self.may_use(facts, gi, None) && self.may_use(facts, gi, Some(ci))
         });
         mine.filter_map(|instance| {
-            let gi = instance.gpu_instance as usize;
-            let part = parent.at * MAX_PARTS + gi;
-            let device = part * COMPUTE_INSTANCES as usize + instance.compute_instance as usize;
+            let (gi, ci) = (instance.gpu_instance, instance.compute_instance);
+            let at = compute_at(parent, gi, ci);
             Some(MigDevice {
-                handle: ptr::from_ref(MIG_DEVICES.get(device)?).cast_mut().cast(),
-                part: ptr::from_ref(PARTS.get(part)?).cast_mut().cast(),
+                handle: ptr::from_ref(MIG_DEVICES.get(at)?).cast_mut().cast(),
+                compute: compute_handle(parent, gi, ci)?,
+                part: part_handle(parent, gi)?,
                 instance,
                 profile: table.profile(instance.profile)?,
             })
@@ -323,6 +399,27 @@ fn handle(at: usize) -> nvmlDevice_t {
     ptr::from_ref(&HANDLES[at]).cast_mut().cast()
 }
 
+/// The handle of the GPU instance with this number.
+pub(crate) fn part_handle(parent: &Device<'_>, number: u32) -> Option<nvmlGpuInstance_t> {
+    let at = parent.at * MAX_PARTS + number as usize;
+    Some(ptr::from_ref(PARTS.get(at)?).cast_mut().cast())
+}
+
+/// The handle of the compute instance with this number in that GPU instance.
+pub(crate) fn compute_handle(
+    parent: &Device<'_>,
+    part: u32,
+    number: u32,
+) -> Option<nvmlComputeInstance_t> {
+    let at = compute_at(parent, part, number);
+    Some(ptr::from_ref(COMPUTE.get(at)?).cast_mut().cast())
+}
+
+fn compute_at(parent: &Device<'_>, part: u32, number: u32) -> usize {
+    let part = parent.at * MAX_PARTS + part as usize;
+    part * COMPUTE_INSTANCES as usize + number as usize
+}
+
 fn lock() -> MutexGuard<'static, Library> {
     // A panic inside the lock leaves a session that is still whole: it is replaced at once or not at all.
     LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
@@ -362,11 +459,15 @@ fn due(function: &str) -> Result<Vec<(u64, Effect)>, Fault> {
         None => Vec::new(),
     };
     if session.node.watches(function) {
-        match session.state.update(|node| node.observe(function)) {
-            Ok(effects) => due.extend(effects),
-            // A container: it cannot count, so nothing is injected.
-            Err(StateError::ReadOnly { .. }) => {}
-            Err(_) => return Err(Fault::Unknown),
+        let root = session.root.clone();
+        let function = function.to_owned();
+        // Counting may have to ask another process, which delays no other thread.
+        drop(library);
+        match kernel::perform(&root, &Request::Count { function }) {
+            Ok(Answer::Due(effects)) => due.extend(effects),
+            // A container that was given a GPU: it cannot count, so nothing is injected.
+            Err(AskError::Nobody { .. }) => {}
+            Ok(_) | Err(_) => return Err(Fault::Unknown),
         }
     }
     Ok(due)

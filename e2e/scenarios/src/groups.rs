@@ -8,6 +8,7 @@ pub(crate) mod configuration;
 pub(crate) mod damage;
 pub(crate) mod domains;
 pub(crate) mod driver;
+pub(crate) mod dynamic_mig;
 pub(crate) mod events;
 pub(crate) mod hostile;
 pub(crate) mod isolation;

@@ -1,9 +1,9 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
 use crate::groups::{
-    api_away, cleanup, configuration, damage, domains, driver, events, hostile, isolation, kubelet,
-    mig, odd_claims, plugin, reboot, rights, selection, shapes, sharing, survival, takeover,
-    uninstall, upgrade, versions, webhook, whole_gpus,
+    api_away, cleanup, configuration, damage, domains, driver, dynamic_mig, events, hostile,
+    isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, shapes, sharing,
+    survival, takeover, uninstall, upgrade, versions, webhook, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -68,6 +68,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "nvidia.com/mig-1g.10gb: 1 as a limit gives the container one MIG device of that profile without a claim of the user's.",
     mig::a_layout_that_is_changed_under_the_plugin_appears_in_the_slice
         => "A MIG layout that is changed while the plugin runs appears in the slice; a GPU without instances and a pending mode are told.",
+    dynamic_mig::gpus_are_cut_when_pods_need_it_and_whole_for_the_next
+        => "With dynamic MIG 14 pods with a MIG device each run at once on two GPUs that are cut for them; when they are gone no instance is left, and 8 pods get whole GPUs. No slice is written meanwhile."
+        ; long "56 pods on eight GPUs.",
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
     rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use tessera_cluster::Node;
 use tessera_hw::install::keep;
-use tessera_hw::state::Presence;
+use tessera_hw::state::{Gpu, Presence};
 use tessera_hw::{Artifacts, Effect, Injection, LayoutError, Repeat, Replaced};
 
 use crate::failure::Failure;
@@ -88,6 +88,30 @@ impl<'a> Driver<'a> {
             Some(gpu) => gpu.cut(profiles),
             None => Ok(()),
         })
+    }
+
+    /// How many MIG devices there are on the node, those half made included.
+    pub(crate) fn mig_devices(&self) -> Result<usize, Failure> {
+        let count = |gpu: &Gpu| gpu.condition.mig.instances.len() + gpu.condition.mig.bare.len();
+        self.look(|gpus| gpus.iter().map(count).sum())
+    }
+
+    /// How many GPUs have MIG devices.
+    pub(crate) fn cut_gpus(&self) -> Result<usize, Failure> {
+        let is_cut = |gpu: &&Gpu| !gpu.condition.mig.instances.is_empty();
+        self.look(|gpus| gpus.iter().filter(is_cut).count())
+    }
+
+    /// How many GPUs are in MIG mode.
+    pub(crate) fn gpus_in_mig_mode(&self) -> Result<usize, Failure> {
+        self.look(|gpus| gpus.iter().filter(|gpu| gpu.condition.mig.enabled).count())
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&[Gpu]) -> T) -> Result<T, Failure> {
+        let looked = tessera_hw::install::change(&self.root, |node| {
+            Ok::<_, tessera_hw::InstallError>(look(&node.gpus))
+        });
+        looked.map_err(|error| self.failed("look at", &error))
     }
 
     /// Asks for a MIG mode that waits for a reset.

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use jiff::SignedDuration;
+use tessera_device::mig::MigLayouts;
 use tessera_resource_api::Version;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
+
+use crate::claims::UnownedMig;
+use crate::feature_gates::FeatureGates;
 
 /// How a worker is told from the keeper that starts it.
 pub const KEPT: &str = "--kept";
@@ -151,6 +155,22 @@ pub struct Args {
     #[arg(long, env = "GPU_CLIQUE_LABEL_ENABLED", default_value_t = false, action = ArgAction::Set)]
     pub gpu_clique_label_enabled: bool,
 
+    /// Features that are on or off, as the reference driver names them: DynamicMIG=true. Others of its
+    /// gates are taken and without effect.
+    #[arg(long, env = "FEATURE_GATES", default_value = "")]
+    pub feature_gates: FeatureGates,
+
+    /// What becomes of a MIG device that no claim has, on a GPU that the plugin cuts itself (feature gate
+    /// DynamicMIG): destroy it after the time of LEFTOVER_GRACE, or keep it, because somebody else makes
+    /// some too.
+    #[arg(
+        long,
+        env = "UNOWNED_MIG_DEVICES",
+        value_enum,
+        default_value = "destroy"
+    )]
+    pub unowned_mig_devices: UnownedMig,
+
     /// Where metrics are served, e.g. :8080. Empty: nowhere.
     #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
     pub http_endpoint: ListenAddress,
@@ -176,6 +196,17 @@ pub struct Args {
     /// How log lines look: json or text.
     #[arg(long, env = "LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Who cuts this node's GPUs.
+    pub fn mig_layouts(&self) -> MigLayouts {
+        if self.feature_gates.dynamic_mig {
+            MigLayouts::Dynamic
+        } else {
+            MigLayouts::Static
+        }
+    }
 }
 
 /// Reads a time such as `90s` or `5m`.
@@ -220,6 +251,7 @@ mod tests {
             ("healthcheck-port", "HEALTHCHECK_PORT"),
             ("additional-xids-to-ignore", "ADDITIONAL_XIDS_TO_IGNORE"),
             ("drivers", "DRIVERS"),
+            ("feature-gates", "FEATURE_GATES"),
         ] {
             let arg = command
                 .get_arguments()

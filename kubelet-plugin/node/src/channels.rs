@@ -116,16 +116,19 @@ where
         let Ports { records, node, .. } = &self.ports;
         match records.read(&claim.uid)? {
             Some(Entry::Record(record)) => {
-                take_back_recorded(&record, records, node)?;
+                take_back_recorded(&record, records, node, deadline).await?;
             }
             Some(Entry::Unreadable(unreadable)) => {
                 let copied = unreadable.copy.as_ref();
                 let mut steps = copied.map_or_else(Vec::new, |copy| undo_all(&copy.effects));
                 steps.extend(self.usual_leftovers(claim));
-                take_back_unreadable(&unreadable, &steps, records, node)?;
+                take_back_unreadable(&unreadable, &steps, records, node, deadline).await?;
             }
             // Without a record that says otherwise, what can be left is what every claim has.
-            None => take_back(&claim.uid, &self.usual_leftovers(claim), records, node)?,
+            None => {
+                let steps = self.usual_leftovers(claim);
+                take_back(&claim.uid, &steps, records, node, deadline).await?;
+            }
         }
         self.ring();
         Ok(())
@@ -233,7 +236,8 @@ where
         let hardware = self.ready_hardware(claim, deadline).await?;
         loop {
             let held = self.locked(Operation::prepare, claim, deadline).await?;
-            match self.prepare_locked(claim, granted.clone(), &hardware, &held) {
+            let prepared = self.prepare_locked(claim, granted.clone(), &hardware, &held, deadline);
+            match prepared.await {
                 Err(ClaimError::Refused(Refusal::Channel(
                     refusal @ ChannelRefusal::Held { .. },
                 ))) => {
@@ -274,12 +278,13 @@ where
     }
 
     /// Everything that must not be interrupted by another claim.
-    fn prepare_locked(
+    async fn prepare_locked(
         &self,
         claim: &ClaimRef,
         granted: Vec<Granted>,
         hardware: &Hardware,
         held: &LockedChannels,
+        deadline: Deadline,
     ) -> Result<Vec<PreparedChannel>, ClaimError> {
         let Identity { cdi_kind, boot, .. } = &self.identity;
         let Ports { records, node, .. } = &self.ports;
@@ -288,10 +293,10 @@ where
         let mut own = contents.records.iter();
         let own = own.find(|record| record.claim.uid == claim.uid);
         match (standing(own, &granted, boot), own) {
-            (Standing::Prepared, Some(record)) => return self.as_it_was(record),
+            (Standing::Prepared, Some(record)) => return self.as_it_was(record, deadline).await,
             (Standing::Leftover, Some(record)) => {
                 info!("taking back what an earlier preparation left");
-                take_back_recorded(record, records, node)?;
+                take_back_recorded(record, records, node, deadline).await?;
             }
             (Standing::New | Standing::Prepared | Standing::Leftover, _) => {}
         }
@@ -302,26 +307,30 @@ where
         let channels = self.ports.kernel.channels()?;
         let plan =
             channel::plan(&admitted, channels, in_clique, cdi_kind, boot).map_err(Refusal::from)?;
-        let executed = execute(plan, records, node);
+        let executed = execute(plan, records, node, deadline).await;
         self.ring();
         Ok(executed?.devices)
     }
 
     /// The devices of a claim that is prepared already, its spec made anew where it is not as it was, or
     /// names a major number that the kernel has given to somebody else.
-    fn as_it_was(&self, record: &ChannelRecord) -> Result<Vec<PreparedChannel>, ClaimError> {
+    async fn as_it_was(
+        &self,
+        record: &ChannelRecord,
+        deadline: Deadline,
+    ) -> Result<Vec<PreparedChannel>, ClaimError> {
         if !self.intact(record)? || !self.is_current(record)? {
             warn!("the spec of the prepared claim is missing, altered or out of date; made anew");
-            self.restore(record)?;
+            self.restore(record, deadline).await?;
         }
         Ok(record.devices.clone())
     }
 
-    fn restore(&self, record: &ChannelRecord) -> Result<(), ClaimError> {
+    async fn restore(&self, record: &ChannelRecord, deadline: Deadline) -> Result<(), ClaimError> {
         let Ports { records, node, .. } = &self.ports;
         let channels = self.ports.kernel.channels()?;
         let plan = channel::restore(record, channels, &self.identity.cdi_kind);
-        executor::restore(plan, records, node)?;
+        executor::restore(plan, records, node, deadline).await?;
         Ok(())
     }
 

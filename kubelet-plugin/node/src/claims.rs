@@ -14,24 +14,30 @@ mod accounting;
 mod error;
 mod let_go;
 mod locking;
+mod making;
+mod own_mig;
 mod prepared;
 mod release;
 mod takeover;
+mod unowned;
 mod upkeep;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use clap::ValueEnum;
 use k8s_openapi::api::resource::v1::ResourceClaim;
-use tessera_claim::{ClaimRef, allocation};
+use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
+use tessera_device::mig::MigLayouts;
 use tessera_prepare::cdi::CdiKind;
-use tessera_prepare::ledger::{Flaw, Ledger};
+use tessera_prepare::ledger::Flaw;
 use tessera_prepare::notice::Happening;
-use tessera_prepare::plan::{self, plan};
+use tessera_prepare::plan;
 use tessera_prepare::record::{BootId, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
-use tessera_prepare::resolve::{ResolvedDevice, resolve};
+use tessera_prepare::resolve::ResolvedDevice;
 use tessera_prepare::standing::{Standing, standing};
 use tessera_prepare::step::{Step, undo_all};
 use tessera_prepare::upkeep::has_name;
@@ -42,16 +48,21 @@ use tracing::{Span, info, info_span, warn};
 pub use self::error::ClaimError;
 pub use self::let_go::LetGo;
 use self::locking::Locked;
+use self::making::{Known, Locks};
+pub use self::own_mig::OwnMigDevices;
 pub(crate) use self::upkeep::failed;
 pub use self::upkeep::{Grace, Outcome};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
-use crate::executor::{self, Node, execute, take_back, take_back_recorded, take_back_unreadable};
+use crate::executor::{self, Node, take_back, take_back_recorded, take_back_unreadable};
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{Contents, Entry, Records};
-use crate::locks::{GpuLocks, HeldGpus};
+use crate::locks::GpuLocks;
 use crate::metrics::Operation;
 use crate::wait::Waits;
+
+/// Time between two attempts to destroy a MIG device that somebody holds open.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What never changes while the process runs.
 #[derive(Clone, Debug)]
@@ -62,8 +73,22 @@ pub struct Identity {
     pub pool: String,
     /// Kind of the CDI devices.
     pub cdi_kind: CdiKind,
+    /// Who cuts the GPUs.
+    pub mig_layouts: MigLayouts,
+    /// What becomes of MIG devices that nobody accounts for, where the driver cuts the GPUs.
+    pub unowned_mig: UnownedMig,
     /// The boot that we run in.
     pub boot: BootId,
+}
+
+/// What becomes of a MIG device that nobody accounts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum UnownedMig {
+    /// It is destroyed after a time of grace.
+    #[default]
+    Destroy,
+    /// It is left: somebody else makes MIG devices too.
+    Keep,
 }
 
 /// Prepares and unprepares the claims of one driver on one node.
@@ -123,7 +148,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             return Ok(devices);
         }
         let hardware = self.ready_hardware(claim, deadline).await?;
-        let resolved = resolve(&allocation, &self.identity.pool, &hardware.inventory);
+        let resolved = self.resolve(&allocation, &hardware);
         let devices = match resolved {
             // A device of another driver was prepared before this one took the node over.
             Err(
@@ -136,28 +161,46 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             resolved => resolved?,
         };
-        self.prepare_resolved(claim, devices, &hardware, deadline)
+        self.prepare_resolved(&allocation, gpus_of(&devices), &hardware, deadline)
             .await
     }
 
     /// Takes back whatever was prepared of a claim. A claim that was not is no error.
+    ///
+    /// A MIG device that somebody holds open, as monitoring does for a moment, is destroyed as soon as it
+    /// is let go, if that comes in time.
     pub async fn unprepare(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
+        loop {
+            match self.unprepare_now(claim, deadline).await {
+                Err(error) if error.is_busy() && deadline.allows(BUSY_PAUSE) => {
+                    info!(%error, "trying again to take the claim back");
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn unprepare_now(&self, claim: &ClaimRef, deadline: Deadline) -> Result<(), ClaimError> {
         let Locked { held: _held, entry } = self
             .locked(Operation::unprepare, claim, BTreeSet::new(), deadline)
             .await?;
         let (records, node) = (&self.records, &self.node);
         match entry {
             Some(Entry::Record(record)) => {
-                take_back_recorded(&record, records, node)?;
+                take_back_recorded(&record, records, node, deadline).await?;
             }
             Some(Entry::Unreadable(unreadable)) => {
                 let copied = unreadable.copy.as_ref();
                 let mut steps = copied.map_or_else(Vec::new, |copy| undo_all(&copy.effects));
                 steps.extend(self.usual_leftovers(claim));
-                take_back_unreadable(&unreadable, &steps, records, node)?;
+                take_back_unreadable(&unreadable, &steps, records, node, deadline).await?;
             }
             // Without a record that says otherwise, what can be left is what every claim has.
-            None => take_back(&claim.uid, &self.usual_leftovers(claim), records, node)?,
+            None => {
+                let steps = self.usual_leftovers(claim);
+                take_back(&claim.uid, &steps, records, node, deadline).await?;
+            }
         }
         self.released.send_replace(());
         Ok(())
@@ -191,34 +234,48 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Prepares the claim under the locks of its GPUs, once whoever lets them go has done so.
     async fn prepare_resolved(
         &self,
-        claim: &ClaimRef,
-        devices: Vec<ResolvedDevice<'_>>,
+        allocation: &Allocation,
+        gpus: BTreeSet<GpuUuid>,
         hardware: &Hardware,
         deadline: Deadline,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
+        let claim = &allocation.claim;
         loop {
             let Locked { held, .. } = self
-                .locked(Operation::prepare, claim, gpus_of(&devices), deadline)
+                .locked(Operation::prepare, claim, gpus.clone(), deadline)
                 .await?;
-            match self.prepare_locked(claim, devices.clone(), hardware, &held) {
+            let looked_at = self.look_at(&gpus, hardware, deadline).await?;
+            let under = Locks {
+                hardware: looked_at.as_ref().unwrap_or(hardware),
+                held: &held,
+                deadline,
+            };
+            match self.prepare_locked(allocation, under).await {
+                Ok(Some(devices)) => return Ok(devices),
+                // What was seen of the GPUs was the state before something was taken back.
+                Ok(None) => {}
                 Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
                     drop(held);
                     self.await_release(refusal, deadline).await?;
                 }
-                outcome => return outcome,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Everything that must not be interrupted by another claim on the same GPUs.
-    fn prepare_locked(
+    /// Everything that must not be interrupted by another claim on the same GPUs. Nothing is returned if
+    /// something was taken back first, so that the GPUs have to be looked at again.
+    async fn prepare_locked(
         &self,
-        claim: &ClaimRef,
-        devices: Vec<ResolvedDevice<'_>>,
-        hardware: &Hardware,
-        held: &HeldGpus,
-    ) -> Result<Vec<PreparedDevice>, ClaimError> {
-        let Identity { cdi_kind, boot, .. } = &self.identity;
+        allocation: &Allocation,
+        under: Locks<'_>,
+    ) -> Result<Option<Vec<PreparedDevice>>, ClaimError> {
+        let boot = &self.identity.boot;
+        let Locks {
+            hardware, deadline, ..
+        } = under;
+        let claim = &allocation.claim;
+        let devices = self.resolve(allocation, hardware)?;
         let mut contents = self.traces()?;
         self.mend_own(claim, &devices, &mut contents, hardware)?;
         let own = contents
@@ -228,11 +285,14 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         match (standing(own, &devices, boot), own) {
             (Standing::Prepared, Some(record)) => {
                 self.learn_name(claim, record)?;
-                return self.as_it_was(record, hardware);
+                return self.as_it_was(record, under).await.map(Some);
             }
             (Standing::Leftover, Some(record)) => {
                 info!("taking back what an earlier preparation left");
-                take_back_recorded(record, &self.records, &self.node)?;
+                take_back_recorded(record, &self.records, &self.node, deadline).await?;
+                if record.made().next().is_some() {
+                    return Ok(None);
+                }
                 let remains = record.remains();
                 contents
                     .records
@@ -242,11 +302,10 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             (Standing::New | Standing::Prepared | Standing::Leftover, _) => {}
         }
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
-        let known = contents.records.iter().chain(&accounted);
-        let admitted = Ledger::under(held, known, unreadable).admit(claim, devices)?;
-        let plan = plan(&admitted, cdi_kind, &hardware.install, boot);
-        let record = execute(plan, &self.records, &self.node)?;
-        Ok(record.devices)
+        let known = contents.records.iter().chain(&accounted).collect();
+        self.carry_out(allocation, Known { known, unreadable }, under)
+            .await
+            .map(Some)
     }
 
     /// Puts the claim's own record back in its place, if that is damaged.
@@ -297,22 +356,27 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
 
     /// The devices of a claim that is prepared already, its effects made anew where they are not as
     /// they were.
-    fn as_it_was(
+    async fn as_it_was(
         &self,
         record: &Record,
-        hardware: &Hardware,
+        under: Locks<'_>,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
         if !self.intact(record)? {
             warn!("an effect of the prepared claim is missing or altered; made anew");
-            self.restore(record, hardware)?;
+            self.restore(record, under.hardware, under.deadline).await?;
         }
         Ok(record.devices.clone())
     }
 
-    fn restore(&self, record: &Record, hardware: &Hardware) -> Result<(), ClaimError> {
+    async fn restore(
+        &self,
+        record: &Record,
+        hardware: &Hardware,
+        deadline: Deadline,
+    ) -> Result<(), ClaimError> {
         let Hardware { inventory, install } = hardware;
         let plan = plan::restore(record, inventory, &self.identity.cdi_kind, install)?;
-        executor::restore(plan, &self.records, &self.node)?;
+        executor::restore(plan, &self.records, &self.node, deadline).await?;
         Ok(())
     }
 

@@ -5,24 +5,39 @@
 //! record that says so. Whatever call fails or whenever the process dies, the journal names every
 //! effect that may exist, so that preparing the claim again or unpreparing it finds it.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use tessera_claim::ClaimUid;
+use tessera_device::GpuUuid;
+use tessera_device::mig::MigState;
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::plan::PlanOf;
 use tessera_prepare::record::{Phase, RecordOf, RecordedDevice};
-use tessera_prepare::step::{Effect, Step, undo_all};
+use tessera_prepare::step::{Done, Effect, Step, undo_all};
 use thiserror::Error;
 use tracing::warn;
 
 use crate::cdi_dir::CdiDir;
+use crate::deadline::Deadline;
 use crate::file_error::FileError;
 use crate::journal::{JournalError, Records};
+use crate::mig::{Mig, MigError};
 
 /// What the steps act on.
 pub trait Node {
-    /// Does one step.
-    fn apply(&self, step: &Step) -> Result<(), StepError>;
+    /// Does one step, and says what came of it.
+    fn apply(
+        &self,
+        step: &Step,
+        limit: Deadline,
+    ) -> impl Future<Output = Result<Done, StepError>> + Send;
+    /// The MIG sides of those of these GPUs that have one, at this moment.
+    fn mig_states(
+        &self,
+        gpus: BTreeSet<GpuUuid>,
+        limit: Deadline,
+    ) -> impl Future<Output = Result<Vec<(GpuUuid, MigState)>, StepError>> + Send;
     /// Whether an effect is there, unaltered.
     fn has(&self, effect: &Effect) -> Result<bool, StepError>;
     /// The bytes of a CDI spec, if it is there.
@@ -33,8 +48,27 @@ pub trait Node {
 
 /// A step that could not be done.
 #[derive(Debug, Error)]
-#[error(transparent)]
-pub struct StepError(#[from] FileError);
+pub enum StepError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Something was not done to a GPU's MIG side.
+    #[error(transparent)]
+    Mig(#[from] MigError),
+    /// Another driver's claims have no MIG devices.
+    #[error("{what} is not this driver's to change; please report this as a bug")]
+    NoMig {
+        /// The GPU or MIG device.
+        what: String,
+    },
+}
+
+impl StepError {
+    /// Whether somebody uses what was to be changed, so that a later attempt may succeed.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Mig(error) if error.is_busy())
+    }
+}
 
 /// A plan that was not carried out.
 #[derive(Debug, Error)]
@@ -52,6 +86,8 @@ pub enum ExecuteError {
 pub struct LocalNode {
     /// Where CDI specs go.
     pub cdi: CdiDir,
+    /// What is done to GPUs, for a driver that has some.
+    pub mig: Option<Mig>,
 }
 
 impl LocalNode {
@@ -63,19 +99,45 @@ impl LocalNode {
         let failed = FileError::of(action, &self.cdi.path(file));
         move |reason| failed(reason).into()
     }
+
+    fn mig(&self, what: &impl ToString) -> Result<&Mig, StepError> {
+        self.mig.as_ref().ok_or_else(|| StepError::NoMig {
+            what: what.to_string(),
+        })
+    }
 }
 
 impl Node for LocalNode {
-    fn apply(&self, step: &Step) -> Result<(), StepError> {
+    async fn apply(&self, step: &Step, limit: Deadline) -> Result<Done, StepError> {
         match step {
             Step::WriteCdi { file, contents } => self
                 .cdi
                 .write(file, contents)
-                .map_err(self.failed("write CDI spec", file)),
+                .map_err(self.failed("write CDI spec", file))?,
             Step::RemoveCdi { file } => self
                 .cdi
                 .remove(file)
-                .map_err(self.failed("remove CDI spec", file)),
+                .map_err(self.failed("remove CDI spec", file))?,
+            Step::SwitchMigMode { gpu, mode } => {
+                self.mig(gpu)?.switch(gpu.clone(), *mode, limit).await?;
+            }
+            Step::CreateMig(device) => {
+                let made = self.mig(device)?.create(device.clone(), limit).await?;
+                return Ok(Done::Created(made));
+            }
+            Step::DestroyMig(device) => self.mig(device)?.destroy(device.clone(), limit).await?,
+        }
+        Ok(Done::AsPlanned)
+    }
+
+    async fn mig_states(
+        &self,
+        gpus: BTreeSet<GpuUuid>,
+        limit: Deadline,
+    ) -> Result<Vec<(GpuUuid, MigState)>, StepError> {
+        match &self.mig {
+            Some(mig) if !gpus.is_empty() => Ok(mig.states(gpus, limit).await?),
+            Some(_) | None => Ok(Vec::new()),
         }
     }
 
@@ -85,8 +147,9 @@ impl Node for LocalNode {
                 let found = self.spec(file)?;
                 Ok(found.is_some_and(|bytes| crc32fast::hash(&bytes) == *crc32))
             }
-            // Nothing here knows how to look for it.
-            Effect::Foreign { .. } => Ok(true),
+            // What has become of a MIG device is seen by the looks at the hardware; nothing here knows how
+            // to look for what another driver has made.
+            Effect::MigDevice(_) | Effect::Foreign { .. } => Ok(true),
         }
     }
 
@@ -106,36 +169,76 @@ impl Node for LocalNode {
 /// Carries a plan out and returns the record of the prepared claim.
 ///
 /// If anything fails, what was done is taken back at once; what cannot be taken back stays recorded.
-pub fn execute<D>(
+pub async fn execute<D: RecordedDevice>(
     plan: PlanOf<D>,
     records: &impl Records<D>,
     node: &impl Node,
+    limit: Deadline,
 ) -> Result<RecordOf<D>, ExecuteError> {
-    let PlanOf { mut record, steps } = plan;
-    let carried_out = carry_out(&mut record, &steps, records, node);
-    if let Err(error) = carried_out {
-        let claim_uid = record.claim.uid.as_str();
-        let undone = take_back(&record.claim.uid, &undo_all(&record.effects), records, node);
-        if let Err(undo) = undone {
-            warn!(claim_uid, error = %undo, "what was begun is left for the next attempt");
-        }
-        return Err(error);
+    let (mut record, _) = begin(plan, records, node, limit).await?;
+    record.phase = Phase::Prepared;
+    if let Err(error) = records.write(&record) {
+        give_up(&record, records, node, limit).await;
+        return Err(error.into());
     }
     Ok(record)
 }
 
-fn carry_out<D>(
-    record: &mut RecordOf<D>,
-    steps: &[Step],
+/// Carries a plan out after which the claim is not prepared yet, and returns its record and what came of
+/// each step. If anything fails, what was done is taken back at once.
+pub async fn begin<D: RecordedDevice>(
+    plan: PlanOf<D>,
     records: &impl Records<D>,
     node: &impl Node,
-) -> Result<(), ExecuteError> {
-    records.write(record)?;
-    for step in steps {
-        node.apply(step)?;
+    limit: Deadline,
+) -> Result<(RecordOf<D>, Vec<(Step, Done)>), ExecuteError> {
+    let PlanOf { mut record, steps } = plan;
+    match carry_out(&mut record, steps, records, node, limit).await {
+        Ok(done) => Ok((record, done)),
+        Err(error) => {
+            give_up(&record, records, node, limit).await;
+            Err(error)
+        }
     }
-    record.phase = Phase::Prepared;
+}
+
+/// Takes back what was begun of a claim, as far as that can be done now.
+pub async fn give_up<D: RecordedDevice>(
+    record: &RecordOf<D>,
+    records: &impl Records<D>,
+    node: &impl Node,
+    limit: Deadline,
+) {
+    let steps = undo_all(&record.effects);
+    if let Err(undo) = take_back(&record.claim.uid, &steps, records, node, limit).await {
+        let claim_uid = record.claim.uid.as_str();
+        warn!(claim_uid, error = %undo, "what was begun is left for the next attempt");
+    }
+}
+
+async fn carry_out<D: RecordedDevice>(
+    record: &mut RecordOf<D>,
+    steps: Vec<Step>,
+    records: &impl Records<D>,
+    node: &impl Node,
+    limit: Deadline,
+) -> Result<Vec<(Step, Done)>, ExecuteError> {
     records.write(record)?;
+    let mut all = Vec::with_capacity(steps.len());
+    for step in steps {
+        let done = node.apply(&step, limit).await?;
+        if record.learn(&step, &done) {
+            records.write(record)?;
+        }
+        all.push((step, done));
+    }
+    Ok(all)
+}
+
+async fn apply_all(steps: &[Step], node: &impl Node, limit: Deadline) -> Result<(), StepError> {
+    for step in steps {
+        node.apply(step, limit).await?;
+    }
     Ok(())
 }
 
@@ -143,60 +246,56 @@ fn carry_out<D>(
 ///
 /// The claim is in use, so unlike in [`execute`] a failure takes nothing back: its record stays, and
 /// with it the hold on its GPUs.
-pub fn restore<D>(
+pub async fn restore<D>(
     plan: PlanOf<D>,
     records: &impl Records<D>,
     node: &impl Node,
+    limit: Deadline,
 ) -> Result<RecordOf<D>, ExecuteError> {
     let PlanOf { record, steps } = plan;
     records.write(&record)?;
-    for step in &steps {
-        node.apply(step)?;
-    }
+    apply_all(&steps, node, limit).await?;
     Ok(record)
 }
 
 /// Takes back what is recorded of a claim, and forgets it but for what cannot be taken back.
-pub fn take_back_recorded<D: RecordedDevice>(
+pub async fn take_back_recorded<D: RecordedDevice>(
     record: &RecordOf<D>,
     records: &impl Records<D>,
     node: &impl Node,
+    limit: Deadline,
 ) -> Result<(), ExecuteError> {
     let steps = undo_all(&record.effects);
     let Some(remains) = record.remains() else {
-        return take_back(&record.claim.uid, &steps, records, node);
+        return take_back(&record.claim.uid, &steps, records, node, limit).await;
     };
-    for step in &steps {
-        node.apply(step)?;
-    }
+    apply_all(&steps, node, limit).await?;
     records.write(&remains)?;
     Ok(())
 }
 
 /// Takes a claim back: runs the undoing steps, then forgets the claim.
-pub fn take_back<D>(
+pub async fn take_back<D>(
     claim: &ClaimUid,
     steps: &[Step],
     records: &impl Records<D>,
     node: &impl Node,
+    limit: Deadline,
 ) -> Result<(), ExecuteError> {
-    for step in steps {
-        node.apply(step)?;
-    }
+    apply_all(steps, node, limit).await?;
     records.remove(claim)?;
     Ok(())
 }
 
 /// Takes a claim back whose record cannot be read, and sets that aside.
-pub fn take_back_unreadable<D>(
+pub async fn take_back_unreadable<D>(
     unreadable: &UnreadableOf<D>,
     steps: &[Step],
     records: &impl Records<D>,
     node: &impl Node,
+    limit: Deadline,
 ) -> Result<(), ExecuteError> {
-    for step in steps {
-        node.apply(step)?;
-    }
+    apply_all(steps, node, limit).await?;
     records.set_aside(unreadable, None)?;
     Ok(())
 }

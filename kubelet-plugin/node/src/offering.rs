@@ -14,7 +14,7 @@ use tessera_device::follow::Known;
 use tessera_offer::{Node as OfferNode, Offer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::deadline::Deadline;
 use crate::hardware::HardwareWatch;
@@ -99,6 +99,9 @@ impl Offering {
                 continue;
             };
             if registered || last.as_ref() != Some(&offer) {
+                for (gpu, bound) in offer.bound() {
+                    info!(%gpu, "offered in one mode only: {bound}");
+                }
                 for dropped in offer.dropped() {
                     warn!(%dropped, "a device is offered with less than is known of it");
                 }

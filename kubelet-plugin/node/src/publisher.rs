@@ -201,16 +201,21 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         let mut passes = 1;
         loop {
             match self.pass(offer, turn).await {
+                Ok(Some(stored)) => return Ok(stored),
+                // Less is to be offered. That comes once, for what a server does not keep is remembered.
+                Ok(None) => {}
                 Err(error) if error.is_stale() && passes < PASSES => {
                     passes += 1;
                     self.observer.write_failed(error.reason());
                 }
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn pass(&mut self, offer: &Offer, turn: &Turn) -> Result<Stored, PublishError> {
+    /// Makes all writes of one list; or nothing, once a write shows that this offer is not one for this
+    /// server: what overlaps must not be published without what keeps it apart.
+    async fn pass(&mut self, offer: &Offer, turn: &Turn) -> Result<Option<Stored>, PublishError> {
         let listed = in_time(self.store.list()).await;
         let existing = listed.map_err(|source| PublishError::List {
             node: offer.node().name.clone(),
@@ -219,8 +224,17 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         })?;
         self.known = existing.iter().filter_map(version).collect();
         let writes = reconcile(&offer.without(&self.unsupported), &existing);
+        let was_smaller = offer.is_smaller_without(&self.unsupported);
         for write in &writes {
             self.write(write, turn).await?;
+            if !was_smaller && offer.is_smaller_without(&self.unsupported) {
+                warn!(
+                    "each GPU is offered as it is cut, or as a whole, and nothing is cut for claims: \
+                     the API server keeps no counters of ResourceSlices (feature gate \
+                     DRAPartitionableDevices)"
+                );
+                return Ok(None);
+            }
         }
         let written = writes.iter().find_map(|write| match write {
             Write::Create(slice) | Write::Replace(slice) => Some(&**slice),
@@ -228,10 +242,10 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         });
         let kept = existing.iter().filter(|slice| offer.owns(slice));
         let generations = kept.chain(written).map(|slice| slice.spec.pool.generation);
-        Ok(Stored {
+        Ok(Some(Stored {
             generation: generations.max().unwrap_or_default(),
             writes: writes.len(),
-        })
+        }))
     }
 
     async fn write(&mut self, write: &Write, turn: &Turn) -> Result<(), PublishError> {

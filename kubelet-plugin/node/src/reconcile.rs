@@ -65,6 +65,7 @@ impl RepairMetrics {
             Outcome::TakenBack => "taken_back",
             Outcome::Rebuilt => "rebuilt",
             Outcome::Unaccounted => "unaccounted",
+            Outcome::Destroyed => "mig_destroyed",
             Outcome::Failed => "failed",
         };
         self.0.get_or_create(&Action { action }).inc();
@@ -139,8 +140,9 @@ pub async fn run<C: LookAfter>(
             let pause = tokio::time::sleep(schedule.pause(let_go.is_waiting()));
             let arrival = async {
                 // What could not be made anew without a driver can be now, and what names the
-                // files of a former driver is due.
-                while hardware.now().is_none() || hardware.now() == now {
+                // files of a former driver is due. How GPUs are cut changes with every claim for a part
+                // of one, and makes nothing due.
+                while !is_due(now.as_deref(), hardware.now().as_deref()) {
                     hardware.changed().await;
                 }
             };
@@ -153,9 +155,40 @@ pub async fn run<C: LookAfter>(
     stop.run_until_cancelled(looking).await;
 }
 
+/// Whether there is a driver, and another one or other GPUs than there were.
+fn is_due(before: Option<&Hardware>, now: Option<&Hardware>) -> bool {
+    let facts = |hardware: &Hardware| {
+        let Hardware { inventory, install } = hardware;
+        let gpus = inventory.gpus().iter().map(|gpu| gpu.uuid.clone());
+        let gpus: Vec<_> = gpus.collect();
+        (inventory.driver().clone(), gpus, install.clone())
+    };
+    now.is_some_and(|now| before.is_none_or(|before| facts(before) != facts(now)))
+}
+
 #[cfg(test)]
 mod tests {
+    use tessera_device::mig::MigMode;
+
     use super::*;
+    use crate::testing::cutting::h100;
+    use crate::testing::machine::{hardware, hardware_without};
+
+    #[test]
+    fn a_gpu_that_is_cut_makes_nothing_due_and_a_driver_that_comes_or_a_lost_gpu_does() {
+        let before = hardware();
+        let cut = h100(0, MigMode::On).mig.unwrap();
+        let gpu = before.inventory.gpus()[0].uuid.clone();
+        let after = Hardware {
+            inventory: before.inventory.with_mig(&gpu, cut).unwrap(),
+            install: before.install.clone(),
+        };
+        assert_ne!(before, after);
+        assert!(!is_due(Some(&before), Some(&after)));
+        assert!(!is_due(Some(&before), None));
+        assert!(is_due(None, Some(&after)));
+        assert!(is_due(Some(&before), Some(&hardware_without(0))));
+    }
 
     #[test]
     fn a_pending_claim_is_looked_at_when_its_grace_ends_and_not_minutes_later() {

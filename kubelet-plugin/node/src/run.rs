@@ -59,6 +59,7 @@ async fn run_as<R: Role>(
         node = args.node_name,
         "starting"
     );
+    args.feature_gates.tell_what_has_no_effect();
     let directories = Directories::of(
         driver,
         &args.kubelet_plugins_directory_path,

@@ -1,5 +1,6 @@
 //! Values and doubles for the tests of this crate.
 
+pub(crate) mod cutting;
 mod errors_page;
 pub(crate) mod machine;
 

@@ -8,6 +8,7 @@ use tessera_device::{
 };
 
 use crate::error::{Fault, GpuProblem, QueryError};
+use crate::mig::{Catalogue, Parent};
 use crate::{KernelFiles, fabric, mig, names, raw, sysfs};
 
 /// Names the NVML function in whatever goes wrong with it.
@@ -35,9 +36,16 @@ pub(crate) fn driver(nvml: &Nvml) -> Result<DriverFacts, QueryError> {
 }
 
 /// The GPU with an NVML index, or what is known of it and why that is not enough.
-pub(crate) fn gpu(nvml: &Nvml, index: u32, kernel: &KernelFiles) -> Result<Gpu, GpuProblem> {
+///
+/// `catalogue` has what other GPUs have told of the profiles that this one may have too.
+pub(crate) fn gpu(
+    nvml: &Nvml,
+    index: u32,
+    kernel: &KernelFiles,
+    catalogue: &mut Catalogue,
+) -> Result<Gpu, GpuProblem> {
     let mut known = Known::default();
-    read(nvml, index, kernel, &mut known).map_err(|error| {
+    read(nvml, index, kernel, catalogue, &mut known).map_err(|error| {
         let Known { uuid, minor, pci } = known;
         GpuProblem {
             index,
@@ -61,6 +69,7 @@ fn read(
     nvml: &Nvml,
     index: u32,
     kernel: &KernelFiles,
+    catalogue: &mut Catalogue,
     known: &mut Known,
 ) -> Result<Gpu, QueryError> {
     let call = "nvmlDeviceGetHandleByIndex_v2";
@@ -76,13 +85,22 @@ fn read(
 
     let memory = asking("nvmlDeviceGetMemoryInfo_v2", device.memory_info())?;
     let memory = Bytes(memory.total);
-    let mig = mig::state(nvml, &device, minor, memory, &kernel.proc)?;
+    let product_name = asking("nvmlDeviceGetName", device.name())?;
+    let parent = Parent {
+        nvml,
+        gpu: &device,
+        minor,
+        memory,
+        proc: &kernel.proc,
+    };
+    let profiles = || catalogue.profiles(nvml.lib(), &device, &product_name, memory);
+    let mig = mig::state(&parent, profiles)?;
     let place = sysfs::place(&kernel.sysfs, pci);
     Ok(Gpu {
         uuid,
         minor,
         pci,
-        product_name: asking("nvmlDeviceGetName", device.name())?,
+        product_name,
         brand: brand(&device)?.to_owned(),
         architecture: architecture(&device)?,
         compute_capability: compute_capability(&device)?,

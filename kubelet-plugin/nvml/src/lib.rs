@@ -19,12 +19,14 @@ mod fabric;
 mod facts;
 mod mig;
 mod names;
+mod operate;
 mod raw;
 mod scan;
 mod sysfs;
 
 pub use capabilities::Listing;
 pub use error::{CapabilityError, Fault, GpuProblem, NvmlError, QueryError};
+pub use operate::{Destroyed, MigError, MigErrorReason, MigSwitch};
 pub use scan::Scan;
 
 use std::fmt;

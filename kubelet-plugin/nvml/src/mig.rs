@@ -4,33 +4,37 @@
 //! the look was not there. One that is there and does not tell what has to be known of it is named, and
 //! hides no other.
 
+mod profiles;
+
 use std::path::Path;
+use std::rc::Rc;
 
 use nvml_wrapper::error::NvmlError as Code;
-use nvml_wrapper::struct_wrappers::device::ProfileInfo;
 use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings::{
-    NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE, NVML_GPU_INSTANCE_PROFILE_COUNT,
+    NVML_COMPUTE_INSTANCE_PROFILE_1_SLICE_REV1, NVML_COMPUTE_INSTANCE_PROFILE_COUNT,
+    NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE, NvmlLib,
 };
 use tessera_device::Bytes;
 use tessera_device::mig::{
-    Extras, MigEngines, MigInstance, MigMode, MigProfile, MigState, Placement,
+    MigInstance, MigMode, MigProfile, MigState, Placement, UnfinishedInstance,
 };
 
 use crate::error::{Fault, QueryError};
 use crate::facts::asking;
-use crate::{capabilities, names, raw};
+use crate::raw::Part;
+use crate::{capabilities, raw};
 
-/// The MIG side of a GPU, or nothing if it has none.
+use profiles::Known;
+pub(crate) use profiles::{Catalogue, Profiles};
+
+/// The MIG side of a GPU, or nothing if it has none. `profiles` is asked where there is one.
 pub(crate) fn state(
-    nvml: &Nvml,
-    gpu: &Device<'_>,
-    minor: u32,
-    memory: Bytes,
-    proc: &Path,
+    gpu: &Parent<'_>,
+    profiles: impl FnOnce() -> Rc<Profiles>,
 ) -> Result<Option<MigState>, QueryError> {
     let call = "nvmlDeviceGetMigMode";
-    let mode = match gpu.mig_mode() {
+    let mode = match gpu.gpu.mig_mode() {
         // The GPU has no MIG, or the driver is older than that.
         Err(Code::NotSupported | Code::FunctionNotFound | Code::FailedToLoadSymbol(_)) => {
             return Ok(None);
@@ -39,20 +43,16 @@ pub(crate) fn state(
     };
     let mut state = MigState::empty(asking(call, mode_of(mode.current))?);
     state.pending = asking(call, mode_of(mode.pending))?;
+    let profiles = profiles();
     if state.mode == MigMode::On {
-        let gpu = Parent {
-            nvml,
-            gpu,
-            minor,
-            memory,
-            proc,
-        };
-        gpu.look_at_devices(&mut state)?;
+        gpu.look_at_devices(&profiles, &mut state)?;
+        state.unfinished = gpu.unfinished(&profiles.known, &state.instances);
     }
+    state.profiles.clone_from(&profiles.options);
     Ok(Some(state))
 }
 
-fn mode_of(number: u32) -> Result<MigMode, Fault> {
+pub(crate) fn mode_of(number: u32) -> Result<MigMode, Fault> {
     match number {
         NVML_DEVICE_MIG_DISABLE => Ok(MigMode::Off),
         NVML_DEVICE_MIG_ENABLE => Ok(MigMode::On),
@@ -60,33 +60,30 @@ fn mode_of(number: u32) -> Result<MigMode, Fault> {
     }
 }
 
-/// A GPU in MIG mode.
-struct Parent<'a> {
-    nvml: &'a Nvml,
-    gpu: &'a Device<'a>,
-    minor: u32,
-    memory: Bytes,
-    proc: &'a Path,
-}
-
-/// A profile that the GPU has, and what it has beside others of its size.
-struct Known {
-    extras: Extras,
-    info: ProfileInfo,
+/// A GPU that has MIG.
+pub(crate) struct Parent<'a> {
+    pub(crate) nvml: &'a Nvml,
+    pub(crate) gpu: &'a Device<'a>,
+    pub(crate) minor: u32,
+    pub(crate) memory: Bytes,
+    pub(crate) proc: &'a Path,
 }
 
 impl Parent<'_> {
-    fn look_at_devices(&self, state: &mut MigState) -> Result<(), QueryError> {
+    /// The profiles that it has.
+    pub(crate) fn profiles(&self) -> Profiles {
+        Profiles::ask(self.nvml.lib(), self.gpu, self.memory)
+    }
+
+    fn look_at_devices(&self, profiles: &Profiles, state: &mut MigState) -> Result<(), QueryError> {
         let call = "nvmlDeviceGetMaxMigDeviceCount";
         let most = asking(call, self.gpu.mig_device_count())?;
-        let mut profiles = None;
         for index in 0..most {
             let call = "nvmlDeviceGetMigDeviceHandleByIndex";
             let found = match self.gpu.mig_device_by_index(index) {
                 Err(Code::NotFound | Code::InvalidArg) => continue,
                 answer => asking(call, answer),
             };
-            let profiles = profiles.get_or_insert_with(|| self.profiles());
             match found.and_then(|device| self.instance(&device, profiles)) {
                 Ok(instance) => state.instances.push(instance),
                 Err(error) if error.is_gpu_lost() => return Err(error),
@@ -104,7 +101,12 @@ impl Parent<'_> {
         Ok(())
     }
 
-    fn instance(&self, device: &Device<'_>, profiles: &[Known]) -> Result<MigInstance, QueryError> {
+    /// What a MIG device of this GPU is.
+    pub(crate) fn instance(
+        &self,
+        device: &Device<'_>,
+        profiles: &Profiles,
+    ) -> Result<MigInstance, QueryError> {
         let call = "nvmlDeviceGetUUID";
         let uuid = asking(call, asking(call, device.uuid())?.parse())?;
         let library = self.nvml.lib();
@@ -116,13 +118,15 @@ impl Parent<'_> {
         let compute_instance = asking(call, small(compute))?;
         let part = asking(
             "nvmlGpuInstanceGetInfo",
-            raw::gpu_instance(library, self.gpu, id),
+            raw::gpu_instance_by_id(library, self.gpu, id)
+                .and_then(|part| raw::gpu_instance_info(library, part)),
         )?;
         let attributes = asking("nvmlDeviceGetAttributes_v2", device.attributes())?;
         let call = "nvmlDeviceGetGpuInstanceProfileInfo";
-        let known = profiles.iter().find(|known| known.info.id == part.profile);
-        let Known { extras, info } =
-            asking(call, known.ok_or(Fault::OutOfRange(part.profile.into())))?;
+        let mut known = profiles.known.iter();
+        let known = known.find(|known| known.info.id == part.profile);
+        let known = asking(call, known.ok_or(Fault::OutOfRange(part.profile.into())))?;
+        let Known { extras, info } = known;
         let memory = Bytes::from_mib(info.memory_size_mb);
         let slices = asking(call, small(info.slice_count))?;
         let call = "nvmlDeviceGetAttributes_v2";
@@ -145,26 +149,70 @@ impl Parent<'_> {
             } else {
                 attributes.multiprocessor_count
             },
-            engines: MigEngines {
-                copy: info.copy_engine_count,
-                decoders: info.decoder_count,
-                encoders: info.encoder_count,
-                jpeg: info.jpeg_count,
-                ofa: info.ofa_count,
-            },
+            engines: known.engines(),
             access: asking("the capabilities of the MIG device", access)?,
         })
     }
 
-    /// The profiles that the GPU has. NVML tells them one by one, and says of most that there is none.
-    fn profiles(&self) -> Vec<Known> {
-        let each = (0..NVML_GPU_INSTANCE_PROFILE_COUNT).filter_map(|index| {
-            let info = self.gpu.profile_info(index).ok()?;
-            let extras = names::extras(index);
-            Some(Known { extras, info })
+    /// The GPU instances without a compute instance. What cannot be asked for is not there.
+    fn unfinished(&self, profiles: &[Known], instances: &[MigInstance]) -> Vec<UnfinishedInstance> {
+        let library = self.nvml.lib();
+        let parts = profiles.iter().flat_map(|known| {
+            let parts = raw::gpu_instances(library, self.gpu, known.info.id);
+            let parts = parts.unwrap_or_default().into_iter();
+            parts.map(move |part| (known, part))
         });
-        each.collect()
+        let described = parts.filter_map(|(known, part)| {
+            let info = raw::gpu_instance_info(library, part).ok()?;
+            let gpu_instance = info.id.try_into().ok()?;
+            let mut whole = instances.iter();
+            if whole.any(|instance| instance.gpu_instance == gpu_instance)
+                || !matches!(is_bare(library, part), Ok(true))
+            {
+                return None;
+            }
+            Some(UnfinishedInstance {
+                gpu_instance,
+                profile: known.profile(self.memory)?,
+                profile_id: known.id()?,
+                placement: placement((info.start, info.size))?,
+            })
+        });
+        let mut found: Vec<_> = described.collect();
+        found.sort_by_key(|instance| instance.placement);
+        found
     }
+}
+
+/// The profiles of compute instances that a GPU instance has, as numbers and slices. One that shares its
+/// multiprocessors with others by its nature is left out.
+pub(crate) fn compute_profiles(library: &NvmlLib, part: Part) -> impl Iterator<Item = (u32, u32)> {
+    let indices = (0..NVML_COMPUTE_INSTANCE_PROFILE_COUNT)
+        .filter(|index| *index != NVML_COMPUTE_INSTANCE_PROFILE_1_SLICE_REV1);
+    indices.filter_map(move |index| raw::compute_profile(library, part, index).ok())
+}
+
+/// Whether a GPU instance has no compute instance.
+pub(crate) fn is_bare(library: &NvmlLib, part: Part) -> Result<bool, Code> {
+    let indices = 0..NVML_COMPUTE_INSTANCE_PROFILE_COUNT;
+    let profiles = indices.filter_map(|index| raw::compute_profile(library, part, index).ok());
+    let mut any = false;
+    for (id, _) in profiles {
+        any = true;
+        if !raw::compute_instances(library, part, id)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    // One that has no profile is gone.
+    if any { Ok(true) } else { Err(Code::NotFound) }
+}
+
+/// The place that NVML's numbers say, if it can be one.
+pub(crate) fn placement((start, size): (u32, u32)) -> Option<Placement> {
+    Some(Placement {
+        start: start.try_into().ok()?,
+        size: size.try_into().ok()?,
+    })
 }
 
 /// A number that is as small as it must be.

@@ -6,17 +6,19 @@
 )]
 
 mod fabric;
-
-use std::ptr;
+mod instances;
 
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError as Code, nvml_sym, nvml_try};
-use nvml_wrapper_sys::bindings::{
-    NvmlLib, nvmlDeviceAddressingMode_t, nvmlGpuInstance_t, nvmlGpuInstanceInfo_t,
-    nvmlGpuInstancePlacement_t,
-};
+use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDeviceAddressingMode_t};
 
 pub(crate) use fabric::{FabricInfo, fabric_info};
+pub(crate) use instances::{
+    Compute, Part, compute_instance_by_id, compute_instance_info, compute_instances,
+    compute_profile, create_compute_instance, create_gpu_instance, destroy_compute_instance,
+    destroy_gpu_instance, gpu_instance_by_id, gpu_instance_info, gpu_instances,
+    possible_placements,
+};
 
 /// `nvmlDeviceGetAddressingMode`: the number of the mode. Drivers before R535 lack the function.
 pub(crate) fn addressing_mode(library: &NvmlLib, device: &Device<'_>) -> Result<u32, Code> {
@@ -53,39 +55,14 @@ pub(crate) fn compute_instance_id(library: &NvmlLib, mig: &Device<'_>) -> Result
 /// What NVML says of a GPU instance.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GpuInstance {
+    /// Its number on its GPU.
+    pub(crate) id: u32,
     /// Number of its profile.
     pub(crate) profile: u32,
     /// Its first memory slice.
     pub(crate) start: u32,
     /// How many memory slices it has.
     pub(crate) size: u32,
-}
-
-/// `nvmlDeviceGetGpuInstanceById` and `nvmlGpuInstanceGetInfo`: what the instance with this number is.
-pub(crate) fn gpu_instance(
-    library: &NvmlLib,
-    gpu: &Device<'_>,
-    id: u32,
-) -> Result<GpuInstance, Code> {
-    let by_id = nvml_sym(library.nvmlDeviceGetGpuInstanceById.as_ref())?;
-    let get_info = nvml_sym(library.nvmlGpuInstanceGetInfo.as_ref())?;
-    let mut handle: nvmlGpuInstance_t = ptr::null_mut();
-    // SAFETY: the handle comes from the same initialized library and `gpu` keeps that alive; `handle` is
-    // a live, writable pointer.
-    nvml_try(unsafe { by_id(gpu.handle(), id, &raw mut handle) })?;
-    let mut info = nvmlGpuInstanceInfo_t {
-        device: ptr::null_mut(),
-        id: 0,
-        profileId: 0,
-        placement: nvmlGpuInstancePlacement_t { start: 0, size: 0 },
-    };
-    // SAFETY: the library gave out the handle right now; `info` is a live, writable struct.
-    nvml_try(unsafe { get_info(handle, &raw mut info) })?;
-    Ok(GpuInstance {
-        profile: info.profileId,
-        start: info.placement.start,
-        size: info.placement.size,
-    })
 }
 
 /// NVML's `NVML_STRUCT_VERSION`: the size of a struct, and its version in the top byte.

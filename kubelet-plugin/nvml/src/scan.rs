@@ -4,6 +4,7 @@ use nvml_wrapper::Nvml;
 use tessera_device::Inventory;
 
 use crate::error::{GpuProblem, NvmlError, QueryError};
+use crate::mig::Catalogue;
 use crate::{KernelFiles, facts};
 
 /// What NVML tells of the node.
@@ -23,8 +24,9 @@ pub(crate) fn scan(nvml: &Nvml, kernel: &KernelFiles) -> Result<Scan, NvmlError>
     })?;
     let mut gpus = Vec::new();
     let mut problems = Vec::new();
+    let mut catalogue = Catalogue::default();
     for index in 0..count {
-        match facts::gpu(nvml, index, kernel) {
+        match facts::gpu(nvml, index, kernel, &mut catalogue) {
             Ok(gpu) => gpus.push(gpu),
             Err(problem) => problems.push(problem),
         }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use tempfile::TempDir;
 use tessera_device::Gpu;
-use tessera_device::mig::{MODELS, MigMode, MigState, ModeSwitch, Model};
+use tessera_device::mig::{MODELS, MigMode, MigOption, MigState, ModeSwitch, Model};
 use tessera_hw::mig::{self, Instance};
 use tessera_hw::{Artifacts, Effect, Injection, InstallError, Repeat, install};
 use tessera_nvml::{KernelFiles, Nvml, Scan};
@@ -30,6 +30,14 @@ const TABLES: [(&str, &str); 7] = [
     ("a100-80g", "A100 80GB"),
     ("a30", "A30"),
     ("b200", "B200"),
+    ("gb200", "GB200"),
+    ("h100", "H100 80GB"),
+    ("h200", "H200"),
+];
+
+/// The simulated machines whose GPUs have MIG, and the product's models.
+const MACHINES: [(&str, &str); 4] = [
+    ("a100-40g", "A100 40GB"),
     ("gb200", "GB200"),
     ("h100", "H100 80GB"),
     ("h200", "H200"),
@@ -152,13 +160,28 @@ fn the_simulator_and_the_product_have_the_same_profiles_for_every_model() {
 }
 
 #[test]
+fn what_a_gpu_can_have_is_told_in_both_modes_as_the_table_has_it() {
+    for (profile, name) in MACHINES {
+        let machine = machine(profile);
+        let rows = model(name).rows.iter();
+        let wanted: Vec<_> = rows.map(MigOption::from).collect();
+        let by_id = |mut options: Vec<MigOption>| {
+            options.sort_by_key(|option| option.profile_id);
+            options
+        };
+        let whole = machine.mig(0);
+        assert_eq!(whole.mode, MigMode::Off);
+        assert_eq!(by_id(whole.profiles), by_id(wanted.clone()), "{name}");
+        machine.cut(0, &[]);
+        let cut = machine.mig(0);
+        assert_eq!(cut.mode, MigMode::On);
+        assert_eq!(by_id(cut.profiles), by_id(wanted), "{name}");
+    }
+}
+
+#[test]
 fn every_profile_of_every_machine_is_found_as_the_table_has_it() {
-    for (profile, name) in [
-        ("a100-40g", "A100 40GB"),
-        ("gb200", "GB200"),
-        ("h100", "H100 80GB"),
-        ("h200", "H200"),
-    ] {
+    for (profile, name) in MACHINES {
         let machine = machine(profile);
         let architecture = machine.gpu(0).architecture;
         let at_once = mig::table(profile).unwrap().mode_switch == mig::ModeSwitch::AtOnce;
@@ -213,7 +236,7 @@ fn a_cut_gpu_is_described_by_its_instances_with_the_nodes_that_they_need() {
     // GPU 2 has the capabilities from 3 + 2 * 135 on, its GPU instance 1 those from 9 further on.
     assert_eq!(first.access.gpu_instance.minor, 282);
     assert_eq!(first.access.compute_instance.minor, 283);
-    assert_eq!(machine.mig(3), MigState::empty(MigMode::Off));
+    assert!(machine.mig(3).is_cut_like(&MigState::empty(MigMode::Off)));
 }
 
 #[test]
@@ -257,7 +280,7 @@ fn a_mode_that_waits_for_a_reset_is_seen_and_so_is_a_gpu_that_serves_nobody() {
     let mig = machine.mig(1);
     assert!(mig.is_stranded() && mig.waiting().is_none());
     machine.change(|node| node.gpus[1].uncut()).unwrap();
-    assert_eq!(machine.mig(1), MigState::empty(MigMode::Off));
+    assert!(machine.mig(1).is_cut_like(&MigState::empty(MigMode::Off)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{MigProfile, Part, Placement};
+use super::{MigOption, MigProfile, Part, Placement, UnfinishedInstance};
 use crate::{Bytes, DeviceName, MigUuid};
 
 /// Whether a GPU is cut into instances (`nvmlDeviceGetMigMode`).
@@ -35,6 +35,12 @@ pub struct MigState {
     pub instances: Vec<MigInstance>,
     /// MIG devices that NVML lists and that cannot be given to anybody: which, and why.
     pub unusable: Vec<String>,
+    /// GPU instances that have no compute instance, in the order of their placements.
+    pub unfinished: Vec<UnfinishedInstance>,
+    /// What instances it can have, in the order of NVML's indices. Drivers tell it whether MIG mode is on
+    /// or not (NVML's reference on possible placements); nothing where an old one does not while it is
+    /// off.
+    pub profiles: Vec<MigOption>,
 }
 
 impl MigState {
@@ -45,7 +51,26 @@ impl MigState {
             pending: mode,
             instances: Vec::new(),
             unusable: Vec::new(),
+            unfinished: Vec::new(),
+            profiles: Vec::new(),
         }
+    }
+
+    /// Whether the two are cut alike, or wait for a reset alike. What a GPU could have besides does not
+    /// count.
+    pub fn is_cut_like(&self, other: &Self) -> bool {
+        let Self {
+            mode,
+            pending,
+            instances,
+            unusable,
+            unfinished,
+            profiles: _,
+        } = self;
+        (mode, pending) == (&other.mode, &other.pending)
+            && *instances == other.instances
+            && *unusable == other.unusable
+            && *unfinished == other.unfinished
     }
 
     /// The mode that waits for a reset, if one does.
@@ -75,6 +100,15 @@ impl fmt::Display for MigState {
         }
         for unusable in &self.unusable {
             write!(f, "; not usable: {unusable}")?;
+        }
+        for UnfinishedInstance {
+            profile, placement, ..
+        } in &self.unfinished
+        {
+            write!(
+                f,
+                "; a GPU instance {profile} at {placement} has no compute instance"
+            )?;
         }
         match self.waiting() {
             Some(mode) => write!(f, "; to be {mode} after a reset of the GPU"),

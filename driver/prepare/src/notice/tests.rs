@@ -110,6 +110,13 @@ fn a_repair_is_told_to_the_claim_or_to_the_node_where_its_name_is_unknown() {
             (Happening::Rebuilt { claim }, "RecordRebuilt"),
             (Happening::Restored { claim }, "PreparationRestored"),
             (Happening::TakenBack { claim }, "ClaimTakenBack"),
+            (
+                Happening::MigDeviceGone {
+                    claim,
+                    device: &DeviceName::whole_gpu(0),
+                },
+                "MigDeviceGone",
+            ),
         ] {
             let (told_to, _, told, action, note) = told(happening);
             assert_eq!((told_to, told), (subject.clone(), reason));

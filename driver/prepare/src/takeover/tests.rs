@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tessera_device::mig::MigLayouts;
 use tessera_device::testing::{gpu_uuid, inventory};
 
 use super::*;
@@ -68,7 +69,7 @@ fn a_claim_that_is_taken_over_counts_as_prepared_for_its_allocation_with_the_spe
     assert_eq!(record.effects, [spec("a").1.effect()]);
 
     let (inventory, allocation) = (inventory(0..8), allocation("a", &[0, 3]));
-    let devices = resolve(&allocation, "node0", &inventory).unwrap();
+    let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
     assert_eq!(
         standing(Some(&record), &devices, &boot()),
         Standing::Prepared
@@ -80,7 +81,7 @@ fn a_claim_that_is_taken_over_counts_as_prepared_for_its_allocation_with_the_spe
 fn what_the_kubelet_knows_of_a_claim_is_what_a_prepare_of_ours_would_have_told_it() {
     let inventory = inventory(0..8);
     let allocation = allocation("a", &[2]);
-    let devices = resolve(&allocation, "node0", &inventory).unwrap();
+    let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
     let admitted = Ledger::under(&AllLocked, [], vec![])
         .admit(&allocation.claim, devices)
         .unwrap();
@@ -100,7 +101,7 @@ fn a_gpu_of_a_claim_that_was_taken_over_is_given_to_nobody_else() {
         made::vfio("a", gpu_uuid(0).as_str()),
     ] {
         let record = record(&fate(&made::completed("a", &[device])));
-        let devices = resolve(&next, "node0", &inventory).unwrap();
+        let devices = resolve(&next, "node0", &inventory, MigLayouts::Static).unwrap();
         let refused = Ledger::under(&AllLocked, [&record], vec![]).admit(&next.claim, devices);
         assert!(refused.unwrap_err().to_string().contains("a-uid"));
     }

@@ -282,6 +282,9 @@ fn write_files(
     fs::create_dir_all(&logs).map_err(failed(&logs))?;
     write::record(cluster, options, nodes)?;
     materials.programs.link_into(&bin).map_err(failed(&bin))?;
+    if let Some(parts) = &materials.driver {
+        parts.link_into(&bin).map_err(failed(&bin))?;
+    }
     write::certificates(dir, nodes)?;
     for index in nodes {
         let name = index.name();

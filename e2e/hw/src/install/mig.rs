@@ -92,16 +92,17 @@ fn capabilities(node: &Node) -> Vec<Capability> {
     ];
     for gpu in &node.gpus {
         let minor = gpu.facts.minor;
-        for instance in &gpu.condition.mig.instances {
-            let (gi, ci) = (instance.gpu_instance, instance.compute_instance);
-            let folder = format!("gpu{minor}/mig/gi{gi}");
+        for part in gpu.condition.mig.parts() {
             all.push(Capability {
-                path: format!("{folder}/access"),
-                minor: capability(minor, gi, None),
+                path: format!("gpu{minor}/mig/gi{}/access", part.number),
+                minor: capability(minor, part.number, None),
                 mode: EVERYBODY,
             });
+        }
+        for instance in &gpu.condition.mig.instances {
+            let (gi, ci) = (instance.gpu_instance, instance.compute_instance);
             all.push(Capability {
-                path: format!("{folder}/ci{ci}/access"),
+                path: format!("gpu{minor}/mig/gi{gi}/ci{ci}/access"),
                 minor: capability(minor, gi, Some(ci)),
                 mode: EVERYBODY,
             });

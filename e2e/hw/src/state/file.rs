@@ -25,7 +25,7 @@ use super::Node;
 
 const MAGIC: &str = "tessera-hw-state";
 /// The format of the document. A reader refuses any other.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Magic, blank, three digits of format, blank, twenty digits of generation (all of a `u64`), newline.
 const HEADER_LEN: usize = MAGIC.len() + 1 + 3 + 1 + 20 + 1;
 /// Eight GPUs take about 10 KiB; there is room for their MIG devices.

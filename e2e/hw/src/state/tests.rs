@@ -115,10 +115,10 @@ fn check_refused(contents: &[u8], reason: &str) {
 fn a_file_that_is_no_state_is_refused_with_the_reason() {
     check_refused(b"", "UnexpectedEof");
     check_refused(&vec![0; 1 << 18], "does not start like one");
-    let mut newer = b"tessera-hw-state 003 00000000000000000001\n{}".to_vec();
+    let mut newer = b"tessera-hw-state 004 00000000000000000001\n{}".to_vec();
     newer.resize(1 << 18, b' ');
-    check_refused(&newer, "its format is 003, this program's is 2");
-    let mut unknown = b"tessera-hw-state 002 00000000000000000001\n{\"surprise\":1}".to_vec();
+    check_refused(&newer, "its format is 004, this program's is 3");
+    let mut unknown = b"tessera-hw-state 003 00000000000000000001\n{\"surprise\":1}".to_vec();
     unknown.resize(1 << 18, b' ');
     check_refused(&unknown, "surprise");
 }

@@ -1,19 +1,20 @@
-//! MIG: modes, profiles, instances.
+//! MIG: modes, profiles, MIG devices.
 
 use std::ffi::c_uint;
 
 use nvml_wrapper_sys::bindings::{
     NVML_DEVICE_MIG_DISABLE as DISABLED, NVML_DEVICE_MIG_ENABLE as ENABLED,
     NVML_GPU_INSTANCE_PROFILE_COUNT as PROFILES, nvmlDevice_t, nvmlDeviceAttributes_t,
-    nvmlGpuInstance_t, nvmlGpuInstanceInfo_t, nvmlGpuInstancePlacement_t,
-    nvmlGpuInstanceProfileInfo_t, nvmlGpuInstanceProfileInfo_v2_t,
+    nvmlGpuInstancePlacement_t, nvmlGpuInstanceProfileInfo_t, nvmlGpuInstanceProfileInfo_v2_t,
+    nvmlReturn_enum_NVML_ERROR_RESET_REQUIRED as RESET_REQUIRED,
+    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
 };
-use tessera_hw::mig::{Profile, Table};
+use tessera_hw::mig::{Activation, Done, Operation, Profile, Table};
 
 use super::{Out, array, check_version, export, put, put_all};
 use crate::{
     fault::Fault,
-    library::{Any, Device, MigDevice, with_any, with_device, with_part, with_session},
+    library::{Any, Device, MigDevice, operate, with_any, with_device, with_facts, with_session},
 };
 
 export! {
@@ -24,6 +25,29 @@ export! {
             put(now, mode(mig.enabled))?;
             put(pending, mode(mig.pending))
         })
+    }
+    // The call succeeds where the driver took the wish; beside it stands whether the mode is there.
+    fn nvmlDeviceSetMigMode(
+        device: nvmlDevice_t,
+        wanted: c_uint,
+        activation: Out<'_, nvmlReturn_t>,
+    ) {
+        let activation = activation.ok_or(Fault::InvalidArgument)?;
+        let enabled = match wanted {
+            ENABLED => true,
+            DISABLED => false,
+            _ => return Err(Fault::InvalidArgument),
+        };
+        let gpu = with_facts(device, |facts| Ok(facts.uuid.clone()))?;
+        let Done::Mode(reached) = operate(gpu, Operation::SetMode { enabled })? else {
+            return Err(Fault::Unknown);
+        };
+        activation.write(match reached {
+            Activation::Now => SUCCESS,
+            Activation::ResetRequired => RESET_REQUIRED,
+            Activation::InUse => Fault::InUse.code(),
+        });
+        Ok(())
     }
     // Documented to be zero where MIG is not supported or not enabled.
     fn nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: Out<'_, c_uint>) {
@@ -97,55 +121,13 @@ export! {
         placements: *mut nvmlGpuInstancePlacement_t,
         count: Option<&mut c_uint>,
     ) { possible_placements(device, id, placements, count) }
-
-    fn nvmlDeviceGetGpuInstances(
-        device: nvmlDevice_t,
-        id: c_uint,
-        parts: *mut nvmlGpuInstance_t,
-        count: Option<&mut c_uint>,
-    ) {
-        with_session(|session| {
-            let device = session.device(device)?.present()?;
-            by_id(&device, id)?;
-            let all = session.mig_devices(&device).into_iter();
-            let mut found: Vec<_> = all
-                .filter(|mig| mig.profile.id == id)
-                .map(|mig| mig.part)
-                .collect();
-            found.dedup();
-            put_all(parts, count, found)
-        })
-    }
-    fn nvmlDeviceGetGpuInstanceById(
-        device: nvmlDevice_t,
-        id: c_uint,
-        part: Out<'_, nvmlGpuInstance_t>,
-    ) {
-        with_session(|session| {
-            let device = session.device(device)?.present()?;
-            table(&device)?;
-            let mut all = session.mig_devices(&device).into_iter();
-            let found = all.find(|mig| mig.instance.gpu_instance == id);
-            put(part, found.ok_or(Fault::NotFound)?.part)
-        })
-    }
-    fn nvmlGpuInstanceGetInfo(part: nvmlGpuInstance_t, info: Out<'_, nvmlGpuInstanceInfo_t>) {
-        with_part(part, |parent, MigDevice { instance, profile, .. }| {
-            put(info, nvmlGpuInstanceInfo_t {
-                device: parent.handle,
-                id: instance.gpu_instance,
-                profileId: profile.id,
-                placement: nvmlGpuInstancePlacement_t { start: instance.start, size: profile.size },
-            })
-        })
-    }
 }
 
 fn mode(enabled: bool) -> c_uint {
     if enabled { ENABLED } else { DISABLED }
 }
 
-fn table(device: &Device<'_>) -> Result<&'static Table, Fault> {
+pub(super) fn table(device: &Device<'_>) -> Result<&'static Table, Fault> {
     device.gpu.facts.mig_table().ok_or(Fault::NotSupported)
 }
 
@@ -160,7 +142,7 @@ fn by_index(device: &Device<'_>, index: c_uint) -> Result<&'static Profile, Faul
 }
 
 /// The profile with the number that `nvidia-smi` lists.
-fn by_id(device: &Device<'_>, id: c_uint) -> Result<&'static Profile, Fault> {
+pub(super) fn by_id(device: &Device<'_>, id: c_uint) -> Result<&'static Profile, Fault> {
     table(device)?.profile(id).ok_or(Fault::InvalidArgument)
 }
 

@@ -71,7 +71,7 @@ fn is_written_as(slice: &ResourceSlice, version: &str) -> bool {
 }
 
 /// Changes the environment of the plugin, and returns when every node has it.
-fn speak(context: &Context<'_>, variable: &str) -> Result<(), Failure> {
+pub(super) fn speak(context: &Context<'_>, variable: &str) -> Result<(), Failure> {
     let kubernetes = context.kubernetes();
     let ours = Scope::Namespace(RELEASE);
     let sets: Objects<DaemonSet> = kubernetes.list(ours)?;

@@ -19,13 +19,17 @@ use tessera_prepare::reason::Reason;
 use tessera_prepare::record::BootId;
 use tokio_util::sync::CancellationToken;
 
+use tessera_device::mig::MigLayouts;
+
 use super::*;
 use crate::cdi_dir::CdiDir;
+use crate::claims::UnownedMig;
 use crate::claims::{Grace, LetGo, Outcome};
 use crate::events::Notices;
 use crate::executor::{LocalNode, StepError};
 use crate::journal::JournalOf;
 use crate::testing::claim;
+use crate::testing::cutting::Cutting;
 use crate::testing::machine::{Api, Fuse, FusedNode, FusedRecords, hardware};
 
 const DRIVER: &str = "compute-domain.nvidia.com";
@@ -114,6 +118,8 @@ impl Machine {
             driver: DRIVER.to_owned(),
             pool: "node0".to_owned(),
             cdi_kind: channel_kind(),
+            mig_layouts: MigLayouts::Static,
+            unowned_mig: UnownedMig::Destroy,
             boot: BootId("boot".to_owned()),
         };
         let registry = &mut Registry::default();
@@ -121,7 +127,7 @@ impl Machine {
             claims: self.api.clone(),
             domains: self.domains.clone(),
             records: FusedRecords(journal, fuse.clone()),
-            node: FusedNode(LocalNode { cdi }, fuse),
+            node: FusedNode(LocalNode { cdi, mig: None }, fuse, Cutting::default()),
             kernel: self.kernel.clone(),
             lock: ChannelsLock::in_directory(&path("locks")),
             hardware,

@@ -78,7 +78,8 @@ where
         if !unreadable.flaw.is_damage() {
             return Ok(None);
         }
-        let _held = self.ports.lock.take(Deadline::after(PER_CLAIM)).await?;
+        let deadline = Deadline::after(PER_CLAIM);
+        let _held = self.ports.lock.take(deadline).await?;
         // A Prepare or Unprepare may have been faster.
         match self.trace(claim)? {
             Some(Entry::Unreadable(now)) if now == *unreadable => {
@@ -111,7 +112,8 @@ where
             return Ok(None);
         }
         let claim = &record.claim;
-        let _held = self.ports.lock.take(Deadline::after(PER_CLAIM)).await?;
+        let deadline = Deadline::after(PER_CLAIM);
+        let _held = self.ports.lock.take(deadline).await?;
         // What was seen without the lock may have been in the middle of something.
         let Some(Entry::Record(record)) = self.ports.records.read(&claim.uid)? else {
             return Ok(None);
@@ -120,7 +122,7 @@ where
         match repair(&record, boot, api, effects, grace.0) {
             Repair::Nothing => Ok(None),
             Repair::Restore => {
-                self.restore(&record)?;
+                self.restore(&record, deadline).await?;
                 if effects == Effects::Damaged {
                     warn!("the spec of the prepared claim was missing or altered; made anew");
                     self.tell(Happening::Restored { claim });
@@ -130,7 +132,8 @@ where
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
-                take_back_recorded(&record, &self.ports.records, &self.ports.node)?;
+                let (records, node) = (&self.ports.records, &self.ports.node);
+                take_back_recorded(&record, records, node, deadline).await?;
                 self.ring();
                 info!("the claim is gone and was never unprepared; taken back");
                 self.tell(Happening::TakenBack { claim });

@@ -74,8 +74,20 @@ impl ClaimError {
             Self::Lock(LockError::File { .. }) => Reason::LockFailed,
             Self::Interrupted(_) => Reason::PluginStopping,
             Self::Journal(_) | Self::Execute(ExecuteError::Journal(_)) => Reason::JournalFailed,
-            Self::Look(_) | Self::Execute(ExecuteError::Step(_)) => Reason::StepFailed,
+            Self::Look(error) | Self::Execute(ExecuteError::Step(error)) => match error {
+                StepError::Mig(error) if error.is_busy() => Reason::MigDeviceBusy,
+                StepError::Mig(_) => Reason::MigFailed,
+                StepError::File(_) | StepError::NoMig { .. } => Reason::StepFailed,
+            },
             Self::Defect => Reason::Defect,
+        }
+    }
+
+    /// Whether somebody uses what was to be changed, so that a later attempt may succeed.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Look(error) | Self::Execute(ExecuteError::Step(error)) => error.is_busy(),
+            _ => false,
         }
     }
 

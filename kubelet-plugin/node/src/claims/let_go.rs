@@ -7,6 +7,7 @@ use tessera_device::DeviceName;
 use tessera_prepare::upkeep::{ApiView, has_name};
 use tokio::time::Instant;
 
+use super::unowned::Unowned;
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::deadline::Deadline;
 
@@ -14,17 +15,21 @@ use crate::deadline::Deadline;
 ///
 /// It is not kept over a restart: to wait once more is safe.
 #[derive(Clone, Debug, Default)]
-pub struct LetGo(BTreeMap<ClaimUid, Instant>);
+pub struct LetGo {
+    claims: BTreeMap<ClaimUid, Instant>,
+    /// MIG devices that nobody accounts for wait for the same time.
+    pub(super) unowned: Unowned,
+}
 
 impl LetGo {
-    /// Whether a claim is being waited for.
+    /// Whether anything is being waited for.
     pub fn is_waiting(&self) -> bool {
-        !self.0.is_empty()
+        !self.claims.is_empty() || self.unowned.is_waiting()
     }
 
     /// Forgets all claims but these.
     pub(crate) fn keep_only(&mut self, is_kept: impl Fn(&ClaimUid) -> bool) {
-        self.0.retain(|claim, _| is_kept(claim));
+        self.claims.retain(|claim, _| is_kept(claim));
     }
 
     /// What the API server says of a claim that holds these devices, each with its pool, and for how long
@@ -49,10 +54,11 @@ impl LetGo {
             Err(_) => return ApiView::Unknown,
         };
         if allocated {
-            self.0.remove(&claim.uid);
+            self.claims.remove(&claim.uid);
             ApiView::Allocated
         } else {
-            let since = self.0.entry(claim.uid.clone()).or_insert_with(Instant::now);
+            let claims = &mut self.claims;
+            let since = claims.entry(claim.uid.clone()).or_insert_with(Instant::now);
             ApiView::LetGo(since.elapsed())
         }
     }

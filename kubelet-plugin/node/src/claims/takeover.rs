@@ -54,7 +54,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 "removing a CDI spec of the reference driver that belongs to no claim"
             );
             let file = file.clone();
-            self.node.apply(&Step::RemoveCdi { file })?;
+            let step = Step::RemoveCdi { file };
+            self.node.apply(&step, deadline).await?;
         }
         Ok(takeover)
     }

@@ -1,6 +1,7 @@
 mod crashes;
 mod damage;
 mod driver;
+mod dynamic_mig;
 mod faults;
 mod mig;
 mod odd;

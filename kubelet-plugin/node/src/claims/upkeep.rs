@@ -20,7 +20,7 @@ use crate::hardware::Hardware;
 use crate::journal::{Entry, Records};
 
 /// Bound of the work on one claim. Nobody waits for it.
-const PER_CLAIM: Duration = Duration::from_secs(20);
+pub(super) const PER_CLAIM: Duration = Duration::from_secs(20);
 
 /// How long a claim that has been let go is left to the kubelet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub enum Outcome {
     Rebuilt,
     /// Its record cannot be read, and nothing tells which GPUs it holds.
     Unaccounted,
+    /// A MIG device for which nobody accounts was destroyed.
+    Destroyed,
     /// Something could not be done; the log says what.
     Failed,
 }
@@ -80,6 +82,10 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 .instrument(span(&record.claim))
                 .await;
             outcomes.extend(done.unwrap_or_else(|error| Some(failed(&error))));
+        }
+        if let Some(hardware) = hardware {
+            let destroyed = self.look_after_mig(let_go, grace, hardware).await;
+            outcomes.extend(destroyed.unwrap_or_else(|error| vec![failed(&error)]));
         }
         outcomes
     }
@@ -181,7 +187,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 let Some(hardware) = hardware else {
                     return Ok(None);
                 };
-                self.restore(&record, hardware)?;
+                self.restore(&record, hardware, deadline).await?;
                 let version = &hardware.inventory.driver().version;
                 match effects {
                     Effects::Outdated => info!(
@@ -196,7 +202,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
-                take_back_recorded(&record, &self.records, &self.node)?;
+                take_back_recorded(&record, &self.records, &self.node, deadline).await?;
                 self.released.send_replace(());
                 info!("the claim is gone and was never unprepared; taken back");
                 self.waits.notices().tell(Happening::TakenBack { claim });

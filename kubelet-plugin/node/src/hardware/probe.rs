@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tessera_device::follow::Known;
+use tessera_device::follow::{Change, Known};
+use tessera_device::mig::MigLayouts;
 use tessera_prepare::notice::Happening;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -52,6 +53,7 @@ pub struct HardwareProbe<S> {
     pace: Pace,
     views: watch::Sender<View>,
     notices: Notices,
+    layouts: MigLayouts,
 }
 
 /// What came of one look.
@@ -71,8 +73,15 @@ impl<S: Sight> HardwareProbe<S> {
             pace,
             views,
             notices,
+            layouts: MigLayouts::Static,
         };
         (probe, HardwareWatch(watch))
+    }
+
+    /// On a node whose GPUs are cut in this way. Where the driver cuts them, that they are is no news.
+    #[must_use]
+    pub fn with(self, layouts: MigLayouts) -> Self {
+        Self { layouts, ..self }
     }
 
     /// Looks until `stop` is cancelled.
@@ -152,7 +161,9 @@ impl<S: Sight> HardwareProbe<S> {
         let former = self.views.borrow().known.clone();
         let first_look = former == Known::Unseen;
         let (known, changes) = former.next(look);
-        for change in &changes {
+        let is_news =
+            |change: &&Change| self.layouts == MigLayouts::Static || !change.is_layout_alone();
+        for change in changes.iter().filter(is_news) {
             self.notices.tell(Happening::Changed { change, first_look });
             if change.is_loss() {
                 warn!("{change}");

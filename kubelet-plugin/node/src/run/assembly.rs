@@ -8,6 +8,7 @@ use anyhow::Context;
 use kube::Client;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use tessera_device::mig::MigLayouts;
 use tessera_nvml::KernelFiles;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::notice::Happening;
@@ -30,6 +31,7 @@ use crate::hook_file;
 use crate::journal::{Journal, JournalOf};
 use crate::locks::GpuLocks;
 use crate::metrics::PreparedDevices;
+use crate::mig::{Mig, NvmlMig};
 use crate::offering::{Offering, Planned};
 use crate::parts::Parts;
 use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
@@ -136,6 +138,7 @@ impl<'a> Assembly<'a> {
     /// Follows the driver and its GPUs.
     pub(super) fn follow_hardware(&mut self, places: Places, notices: Notices) -> HardwareWatch {
         let (probe, hardware) = HardwareProbe::new(LocalSight(places), Pace::default(), notices);
+        let probe = probe.with(self.args.mig_layouts());
         self.parts.start("hardware", |stop| async move {
             probe.run(stop.clone()).await;
             stop.cancelled().await;
@@ -146,12 +149,18 @@ impl<'a> Assembly<'a> {
     }
 
     /// Which driver on which node in which boot this is.
-    pub(super) fn identity(&self, cdi_kind: CdiKind) -> anyhow::Result<Identity> {
+    pub(super) fn identity(
+        &self,
+        cdi_kind: CdiKind,
+        mig_layouts: MigLayouts,
+    ) -> anyhow::Result<Identity> {
         let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
         Ok(Identity {
             driver: self.args.drivers.name().to_owned(),
             pool: self.args.node_name.clone(),
             cdi_kind,
+            mig_layouts,
+            unowned_mig: self.args.unowned_mig_devices,
             boot: BootId(boot.trim().to_owned()),
         })
     }
@@ -161,7 +170,7 @@ impl<'a> Assembly<'a> {
         let root = &self.args.cdi_root;
         let cdi =
             CdiDir::open(root).with_context(|| format!("open CDI directory {}", root.display()))?;
-        Ok(LocalNode { cdi })
+        Ok(LocalNode { cdi, mig: None })
     }
 
     /// The claims for GPUs, with the node's directories made.
@@ -172,8 +181,21 @@ impl<'a> Assembly<'a> {
         waits: Waits,
     ) -> anyhow::Result<NodeClaims> {
         let directories = self.directories;
-        let identity = self.identity(CdiKind::claim())?;
-        let node = self.node()?;
+        let identity = self.identity(CdiKind::claim(), self.args.mig_layouts())?;
+        let Places {
+            driver_root,
+            kernel,
+            ..
+        } = self.places(None);
+        // What was made is destroyed, whether more is to be made or not.
+        let mig = Some(Mig::by(NvmlMig {
+            driver_root,
+            kernel,
+        }));
+        let node = LocalNode {
+            mig,
+            ..self.node()?
+        };
         let locks = GpuLocks::open(&directories.locks())
             .with_context(|| format!("open lock directory {}", directories.locks().display()))?;
         let reader = ApiClaimReader::new(self.resources.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tessera_device::Inventory;
+use tessera_device::mig::MigLayouts;
 use tessera_offer::Node;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::channel::{PreparedChannel, channel_kind};
@@ -80,7 +81,7 @@ impl Role for ComputeDomains {
             waits,
         };
         Ok(ChannelClaims::new(
-            assembly.identity(channel_kind())?,
+            assembly.identity(channel_kind(), MigLayouts::Static)?,
             ports,
         ))
     }

@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tessera_device::Inventory;
+use tessera_device::mig::MigLayouts;
+use tessera_offer::Node;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::record::PreparedDevice;
+use tokio::sync::watch;
 
 use super::assembly::{Assembly, NodeClaims};
 use super::role::Role;
 use crate::args::Args;
+use crate::claims::OwnMigDevices;
 use crate::events::Notices;
 use crate::hardware::HardwareWatch;
 use crate::health::GpuHealth;
@@ -16,7 +21,7 @@ use crate::journal::Journal;
 use crate::offering::Planned;
 use crate::wait::Waits;
 
-/// Offers whole GPUs.
+/// Offers whole GPUs and MIG devices.
 pub(super) struct Gpus;
 
 impl Role for Gpus {
@@ -53,8 +58,20 @@ impl Role for Gpus {
         assembly.take_over(claims, notices).await
     }
 
-    fn planned(_: &Arc<NodeClaims>) -> Planned {
-        Planned::fixed(tessera_offer::plan)
+    fn planned(claims: &Arc<NodeClaims>) -> Planned {
+        match claims.mig_layouts() {
+            MigLayouts::Static => Planned::fixed(tessera_offer::plan),
+            MigLayouts::Dynamic => {
+                let own = OwnMigDevices::of(claims.clone());
+                let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
+                    tessera_offer::partitions(inventory, &own.seen_beside(inventory), node, driver)
+                };
+                Planned {
+                    plan: Box::new(plan),
+                    changes: watch::channel(()).1,
+                }
+            }
+        }
     }
 
     fn health(args: &Args, hardware: &HardwareWatch) -> GpuHealth {

@@ -10,6 +10,7 @@ use tessera_device::follow::{Absence, Change};
 use tessera_device::mig::{MigMode, MigState};
 use tessera_device::testing::gpu_uuid;
 use tessera_device::{DeviceName, DriverVersion};
+use tessera_nvml::MigErrorReason;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::channel::{ChannelRefusal, Channels, Disagreement};
 use tessera_prepare::notice::{Action, Happening, notice};
@@ -24,11 +25,12 @@ use crate::cdi_dir::CdiDir;
 use crate::channels::ChannelsBusy;
 use crate::claim_reader::ReadError;
 use crate::claims::ClaimError;
-use crate::executor::{LocalNode, Node};
+use crate::executor::{LocalNode, Node, StepError};
 use crate::file_error::FileError;
 use crate::hardware::NotReady;
 use crate::journal::Journal;
 use crate::locks::LockError;
+use crate::mig::MigError;
 use crate::publisher::StoreError;
 use crate::wait::Interrupted;
 
@@ -273,7 +275,7 @@ fn about_the_node() -> Vec<ClaimError> {
     let cdi = CdiDir::open(&directory).unwrap();
     std::fs::remove_dir(&directory).unwrap();
     std::fs::write(&directory, "in the way").unwrap();
-    let look = LocalNode { cdi }.spec_files().unwrap_err();
+    let look = LocalNode { cdi, mig: None }.spec_files().unwrap_err();
     let refused = kube::Error::Service("403".into());
     vec![
         LockError::Busy { gpu }.into(),
@@ -296,8 +298,19 @@ fn about_the_node() -> Vec<ClaimError> {
         .into(),
         journal.into(),
         look.into(),
+        StepError::from(mig_refused(MigErrorReason::InUse)).into(),
+        StepError::from(mig_refused(MigErrorReason::NoRoom)).into(),
         ClaimError::Defect,
     ]
+}
+
+fn mig_refused(reason: MigErrorReason) -> MigError {
+    MigError::Refused(tessera_nvml::MigError {
+        gpu: gpu_uuid(3),
+        call: "nvmlGpuInstanceDestroy",
+        reason,
+        fault: None,
+    })
 }
 
 #[test]
@@ -387,6 +400,7 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         kept: "/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json.taken-over".to_owned(),
     };
     let action = Action::Prepare;
+    let part: DeviceName = "gpu-3-mig-3g40gb-9-0".parse().unwrap();
     let mut happenings: Vec<Happening<'_>> = waits
         .iter()
         .map(|on| Happening::Waiting { claim, action, on })
@@ -395,6 +409,10 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
         Happening::Rebuilt { claim },
         Happening::Restored { claim },
         Happening::TakenBack { claim },
+        Happening::MigDeviceGone {
+            claim,
+            device: &part,
+        },
         Happening::TakenOver { report: &report },
     ]);
     let first_look = false;

@@ -1,28 +1,32 @@
 //! A node's files and an API server, on which one plugin process runs after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use prometheus_client::registry::Registry;
 use rustix::io::Errno;
 use serde_json::json;
 use tempfile::TempDir;
 use tessera_claim::{ClaimRef, ClaimUid};
-use tessera_device::testing::{inventory, inventory_that_lost};
+use tessera_device::mig::{MigLayouts, MigState};
+use tessera_device::testing::{driver, inventory, inventory_that_lost};
+use tessera_device::{Gpu, GpuUuid, Inventory};
 use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::record::{BootId, Phase, PreparedDevice, RecordOf, RecordedDevice};
-use tessera_prepare::step::{Effect, Step};
+use tessera_prepare::step::{Done, Effect, Step};
 use tokio_util::sync::CancellationToken;
 
 use super::claim;
+use super::cutting::Cutting;
 use crate::cdi_dir::CdiDir;
 use crate::claim_reader::{ClaimReader, ReadError};
-use crate::claims::{Claims, Identity};
+use crate::claims::{Claims, Identity, UnownedMig};
 use crate::deadline::Deadline;
 use crate::events::{Inbox, Notices};
 use crate::executor::{LocalNode, Node, StepError};
@@ -30,6 +34,7 @@ use crate::file_error::FileError;
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{ContentsOf, EntryOf, Journal, JournalError, JournalOf, Records};
 use crate::locks::GpuLocks;
+use crate::mig::MigOperations;
 use crate::wait::Waits;
 
 /// An API server that holds claims, and can be away.
@@ -130,19 +135,29 @@ impl Fuse {
         kind: Call,
         act: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
+        // What is done at once is done when it is first polled.
+        let done = self.guarding(kind, async || act()).now_or_never();
+        done.expect("nothing is waited for")
+    }
+
+    async fn guarding<T, E: From<FileError>>(
+        &self,
+        kind: Call,
+        act: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let reason = match (self.fault, kind) {
-            (Fault::Death, Call::Looks) => return act(),
+            (Fault::Death, Call::Looks) => return act().await,
             (Fault::Death, Call::Changes) => io::Error::other("the process is dead"),
             (Fault::Error(errno), _) => errno.into(),
         };
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let Some(fatal) = self.burns_at.filter(|fatal| call >= *fatal) else {
-            return act();
+            return act().await;
         };
         let failed = || Err(FileError::of("do", Path::new("a call"))(reason).into());
         match self.fault {
-            _ if call == fatal && self.effect_first => act().and_then(|_| failed()),
-            Fault::Error(_) if call > fatal => act(),
+            _ if call == fatal && self.effect_first => act().await.and_then(|_| failed()),
+            Fault::Error(_) if call > fatal => act().await,
             _ => failed(),
         }
     }
@@ -176,11 +191,40 @@ impl<D: RecordedDevice> Records<D> for FusedRecords<D> {
     }
 }
 
-pub(crate) struct FusedNode(pub(crate) LocalNode, pub(crate) Arc<Fuse>);
+pub(crate) struct FusedNode(
+    pub(crate) LocalNode,
+    pub(crate) Arc<Fuse>,
+    pub(crate) Cutting,
+);
+
+impl FusedNode {
+    /// GPUs are cut without a thread: a test's clock does not wait for one.
+    async fn apply_unguarded(&self, step: &Step, limit: Deadline) -> Result<Done, StepError> {
+        let Self(files, _, cutting) = self;
+        match step {
+            Step::SwitchMigMode { gpu, mode } => cutting.switch(gpu, *mode)?,
+            Step::CreateMig(device) => return Ok(Done::Created(cutting.create(device)?)),
+            Step::DestroyMig(device) => cutting.destroy(device)?,
+            Step::WriteCdi { .. } | Step::RemoveCdi { .. } => {
+                return files.apply(step, limit).await;
+            }
+        }
+        Ok(Done::AsPlanned)
+    }
+}
 
 impl Node for FusedNode {
-    fn apply(&self, step: &Step) -> Result<(), StepError> {
-        self.1.guard(Call::Changes, || self.0.apply(step))
+    async fn apply(&self, step: &Step, limit: Deadline) -> Result<Done, StepError> {
+        let apply = async || self.apply_unguarded(step, limit).await;
+        self.1.guarding(Call::Changes, apply).await
+    }
+    async fn mig_states(
+        &self,
+        gpus: BTreeSet<GpuUuid>,
+        _: Deadline,
+    ) -> Result<Vec<(GpuUuid, MigState)>, StepError> {
+        let look = || self.2.states(&gpus).map_err(StepError::from);
+        self.1.guard(Call::Looks, look)
     }
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {
         self.1.guard(Call::Looks, || self.0.has(effect))
@@ -203,9 +247,27 @@ pub(crate) struct Machine {
     inbox: Mutex<Inbox>,
     /// Ends all waits.
     pub(crate) hurry: CancellationToken,
+    layouts: MigLayouts,
+    /// The GPUs, where they are cut.
+    pub(crate) cutting: Cutting,
+    hardware: Hardware,
 }
 
 impl Machine {
+    /// A node whose GPUs are cut when claims need it. What processes know of the GPUs is how they were at
+    /// first.
+    pub(crate) fn dynamic(gpus: Vec<Gpu>) -> Self {
+        Self {
+            layouts: MigLayouts::Dynamic,
+            cutting: Cutting::of(gpus.clone()),
+            hardware: Hardware {
+                inventory: Inventory::new(driver("580.95.05"), gpus).unwrap(),
+                ..hardware()
+            },
+            ..Self::new()
+        }
+    }
+
     pub(crate) fn new() -> Self {
         let (notices, inbox) = Notices::open();
         Self {
@@ -214,7 +276,23 @@ impl Machine {
             notices,
             inbox: Mutex::new(inbox),
             hurry: CancellationToken::new(),
+            layouts: MigLayouts::Static,
+            cutting: Cutting::default(),
+            hardware: hardware(),
         }
+    }
+
+    /// The hardware as a look sees it now.
+    pub(crate) fn looked_at_now(&self) -> Hardware {
+        Hardware {
+            inventory: Inventory::new(driver("580.95.05"), self.cutting.gpus()).unwrap(),
+            ..hardware()
+        }
+    }
+
+    /// The hardware as the first look saw it.
+    pub(crate) fn hardware(&self) -> Hardware {
+        self.hardware.clone()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -226,7 +304,7 @@ impl Machine {
     }
 
     pub(crate) fn start_with(&self, fuse: Fuse, boot: &str) -> TestClaims {
-        self.start_on(HardwareWatch::fixed(hardware()), fuse, boot)
+        self.start_on(HardwareWatch::fixed(self.hardware.clone()), fuse, boot)
     }
 
     /// On hardware that a test changes.
@@ -239,11 +317,13 @@ impl Machine {
                 driver: "gpu.nvidia.com".to_owned(),
                 pool: "node0".to_owned(),
                 cdi_kind: CdiKind::claim(),
+                mig_layouts: self.layouts,
+                unowned_mig: UnownedMig::Destroy,
                 boot: BootId(boot.to_owned()),
             },
             self.api.clone(),
             FusedRecords(journal, fuse.clone()),
-            FusedNode(LocalNode { cdi }, fuse),
+            FusedNode(LocalNode { cdi, mig: None }, fuse, self.cutting.clone()),
             GpuLocks::open(&self.path("locks")).unwrap(),
             hardware,
             self.waits(),

@@ -1,0 +1,243 @@
+//! What a node offers whose GPUs are cut when claims need it: each GPU as a whole and as every MIG device
+//! that could be made of it.
+//!
+//! The views of a GPU overlap, so each has a set of counters of which every view uses its part; the
+//! scheduler gives away no two views that together use more than there is. Names and counters are those
+//! of the reference driver's dynamic MIG.
+//!
+//! # Guarantees
+//! What the driver itself makes and destroys changes nothing of the offer: a device stays a device while
+//! it is in use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::resource::v1::{Counter, CounterSet, Device, DeviceCounterConsumption};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tessera_device::mig::{Choices, MigEngines, MigInstance, MigOption, Placement, Slot};
+use tessera_device::{Gpu, GpuUuid, Inventory, MigUuid};
+
+use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
+use crate::offer::{Dropped, Node, Offer};
+use crate::{mig_device, plan, whole_gpu};
+
+/// The MIG devices that the driver has made, or is about to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MadeDevices {
+    /// Where: from before they are made until after they are destroyed.
+    pub places: BTreeSet<(GpuUuid, Placement)>,
+    /// Which, also for a while after their end: what is known of a GPU may be a little older than that.
+    pub devices: BTreeSet<MigUuid>,
+}
+
+impl MadeDevices {
+    fn holds(&self, gpu: &GpuUuid, placement: Placement, device: Option<&MigUuid>) -> bool {
+        self.places.contains(&(gpu.clone(), placement))
+            || device.is_some_and(|device| self.devices.contains(device))
+    }
+}
+
+/// Offers every GPU of the inventory as all that it can be, in order of minor numbers.
+///
+/// Of a GPU its small MIG devices come first, and the whole GPU last: of several devices that satisfy a
+/// request, the scheduler takes the first. A GPU of which nothing can be made is offered as it is found.
+///
+/// For servers that do not keep counters the offer has a smaller one: each GPU as it is found, and as a
+/// whole where it is not cut.
+pub fn partitions(inventory: &Inventory, made: &MadeDevices, node: &Node, driver: &str) -> Offer {
+    let mut full = Views::default();
+    let mut smaller = Views::default();
+    let mut counters = Vec::new();
+    let mut bound = Vec::new();
+    for gpu in inventory.gpus() {
+        let choices = Choices::of(gpu, |place, device| made.holds(&gpu.uuid, place, device));
+        let why = choices.as_ref().and_then(|choices| choices.bound);
+        bound.extend(why.map(|bound| (gpu.device_name(), bound)));
+        match &choices {
+            // A GPU that can be nothing but whole overlaps with nothing.
+            Some(choices) if !choices.slots.is_empty() || !choices.others.is_empty() => {
+                let set = Counters::of(choices);
+                full.divided(inventory, choices, &set);
+                counters.push(set.set);
+            }
+            _ => full.as_found(inventory, gpu),
+        }
+        match &choices {
+            Some(choices) if choices.whole && is_uncut(gpu) => smaller.whole(inventory, gpu),
+            _ => smaller.as_found(inventory, gpu),
+        }
+    }
+    let smaller = smaller.offer(node, driver);
+    let full = full.offer(node, driver).bound_by(bound);
+    if counters.is_empty() {
+        full
+    } else {
+        full.counted(counters, smaller)
+    }
+}
+
+fn is_uncut(gpu: &Gpu) -> bool {
+    let mig = gpu.mig.as_ref();
+    mig.is_none_or(|mig| mig.instances.is_empty() && mig.unfinished.is_empty())
+}
+
+/// Devices as they are put into slices: those of one divided GPU have slices of their own, so that what
+/// becomes of it is one write.
+#[derive(Default)]
+struct Views {
+    slices: Vec<Vec<Device>>,
+    /// Whether the last slice is one of GPUs that are offered as they are found.
+    open: bool,
+    dropped: Vec<Dropped>,
+}
+
+impl Views {
+    fn divided(&mut self, inventory: &Inventory, choices: &Choices<'_>, counters: &Counters) {
+        let (gpu, driver) = (choices.gpu, inventory.driver());
+        let dropped = &mut self.dropped;
+        let mut devices = Vec::new();
+        for other in &choices.others {
+            let device = mig_device::device(gpu, other, driver, dropped);
+            devices.push(counters.used_by(instance_part(gpu, other), device));
+        }
+        for slot in &choices.slots {
+            let device = mig_device::slot(gpu, *slot, driver, dropped);
+            devices.push(counters.used_by(Some(slot_part(*slot)), device));
+        }
+        if choices.whole {
+            let device = whole_gpu::device(gpu, driver, dropped);
+            devices.push(counters.used_by(Some(counters.set.counters.clone()), device));
+        }
+        let slices = devices.chunks(ELABORATE_DEVICES_PER_SLICE);
+        self.slices.extend(slices.map(<[Device]>::to_vec));
+        self.open = false;
+    }
+
+    fn as_found(&mut self, inventory: &Inventory, gpu: &Gpu) {
+        for part in gpu.offered() {
+            let device = plan::device(part, inventory.driver(), &mut self.dropped);
+            self.push(device);
+        }
+    }
+
+    fn whole(&mut self, inventory: &Inventory, gpu: &Gpu) {
+        let device = whole_gpu::device(gpu, inventory.driver(), &mut self.dropped);
+        self.push(device);
+    }
+
+    fn push(&mut self, device: Device) {
+        let has_room = |slice: &&mut Vec<Device>| self.open && slice.len() < DEVICES_PER_SLICE;
+        match self.slices.last_mut().filter(has_room) {
+            Some(slice) => slice.push(device),
+            None => self.slices.push(vec![device]),
+        }
+        self.open = true;
+    }
+
+    fn offer(self, node: &Node, driver: &str) -> Offer {
+        Offer::new(driver, node, self.slices, self.dropped)
+    }
+}
+
+type Amounts = BTreeMap<String, Counter>;
+
+/// The counters of one GPU.
+struct Counters {
+    set: CounterSet,
+}
+
+impl Counters {
+    /// As much of everything as the profile has that has most of it, and each memory slice once.
+    fn of(choices: &Choices<'_>) -> Self {
+        let options = choices.gpu.mig.iter().flat_map(|mig| &mig.profiles);
+        let options: Vec<&MigOption> = options
+            .filter(|option| option.profile.is_all_of_its_gpu_instance())
+            .collect();
+        let mut counters = Amounts::new();
+        for (name, amount) in ENGINES {
+            let amounts = options.iter().map(|option| amount(option));
+            counters.insert(name.to_owned(), count(amounts.max().unwrap_or(0)));
+        }
+        let memory = options.iter().map(|option| option.memory).max();
+        counters.insert(MEMORY.to_owned(), counter(&memory.unwrap_or_default()));
+        let placements = options.iter().flat_map(|option| &option.placements);
+        counters.extend(placements.flat_map(|placement| slices(*placement)));
+        Self {
+            set: CounterSet {
+                name: format!("{}-counter-set", choices.gpu.device_name()),
+                counters,
+            },
+        }
+    }
+
+    fn used_by(&self, amounts: Option<Amounts>, device: Device) -> Device {
+        let used = amounts.map(|counters| {
+            vec![DeviceCounterConsumption {
+                counter_set: self.set.name.clone(),
+                counters,
+                compatibility_groups: None,
+            }]
+        });
+        Device {
+            consumes_counters: used,
+            ..device
+        }
+    }
+}
+
+/// What the device uses that can be made here.
+fn slot_part(slot: Slot<'_>) -> Amounts {
+    let Slot { option, placement } = slot;
+    let engines = ENGINES.iter();
+    engines
+        .map(|(name, amount)| ((*name).to_owned(), count(amount(option))))
+        .chain([(MEMORY.to_owned(), counter(&option.memory))])
+        .chain(slices(placement))
+        .collect()
+}
+
+/// What an instance uses that somebody else has made. Compute instances that share a GPU instance would
+/// use its part several times; nothing else is offered that overlaps them.
+fn instance_part(gpu: &Gpu, instance: &MigInstance) -> Option<Amounts> {
+    let mut options = gpu.mig.iter().flat_map(|mig| &mig.profiles);
+    let option = options.find(|option| {
+        option.profile_id == instance.profile_id && instance.profile.is_all_of_its_gpu_instance()
+    })?;
+    let placement = instance.placement;
+    Some(slot_part(Slot { option, placement }))
+}
+
+const MEMORY: &str = "memory";
+
+/// What of an option a counter counts.
+type Amount = fn(&MigOption) -> u32;
+
+const ENGINES: [(&str, Amount); 6] = [
+    ("multiprocessors", |option| option.multiprocessors),
+    ("copy-engines", |option| engines(option).copy),
+    ("decoders", |option| engines(option).decoders),
+    ("encoders", |option| engines(option).encoders),
+    ("jpeg-engines", |option| engines(option).jpeg),
+    ("ofa-engines", |option| engines(option).ofa),
+];
+
+fn engines(option: &MigOption) -> MigEngines {
+    option.engines
+}
+
+fn slices(placement: Placement) -> impl Iterator<Item = (String, Counter)> {
+    let slices = placement.slices();
+    slices.map(|slice| (format!("memory-slice-{slice}"), count(1)))
+}
+
+fn count(number: u32) -> Counter {
+    counter(&number)
+}
+
+fn counter(amount: &impl ToString) -> Counter {
+    Counter {
+        value: Quantity(amount.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,456 @@
+//! Claims on GPUs that are cut for them.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use tessera_device::mig::{MigMode, Placement, UnfinishedInstance};
+use tessera_device::testing::gpu_uuid;
+use tessera_offer::{MadeDevices, Node as OfferNode, partitions};
+
+use super::*;
+use crate::testing::cutting::h100;
+use crate::testing::machine::TestClaims;
+
+const SMALL: &str = "gpu-0-mig-1g10gb-19-6";
+const NEXT: &str = "gpu-0-mig-1g10gb-19-5";
+const HALF: &str = "gpu-0-mig-3g40gb-9-0";
+const OTHER: &str = "gpu-1-mig-2g20gb-14-4";
+const WHOLE: &str = "gpu-0";
+
+fn node() -> Machine {
+    Machine::dynamic(vec![h100(0, MigMode::Off), h100(1, MigMode::Off)])
+}
+
+fn allocate(machine: &Machine, name: &str, devices: &[&str]) {
+    let results: Vec<_> = devices
+        .iter()
+        .map(|device| {
+            json!({"request": "mig", "driver": "gpu.nvidia.com", "pool": "node0", "device": device})
+        })
+        .collect();
+    let object = json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"namespace": "default", "name": name, "uid": format!("{name}-uid")},
+        "spec": {},
+        "status": {"allocation": {"devices": {"results": results}}},
+    });
+    machine
+        .api
+        .put(name, serde_json::from_value(object).unwrap());
+}
+
+fn modes(machine: &Machine) -> Vec<MigMode> {
+    let gpus = machine.cutting.gpus();
+    gpus.iter()
+        .map(|gpu| gpu.mig.as_ref().unwrap().mode)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_mig_device_is_made_for_its_claim_and_destroyed_after_it() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF, OTHER]);
+    let claims = machine.start();
+    let first = claims.prepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(machine.cutting.instances(), [HALF, OTHER]);
+    assert_eq!(modes(&machine), [MigMode::On, MigMode::On]);
+    let spec = std::fs::read_to_string(machine.spec_of("a")).unwrap();
+    for node in [
+        "/dev/nvidia0",
+        "nvidia-cap0",
+        "nvidia-cap1",
+        "/dev/nvidia1",
+        "nvidia-cap1040",
+    ] {
+        assert!(spec.contains(&format!("{node}\"")), "{node}: {spec}");
+    }
+    machine.assert_specs_match_the_journal();
+    let again = claims.prepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(first, again);
+    let count = crate::metrics::prepared::count(&claims.records).unwrap();
+    assert_eq!((count["gpu"], count["mig"]), (0, 2));
+
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert!(machine.cutting.instances().is_empty());
+    assert!(machine.files("cdi").is_empty() && machine.files("claims").is_empty());
+}
+
+#[tokio::test]
+async fn claims_side_by_side_share_a_gpu_and_whoever_overlaps_is_refused() {
+    let machine = node();
+    for (name, device) in [
+        ("a", SMALL),
+        ("b", NEXT),
+        ("c", HALF),
+        ("d", WHOLE),
+        ("e", HALF),
+    ] {
+        allocate(&machine, name, &[device]);
+    }
+    let claims = machine.start();
+    let refs = ["a", "b", "c"].map(claim);
+    let prepare = |n: usize| claims.prepare(&refs[n], soon());
+    let (a, b, c) = tokio::join!(prepare(0), prepare(1), prepare(2));
+    for outcome in [a, b, c] {
+        outcome.unwrap();
+    }
+    assert_eq!(machine.cutting.instances(), [HALF, NEXT, SMALL]);
+    for name in ["d", "e"] {
+        let error = claims.prepare(&claim(name), soon()).await.unwrap_err();
+        assert_eq!(error.label(), "GpuHeld", "{error}");
+    }
+    for name in ["a", "b", "c"] {
+        claims.unprepare(&claim(name), soon()).await.unwrap();
+    }
+    // The mode is left as it is until somebody needs the other.
+    assert_eq!(modes(&machine)[0], MigMode::On);
+    claims.prepare(&claim("d"), soon()).await.unwrap();
+    assert_eq!(modes(&machine)[0], MigMode::Off);
+    machine.assert_specs_match_the_journal();
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_made_is_used_as_it_is_and_left() {
+    let machine = node();
+    for (name, device) in [
+        ("a", HALF),
+        ("b", SMALL),
+        ("c", WHOLE),
+        ("d", "gpu-0-mig-4g40gb-5-0"),
+    ] {
+        allocate(&machine, name, &[device]);
+    }
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    let foreign = machine.cutting.gpus()[0].mig.clone().unwrap();
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    machine.cutting.change(&gpu_uuid(0), |mig| *mig = foreign);
+
+    for name in ["c", "d"] {
+        let error = claims.prepare(&claim(name), soon()).await.unwrap_err();
+        assert_eq!(error.label(), "MigLayoutChanged", "{error}");
+    }
+    for name in ["a", "b"] {
+        claims.prepare(&claim(name), soon()).await.unwrap();
+    }
+    for name in ["a", "b"] {
+        claims.unprepare(&claim(name), soon()).await.unwrap();
+    }
+    assert_eq!(machine.cutting.instances(), [HALF]);
+}
+
+#[tokio::test]
+async fn another_instance_under_a_recorded_number_is_not_destroyed() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    machine.cutting.change(&gpu_uuid(0), |mig| {
+        mig.instances[0].uuid = "MIG-11111111-2222-3333-4444-555555555555".parse().unwrap();
+    });
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(machine.cutting.instances(), [HALF]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_somebody_holds_open_is_destroyed_once_it_is_let_go() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    machine.cutting.busy.lock().unwrap().insert(gpu_uuid(0));
+    let error = claims.unprepare(&claim("a"), soon()).await.unwrap_err();
+    assert_eq!(error.label(), "MigDeviceBusy", "{error}");
+    assert_eq!(machine.files("claims").len(), 1);
+
+    let (busy, a) = (machine.cutting.busy.clone(), claim("a"));
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        busy.lock().unwrap().clear();
+    };
+    let unprepare = claims.unprepare(&a, Deadline::after(Duration::from_secs(10)));
+    let (outcome, ()) = tokio::join!(unprepare, release);
+    outcome.unwrap();
+    assert!(machine.cutting.instances().is_empty());
+}
+
+#[tokio::test]
+async fn half_a_device_that_somebody_has_left_is_in_the_way_and_is_said() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    machine.cutting.change(&gpu_uuid(0), |mig| {
+        mig.mode = MigMode::On;
+        mig.pending = MigMode::On;
+        mig.unfinished.push(UnfinishedInstance {
+            gpu_instance: 1,
+            profile: "3g.40gb".parse().unwrap(),
+            profile_id: 9,
+            placement: Placement { start: 0, size: 4 },
+        });
+    });
+    let error = machine
+        .start()
+        .prepare(&claim("a"), soon())
+        .await
+        .unwrap_err();
+    assert_eq!(error.label(), "MigLayoutChanged", "{error}");
+    assert!(error.to_string().contains("no compute instance"), "{error}");
+}
+
+#[tokio::test]
+async fn the_offer_stays_the_same_while_claims_come_and_go() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF, OTHER]);
+    let claims = Arc::new(machine.start());
+    let own = OwnMigDevices::of(claims.clone());
+    let node = OfferNode {
+        name: "node0".to_owned(),
+        uid: "uid".to_owned(),
+    };
+    let offer = || {
+        let gpus = machine.cutting.gpus();
+        let inventory = tessera_device::Inventory::new(hardware().inventory.driver().clone(), gpus);
+        let inventory = inventory.unwrap();
+        let made: MadeDevices = own.seen_beside(&inventory);
+        (
+            partitions(&inventory, &made, &node, "gpu.nvidia.com"),
+            inventory,
+        )
+    };
+    let (before, _) = offer();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    let (during, stale) = offer();
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    let made = own.seen_beside(&stale);
+    let late = partitions(&stale, &made, &node, "gpu.nvidia.com");
+    assert_eq!(before.slices(1), during.slices(1));
+    assert_eq!(before.slices(1), late.slices(1));
+    assert_eq!(before.slices(1), offer().0.slices(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_accounts_for_is_destroyed_after_the_grace_and_nothing_else() {
+    let machine = node();
+    for (name, device) in [("a", HALF), ("b", SMALL), ("c", OTHER)] {
+        allocate(&machine, name, &[device]);
+    }
+    let claims = machine.start();
+    for name in ["a", "b", "c"] {
+        claims.prepare(&claim(name), soon()).await.unwrap();
+    }
+    // Of one every trace is lost, of another the record and its copy.
+    for file in [
+        machine.record_of("a"),
+        machine.record_of("b"),
+        machine.spec_of("a"),
+    ] {
+        std::fs::remove_file(file).unwrap();
+    }
+    for name in ["a", "b"] {
+        std::fs::remove_file(
+            machine
+                .path("claims/copies")
+                .join(format!("{name}-uid.record")),
+        )
+        .unwrap();
+    }
+    let mut let_go = LetGo::default();
+    let mut look_after = async || {
+        let hardware = machine.looked_at_now();
+        let outcomes = claims.look_after(&mut let_go, LATER, Some(&hardware)).await;
+        (outcomes, let_go.is_waiting())
+    };
+    let (outcomes, is_waiting) = look_after().await;
+    assert_eq!(outcomes, [Outcome::Rebuilt]);
+    assert!(is_waiting);
+    assert_eq!(machine.cutting.instances(), [HALF, SMALL, OTHER]);
+    tokio::time::sleep(LATER.0).await;
+    assert_eq!(look_after().await, (vec![Outcome::Destroyed], true));
+    assert_eq!(machine.cutting.instances(), [SMALL, OTHER]);
+    assert_eq!(look_after().await, (vec![], false));
+}
+
+#[tokio::test]
+async fn a_claim_whose_device_somebody_destroys_is_told_so() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    let look_after = async || {
+        let mut let_go = LetGo::default();
+        let hardware = machine.hardware();
+        claims.look_after(&mut let_go, LATER, Some(&hardware)).await
+    };
+    assert_eq!(look_after().await, []);
+    assert_eq!(machine.told(), [""; 0]);
+    machine
+        .cutting
+        .change(&gpu_uuid(0), |mig| mig.instances.clear());
+    assert_eq!(look_after().await, []);
+    assert_eq!(machine.told(), ["MigDeviceGone"]);
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_record_cannot_be_read_no_device_counts_as_nobodys() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let claims = machine.start();
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    std::fs::write(machine.record_of("a"), "damage").unwrap();
+    std::fs::remove_file(machine.path("claims/copies").join("a-uid.record")).unwrap();
+    std::fs::remove_file(machine.spec_of("a")).unwrap();
+    let hardware = machine.hardware();
+    let mut let_go = LetGo::default();
+    let outcomes = claims.look_after(&mut let_go, NOW, Some(&hardware)).await;
+    assert_eq!(outcomes, [Outcome::Unaccounted]);
+    assert_eq!(machine.cutting.instances(), [HALF]);
+}
+
+/// What is done while the process dies.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// Devices on two GPUs, the second beside one that is there; and one that is refused.
+    Prepare,
+    /// Two claims of one GPU, while a third stays.
+    Unprepare,
+    /// The whole GPU, after its last MIG device has gone.
+    Whole,
+    /// A claim that was allocated anew, on another part of the GPU.
+    Move,
+}
+
+const LIVES: [Life; 4] = [Life::Prepare, Life::Unprepare, Life::Whole, Life::Move];
+
+type Answers = BTreeMap<&'static str, Vec<PreparedDevice>>;
+
+/// What is left on the node, and what the kubelet was told.
+#[derive(Debug, PartialEq)]
+struct End {
+    files: BTreeMap<String, Vec<u8>>,
+    instances: Vec<String>,
+    modes: Vec<MigMode>,
+    answers: Answers,
+}
+
+const CLAIMS: [(&str, &[&str]); 4] = [
+    ("a", &[HALF, OTHER]),
+    ("b", &[SMALL]),
+    ("c", &[NEXT]),
+    ("d", &[WHOLE]),
+];
+
+impl Life {
+    async fn set_up(self) -> Machine {
+        let machine = node();
+        for (name, devices) in CLAIMS {
+            allocate(&machine, name, devices);
+        }
+        let claims = machine.start();
+        let prepared: &[&str] = match self {
+            Self::Prepare | Self::Move => &["b"],
+            Self::Unprepare => &["a", "b", "c"],
+            Self::Whole => &["c"],
+        };
+        for name in prepared {
+            claims.prepare(&claim(name), soon()).await.unwrap();
+        }
+        match self {
+            Self::Prepare | Self::Unprepare => {}
+            Self::Whole => claims.unprepare(&claim("c"), soon()).await.unwrap(),
+            Self::Move => allocate(&machine, "b", &[HALF]),
+        }
+        machine
+    }
+
+    async fn act(self, claims: &TestClaims) -> Answers {
+        let names: &[&str] = match self {
+            Self::Prepare => &["a", "d"],
+            Self::Unprepare => {
+                for name in ["a", "b"] {
+                    let _ = claims.unprepare(&claim(name), soon()).await;
+                }
+                &[]
+            }
+            Self::Whole => &["d"],
+            Self::Move => &["b"],
+        };
+        let mut answers = Answers::new();
+        for name in names {
+            if let Ok(devices) = claims.prepare(&claim(name), soon()).await {
+                answers.insert(name, devices);
+            }
+        }
+        answers
+    }
+}
+
+fn end(machine: &Machine, answers: Answers) -> End {
+    End {
+        files: machine.everything(),
+        instances: machine.cutting.instances(),
+        modes: modes(machine),
+        answers,
+    }
+}
+
+async fn dead(life: Life, burns_at: usize, effect_first: bool) -> Option<Machine> {
+    let machine = life.set_up().await;
+    let fuse = Fuse {
+        burns_at: Some(burns_at),
+        effect_first,
+        ..Fuse::default()
+    };
+    let doomed = machine.start_with(fuse, "boot");
+    life.act(&doomed).await;
+    (doomed.records.1.calls.load(Ordering::Relaxed) > burns_at).then_some(machine)
+}
+
+async fn assert_unprepare_leaves_nothing(machine: &Machine) {
+    let claims = machine.start();
+    for (name, _) in CLAIMS {
+        claims.unprepare(&claim(name), soon()).await.unwrap();
+    }
+    assert!(machine.files("cdi").is_empty() && machine.files("claims").is_empty());
+    assert_eq!(machine.cutting.instances(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_the_process_dies_the_gpus_end_up_cut_as_without_the_death() {
+    for life in LIVES {
+        let machine = life.set_up().await;
+        let answers = life.act(&machine.start()).await;
+        let unharmed = end(&machine, answers);
+        let mut points = 0;
+        for effect_first in [false, true] {
+            for burns_at in 0.. {
+                let Some(machine) = dead(life, burns_at, effect_first).await else {
+                    break;
+                };
+                points += 1;
+                let answers = life.act(&machine.start()).await;
+                let at = format!("{life:?} at call {burns_at}, after its effect: {effect_first}");
+                assert_eq!(end(&machine, answers), unharmed, "{at}");
+                machine.assert_specs_match_the_journal();
+                assert_unprepare_leaves_nothing(&machine).await;
+            }
+        }
+        println!("{life:?}: {points} points");
+        assert!(points >= 8, "{life:?}: the calls were not reached");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_the_process_dies_an_unprepare_alone_leaves_no_instance() {
+    for life in LIVES {
+        for effect_first in [false, true] {
+            for burns_at in 0.. {
+                let Some(machine) = dead(life, burns_at, effect_first).await else {
+                    break;
+                };
+                assert_unprepare_leaves_nothing(&machine).await;
+            }
+        }
+    }
+}

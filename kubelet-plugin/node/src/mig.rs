@@ -1,0 +1,171 @@
+//! Switches MIG modes, and makes and destroys MIG devices.
+//!
+//! Each call loads NVML for itself, as looks at the hardware do, and runs on a thread of its own: one
+//! that hangs holds up nobody but its caller, and that one until its deadline. The lock of the GPU is the
+//! caller's business.
+
+mod nvml;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use tessera_device::GpuUuid;
+use tessera_device::mig::{MigInstance, MigMode, MigState};
+use tessera_nvml::{MigErrorReason, NvmlError};
+use tessera_prepare::step::MigDevice;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+pub use self::nvml::NvmlMig;
+use crate::deadline::Deadline;
+use crate::driver_root::DriverRootError;
+
+/// What can be done to the MIG side of this node's GPUs. Every call may block for long.
+pub trait MigOperations: Send + Sync + 'static {
+    /// The MIG sides of those of these GPUs that have one.
+    fn states(&self, gpus: &BTreeSet<GpuUuid>) -> Result<Vec<(GpuUuid, MigState)>, MigError>;
+
+    /// Puts a GPU into a mode. One that is in it stays as it is.
+    fn switch(&self, gpu: &GpuUuid, mode: MigMode) -> Result<(), MigError>;
+
+    /// Makes a device. If this fails, nothing is left of it but what [`Self::destroy`] finds.
+    fn create(&self, device: &MigDevice) -> Result<MigInstance, MigError>;
+
+    /// Destroys a device: the one with its identity, or else what lies at its place. It may be gone.
+    fn destroy(&self, device: &MigDevice) -> Result<(), MigError>;
+}
+
+/// Something that was not done to a GPU's MIG side.
+#[derive(Debug, Error)]
+pub enum MigError {
+    /// There is no driver to ask.
+    #[error(transparent)]
+    Driver(#[from] DriverRootError),
+    /// NVML does not start.
+    #[error(transparent)]
+    Nvml(#[from] NvmlError),
+    /// NVML refused.
+    #[error(transparent)]
+    Refused(#[from] tessera_nvml::MigError),
+    /// The mode would change with a reset, which ends what runs on the GPU.
+    #[error(
+        "MIG mode of GPU {gpu} would be {mode} only after a reset; reset the GPU or reboot the node"
+    )]
+    NeedsReset {
+        /// The GPU.
+        gpu: GpuUuid,
+        /// The mode that was asked for.
+        mode: MigMode,
+    },
+    /// The call did not come back.
+    #[error(
+        "the NVIDIA driver has not come back from {action} in time; the kubelet will call again"
+    )]
+    TimedOut {
+        /// What it was asked for.
+        action: &'static str,
+    },
+    /// The call could not begin, or ended in a panic.
+    #[error("{action} was not done: {problem}")]
+    NotRun {
+        /// What was to be done.
+        action: &'static str,
+        /// Why not.
+        problem: String,
+    },
+}
+
+impl MigError {
+    /// Whether somebody uses what was to be changed, so that a later attempt may succeed.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.reason == MigErrorReason::InUse)
+    }
+
+    fn not_run(action: &'static str, problem: &impl fmt::Display) -> Self {
+        Self::NotRun {
+            action,
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// The same without blocking.
+#[derive(Clone)]
+pub struct Mig(Arc<dyn MigOperations>);
+
+impl fmt::Debug for Mig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mig")
+    }
+}
+
+impl Mig {
+    /// By these operations.
+    pub fn by(operations: impl MigOperations) -> Self {
+        Self(Arc::new(operations))
+    }
+
+    /// See [`MigOperations::states`].
+    pub async fn states(
+        &self,
+        gpus: BTreeSet<GpuUuid>,
+        limit: Deadline,
+    ) -> Result<Vec<(GpuUuid, MigState)>, MigError> {
+        let action = "a look at the GPU's MIG mode";
+        self.run(action, limit, move |mig| mig.states(&gpus)).await
+    }
+
+    /// See [`MigOperations::switch`].
+    pub async fn switch(
+        &self,
+        gpu: GpuUuid,
+        mode: MigMode,
+        limit: Deadline,
+    ) -> Result<(), MigError> {
+        let action = "the switch of a GPU's MIG mode";
+        self.run(action, limit, move |mig| mig.switch(&gpu, mode))
+            .await
+    }
+
+    /// See [`MigOperations::create`].
+    pub async fn create(
+        &self,
+        device: MigDevice,
+        limit: Deadline,
+    ) -> Result<MigInstance, MigError> {
+        let action = "the creation of a MIG device";
+        self.run(action, limit, move |mig| mig.create(&device))
+            .await
+    }
+
+    /// See [`MigOperations::destroy`].
+    pub async fn destroy(&self, device: MigDevice, limit: Deadline) -> Result<(), MigError> {
+        let action = "the destruction of a MIG device";
+        self.run(action, limit, move |mig| mig.destroy(&device))
+            .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        limit: Deadline,
+        call: impl FnOnce(&dyn MigOperations) -> Result<T, MigError> + Send + 'static,
+    ) -> Result<T, MigError> {
+        let (done, answer) = oneshot::channel();
+        let operations = self.0.clone();
+        let work = move || {
+            // Nobody takes the answer when the deadline has passed.
+            let _ = done.send(call(&*operations));
+        };
+        let started = thread::Builder::new().name("mig".to_owned()).spawn(work);
+        started.map_err(|error: io::Error| MigError::not_run(action, &error))?;
+        match limit.run(answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(MigError::not_run(action, &"a defect of the plugin")),
+            Err(_) => Err(MigError::TimedOut { action }),
+        }
+    }
+}
