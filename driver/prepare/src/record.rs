@@ -17,6 +17,7 @@ use tessera_device::{DeviceName, GpuUuid, MigUuid};
 use thiserror::Error;
 
 use crate::cdi::{self, CdiKind};
+use crate::share::Share;
 use crate::step::Effect;
 
 /// The newest format of records that this version reads and writes.
@@ -25,7 +26,7 @@ use crate::step::Effect;
 /// an old version that ignored something would do harm. Each record is written in the lowest format
 /// that says all of it, so that versions which know nothing of a feature read the records that do not
 /// use it.
-pub const FORMAT: u32 = MIG_FORMAT;
+pub const FORMAT: u32 = SHARES_FORMAT;
 
 /// Format of records of whole GPUs.
 const FIRST_FORMAT: u32 = 1;
@@ -33,6 +34,10 @@ const FIRST_FORMAT: u32 = 1;
 /// Format of records with MIG devices: a version that took their view for that of a GPU would give the
 /// rest of the GPU to nobody, or all of it to somebody.
 const MIG_FORMAT: u32 = 2;
+
+/// Format of records with shares: a version that knew nothing of them would give the rest of the device
+/// to nobody, or all of it to somebody.
+const SHARES_FORMAT: u32 = 3;
 
 /// First word of every record.
 const MAGIC: &str = "tessera-record";
@@ -64,6 +69,8 @@ pub enum View {
     /// A part of it: a MIG device, which may be there already or be about to be made.
     #[serde(with = "part")]
     Part(Part),
+    /// A share of it, or of a MIG device of it, beside others who have shares.
+    Share(Share),
     /// What was allocated, beside whoever else uses it: admin access, which counts against nobody.
     Admin,
 }
@@ -73,8 +80,21 @@ impl View {
     pub fn excludes(self, other: Self) -> bool {
         match (self, other) {
             (Self::Admin, _) | (_, Self::Admin) => false,
-            (Self::Part(one), Self::Part(other)) => one.overlaps(other),
-            (Self::Whole, _) | (_, Self::Whole) => true,
+            // Shares of one device are not in each other's way as long as there is room for all.
+            (Self::Share(one), Self::Share(other)) if one.of == other.of => false,
+            _ => match (self.part(), other.part()) {
+                (Some(one), Some(other)) => one.overlaps(other),
+                (None, _) | (_, None) => true,
+            },
+        }
+    }
+
+    /// The part of the GPU that is used. `None`: all of it.
+    fn part(self) -> Option<Part> {
+        match self {
+            Self::Part(part) => Some(part),
+            Self::Share(share) => share.of,
+            Self::Whole | Self::Admin => None,
         }
     }
 }
@@ -123,6 +143,8 @@ pub trait RecordedDevice:
     fn device(&self) -> &DeviceName;
     /// CDI device for the container runtime, `vendor/class=name`.
     fn cdi_id(&self) -> &str;
+    /// Which share of the device it is, where that is shared.
+    fn share_id(&self) -> Option<&str>;
     /// Which of [`Self::TYPES`] it is.
     fn device_type(&self) -> &'static str;
     /// The lowest format of records that says all of it.
@@ -142,6 +164,10 @@ impl RecordedDevice for PreparedDevice {
         &self.cdi_id
     }
 
+    fn share_id(&self) -> Option<&str> {
+        self.share_id.as_deref()
+    }
+
     fn device_type(&self) -> &'static str {
         match self.instance {
             Some(_) => "mig",
@@ -151,7 +177,11 @@ impl RecordedDevice for PreparedDevice {
 
     fn format(&self) -> u32 {
         let is_mig = self.instance.is_some() || matches!(self.view, View::Part(_));
-        if is_mig { MIG_FORMAT } else { FIRST_FORMAT }
+        match self.view {
+            View::Share(_) => SHARES_FORMAT,
+            View::Whole | View::Part(_) | View::Admin if is_mig => MIG_FORMAT,
+            View::Whole | View::Part(_) | View::Admin => FIRST_FORMAT,
+        }
     }
 }
 
@@ -255,9 +285,14 @@ impl<D: RecordedDevice> RecordOf<D> {
 
     /// Whether it is a record of the driver whose CDI devices are of this kind.
     pub fn is_of(&self, kind: &CdiKind) -> bool {
+        let is_named = |device: &D, share| {
+            let name = cdi::device_id(kind, &self.claim.uid, device.device(), share);
+            device.cdi_id() == name
+        };
+        // The reference driver does not tell shares apart by name.
         self.devices
             .iter()
-            .all(|device| device.cdi_id() == cdi::device_id(kind, &self.claim.uid, device.device()))
+            .all(|device| is_named(device, device.share_id()) || is_named(device, None))
     }
 
     /// Reads a record back.
@@ -350,7 +385,7 @@ mod optional_text {
 }
 
 /// Serde for a part of a GPU, so that the device crate need not know serde.
-mod part {
+pub(crate) mod part {
     use super::{Deserialize, Deserializer, Part, Placement, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]
@@ -363,7 +398,7 @@ mod part {
     }
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field")]
-    pub(super) fn serialize<S: Serializer>(part: &Part, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(part: &Part, s: S) -> Result<S::Ok, S::Error> {
         let Part {
             placement: Placement { start, size },
             compute_instance,
@@ -376,7 +411,7 @@ mod part {
         slices.serialize(s)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Part, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Part, D::Error> {
         let Slices {
             start,
             size,
@@ -395,7 +430,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{mig_record, record};
+    use crate::testing::{mig_record, record, share_record};
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {
@@ -419,6 +454,63 @@ mod tests {
         watched.devices[0].view = View::Admin;
         assert!(header(&watched).starts_with("tessera-record 2 "));
         assert_eq!(Record::decode(&watched.encode()).unwrap(), watched);
+    }
+
+    #[test]
+    fn a_share_is_of_a_format_that_older_versions_refuse_and_reads_back_as_it_was() {
+        let of_gpu = share_record("a", 1, &[("s1", 20), ("s2", 5)]);
+        assert!(of_gpu.encode().starts_with(b"tessera-record 3 "));
+        assert_eq!(Record::decode(&of_gpu.encode()).unwrap(), of_gpu);
+        let value = serde_json::to_value(&of_gpu.devices[0]).unwrap();
+        let share = json!({"memory": 20_u64 << 30, "computeShare": 0, "shares": 1});
+        assert_eq!(value["view"], json!({"share": share}));
+
+        let mut of_part = mig_record("a", 1, &["3g.40gb"]);
+        let View::Part(part) = of_part.devices[0].view else {
+            panic!("{of_part:?}")
+        };
+        let View::Share(share) = of_gpu.devices[0].view else {
+            panic!("{of_gpu:?}")
+        };
+        let share = Share {
+            of: Some(part),
+            ..share
+        };
+        of_part.devices[0].view = View::Share(share);
+        let read = Record::decode(&of_part.encode()).unwrap();
+        assert_eq!(read, of_part);
+        let value = serde_json::to_value(&read.devices[0]).unwrap();
+        assert_eq!(
+            value["view"]["share"]["part"],
+            json!({"start": 0, "size": 4})
+        );
+    }
+
+    #[test]
+    fn shares_of_one_device_go_together_and_exclude_all_other_uses_of_its_place() {
+        let amounts = tessera_sharing::Part::default();
+        let part = |start| Part {
+            placement: Placement { start, size: 4 },
+            compute_instance: None,
+        };
+        let share = |of| View::Share(Share { of, amounts });
+        let (gpu, low, high) = (share(None), share(Some(part(0))), share(Some(part(4))));
+        for (one, other, expected) in [
+            (gpu, gpu, false),
+            (low, low, false),
+            (low, high, false),
+            (gpu, View::Whole, true),
+            (gpu, View::Part(part(0)), true),
+            (gpu, low, true),
+            (low, View::Whole, true),
+            (low, View::Part(part(0)), true),
+            (low, View::Part(part(4)), false),
+            (gpu, View::Admin, false),
+            (low, View::Admin, false),
+        ] {
+            assert_eq!(one.excludes(other), expected, "{one:?} {other:?}");
+            assert_eq!(other.excludes(one), expected, "{other:?} {one:?}");
+        }
     }
 
     #[test]
@@ -448,10 +540,10 @@ mod tests {
     #[test]
     fn a_record_of_a_newer_format_is_refused_as_such_and_not_as_damage() {
         let text = String::from_utf8(record("a", &[0]).encode()).unwrap();
-        let newer = text.replacen("tessera-record 1 ", "tessera-record 3 ", 1);
+        let newer = text.replacen("tessera-record 1 ", "tessera-record 9 ", 1);
         let error = Record::decode(newer.as_bytes()).unwrap_err();
         assert!(
-            matches!(error, RecordError::NewerFormat { found: 3 }),
+            matches!(error, RecordError::NewerFormat { found: 9 }),
             "{error}"
         );
     }

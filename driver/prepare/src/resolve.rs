@@ -3,10 +3,11 @@
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
 use tessera_device::follow::MissingGpu;
 use tessera_device::mig::MigInstance;
-use tessera_device::{Gpu, Inventory, MigUuid, Offered};
+use tessera_device::{Bytes, Gpu, Inventory, MigUuid, Offered};
 
 use crate::record::View;
 use crate::refusal::Refusal;
+use crate::share::{self, Share};
 
 /// An allocated device and the GPU behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +23,21 @@ pub struct ResolvedDevice<'i> {
 impl ResolvedDevice<'_> {
     /// How the claim uses the GPU.
     pub fn view(&self) -> View {
-        match self.instance {
-            _ if self.allocated.admin_access => View::Admin,
-            Some(instance) => View::Part(instance.part()),
-            None => View::Whole,
+        if self.allocated.admin_access {
+            return View::Admin;
         }
+        let of = self.instance.map(MigInstance::part);
+        match (share::amounts(&self.allocated, self.memory()), of) {
+            (Some(amounts), of) => View::Share(Share { of, amounts }),
+            (None, Some(part)) => View::Part(part),
+            (None, None) => View::Whole,
+        }
+    }
+
+    /// How much memory the device has.
+    pub fn memory(&self) -> Bytes {
+        let whole = self.gpu.memory;
+        self.instance.map_or(whole, |instance| instance.memory)
     }
 
     /// The identity of the MIG device, where it is one.

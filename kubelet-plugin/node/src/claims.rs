@@ -36,6 +36,7 @@ use tessera_prepare::standing::{Standing, standing};
 use tessera_prepare::step::{Step, undo_all};
 use tessera_prepare::upkeep::has_name;
 use tessera_prepare::waiting::WaitingFor;
+use tessera_sharing::ConsumableShares;
 use tokio::sync::watch;
 use tracing::{Span, info, info_span, warn};
 
@@ -64,6 +65,8 @@ pub struct Identity {
     pub cdi_kind: CdiKind,
     /// The boot that we run in.
     pub boot: BootId,
+    /// How claims may share devices.
+    pub sharing: ConsumableShares,
 }
 
 /// Prepares and unprepares the claims of one driver on one node.
@@ -201,7 +204,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 .locked(Operation::prepare, claim, gpus_of(&devices), deadline)
                 .await?;
             match self.prepare_locked(claim, devices.clone(), hardware, &held) {
-                Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
+                Err(ClaimError::Refused(
+                    refusal @ (Refusal::GpuHeld { .. } | Refusal::GpuOverdrawn { .. }),
+                )) => {
                     drop(held);
                     self.await_release(refusal, deadline).await?;
                 }
@@ -243,7 +248,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         }
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
         let known = contents.records.iter().chain(&accounted);
-        let admitted = Ledger::under(held, known, unreadable).admit(claim, devices)?;
+        let admitted = Ledger::under(held, known, unreadable)
+            .sharing(self.identity.sharing)
+            .admit(claim, devices)?;
         let plan = plan(&admitted, cdi_kind, &hardware.install, boot);
         let record = execute(plan, &self.records, &self.node)?;
         Ok(record.devices)

@@ -115,6 +115,7 @@ impl Machine {
             pool: "node0".to_owned(),
             cdi_kind: channel_kind(),
             boot: BootId("boot".to_owned()),
+            sharing: tessera_sharing::ConsumableShares::Disabled,
         };
         let registry = &mut Registry::default();
         let ports = Ports {

@@ -4,6 +4,7 @@ mod driver;
 mod faults;
 mod mig;
 mod odd;
+mod shares;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -153,6 +153,7 @@ impl<'a> Assembly<'a> {
             pool: self.args.node_name.clone(),
             cdi_kind,
             boot: BootId(boot.trim().to_owned()),
+            sharing: self.args.consumable_shares,
         })
     }
 

@@ -53,12 +53,13 @@ fn render(claim: &str, gpus: &[Gpu], install: &DriverInstall) -> Spec {
     let parts = gpus.iter().flat_map(Gpu::offered);
     let edits: Vec<GpuEdits<'_>> = parts
         .map(|part| GpuEdits {
-            device: part.name(),
+            name: format!("{claim}-{}", part.name()),
             gpu: part.gpu,
             instance: part.instance,
+            variable: None,
         })
         .collect();
-    claim_spec(&CdiKind::claim(), &claim.parse().unwrap(), &edits, install)
+    claim_spec(&CdiKind::claim(), &edits, install)
 }
 
 fn json(spec: &Spec) -> String {
