@@ -22,6 +22,22 @@ enum Step {
     EachItem,
 }
 
+impl FieldPath {
+    /// Whether devices cannot be shared without the field.
+    pub(crate) fn is_of_sharing(&self) -> bool {
+        let names = self.0.iter().filter_map(|step| match step {
+            Step::Field(name) => Some(name.as_str()),
+            Step::EachItem => None,
+        });
+        let names: Vec<&str> = names.collect();
+        matches!(
+            names.as_slice(),
+            ["devices", "allowMultipleAllocations", ..]
+                | ["devices", "capacity", _, "requestPolicy", ..]
+        )
+    }
+}
+
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, step) in self.0.iter().enumerate() {

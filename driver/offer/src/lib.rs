@@ -18,6 +18,7 @@ mod plan;
 mod quantity;
 mod reconcile;
 mod same;
+mod shareable;
 mod whole_gpu;
 
 pub use channels::{HeldChannels, channels};

@@ -3,6 +3,7 @@
 use k8s_openapi::api::resource::v1::Device;
 use tessera_device::mig::{MigEngines, MigInstance};
 use tessera_device::{DriverFacts, Gpu};
+use tessera_sharing::ConsumableShares;
 
 use crate::attributes::Description;
 use crate::offer::Dropped;
@@ -12,9 +13,10 @@ pub(crate) fn device(
     gpu: &Gpu,
     instance: &MigInstance,
     driver: &DriverFacts,
+    shares: ConsumableShares,
     dropped: &mut Vec<Dropped>,
 ) -> Device {
-    let mut device = Description::of(instance.device_name(gpu.minor));
+    let mut device = Description::of(instance.device_name(gpu.minor), shares);
     device.string("type", "mig");
     device.string("uuid", instance.uuid.as_str());
     device.string("parentUUID", gpu.uuid.as_str());
@@ -33,7 +35,7 @@ pub(crate) fn device(
     device.capacity("encoders", &encoders);
     device.capacity("jpegEngines", &jpeg);
     device.capacity("ofaEngines", &ofa);
-    device.capacity("memory", &instance.memory);
+    device.memory(instance.memory);
     // By these a claim can ask for a place.
     let slices = instance.placement.slices();
     device.ones(

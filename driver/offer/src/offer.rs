@@ -85,6 +85,8 @@ pub struct Offer {
     node: Node,
     slices: Vec<Vec<Device>>,
     dropped: Vec<Dropped>,
+    /// What is offered in its place where devices cannot be shared.
+    exclusive: Option<Box<Offer>>,
 }
 
 impl Offer {
@@ -104,7 +106,14 @@ impl Offer {
             node: node.clone(),
             slices,
             dropped,
+            exclusive: None,
         }
+    }
+
+    /// The same, and another in its place for a server on which devices cannot be shared.
+    pub(crate) fn or_exclusive(mut self, exclusive: Self) -> Self {
+        self.exclusive = Some(Box::new(exclusive));
+        self
     }
 
     /// The driver that offers.
@@ -130,6 +139,12 @@ impl Offer {
     /// What is known of the devices but not offered, and why.
     pub fn dropped(&self) -> &[Dropped] {
         &self.dropped
+    }
+
+    /// How many of the devices can be shared by several claims.
+    pub fn shareable(&self) -> usize {
+        let shared = |device: &&Device| device.allow_multiple_allocations == Some(true);
+        self.devices().filter(shared).count()
     }
 
     /// Whether a stored slice belongs to this offer's pool. Every other slice is foreign.
@@ -166,9 +181,15 @@ impl Offer {
     /// The offer without these fields, for a server that does not keep them.
     ///
     /// Publishing a field that the server drops would differ from what is stored for ever, and so
-    /// be written for ever.
+    /// be written for ever. A server that does not keep all that sharing is made of gets devices that are
+    /// not shared: with only a part of it, a device would be given away as nobody wants it.
     #[must_use]
     pub fn without(&self, fields: &BTreeSet<FieldPath>) -> Self {
+        if let Some(exclusive) = &self.exclusive
+            && fields.iter().any(FieldPath::is_of_sharing)
+        {
+            return exclusive.without(fields);
+        }
         let mut offer = self.clone();
         for devices in &mut offer.slices {
             let spec = ResourceSliceSpec {

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
 use tessera_device::{Inventory, Offered};
+use tessera_sharing::ConsumableShares;
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
 use crate::offer::{Node, Offer};
@@ -13,15 +14,34 @@ use crate::{mig_device, whole_gpu};
 /// A GPU in MIG mode is not offered as a whole, and one that has no instance is not offered at all.
 /// One that waits for a reset to change its mode is offered in the mode that it is in.
 ///
+/// Devices can be shared as `shares` says. Where the server has no sharing, the offer is the same as without, by
+/// [`Offer::without`] of the fields that it does not keep.
+///
 /// Total and deterministic: what the API would refuse is left out and listed in
 /// [`Offer::dropped`], and the same input gives the same bytes.
-pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
+pub fn plan(inventory: &Inventory, node: &Node, driver: &str, shares: ConsumableShares) -> Offer {
+    let offer = offer(inventory, node, driver, shares);
+    if shares.is_on() {
+        offer.or_exclusive(self::offer(
+            inventory,
+            node,
+            driver,
+            ConsumableShares::Disabled,
+        ))
+    } else {
+        offer
+    }
+}
+
+fn offer(inventory: &Inventory, node: &Node, driver: &str, shares: ConsumableShares) -> Offer {
     let mut dropped = Vec::new();
     let devices: Vec<Device> = inventory
         .offered()
         .map(|Offered { gpu, instance }| match instance {
-            Some(instance) => mig_device::device(gpu, instance, inventory.driver(), &mut dropped),
-            None => whole_gpu::device(gpu, inventory.driver(), &mut dropped),
+            Some(instance) => {
+                mig_device::device(gpu, instance, inventory.driver(), shares, &mut dropped)
+            }
+            None => whole_gpu::device(gpu, inventory.driver(), shares, &mut dropped),
         })
         .collect();
     let slices = devices

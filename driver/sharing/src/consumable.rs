@@ -57,9 +57,9 @@ impl ConsumableShares {
     }
 }
 
-/// Memory is shared in whole MiB, as the reference driver has it.
+/// Memory is shared in whole MiB, as the reference driver has it. The API counts up to 2⁶³ - 1.
 fn shareable(memory: Bytes) -> Bytes {
-    Bytes::from_mib(memory.0 >> 20)
+    Bytes::from_mib(memory.0.min(i64::MAX.unsigned_abs()) >> 20)
 }
 
 impl fmt::Display for ConsumableShares {

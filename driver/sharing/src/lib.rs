@@ -31,6 +31,7 @@ pub use range::{
     decide,
 };
 pub use settings::{Conflict, DeviceSettings, DeviceWish, merge};
+pub use tessera_claim::{COMPUTE_SHARE, MEMORY, SHARES};
 pub use tier::{
     Attribute, DYNAMIC_MEMORY, MEMORY_ENFORCEMENT, SWAP_MECHANISM, SwapMechanism, Tier,
 };

@@ -196,16 +196,30 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         }
     }
 
-    /// Makes the store equal to the offer. A conflict is answered with a fresh list.
+    /// Makes the store equal to the offer. A conflict is answered with a fresh list, and so are fields that
+    /// the server does not keep.
     async fn converge(&mut self, offer: &Offer, turn: &Turn) -> Result<Stored, PublishError> {
         let mut passes = 1;
+        let mut writes = 0;
         loop {
+            let unsupported = self.unsupported.len();
             match self.pass(offer, turn).await {
+                // Without what the server does not keep, the offer may be another than what it kept.
+                Ok(stored) if self.unsupported.len() > unsupported && passes < PASSES => {
+                    passes += 1;
+                    writes += stored.writes;
+                }
+                Ok(stored) => {
+                    return Ok(Stored {
+                        writes: writes + stored.writes,
+                        ..stored
+                    });
+                }
                 Err(error) if error.is_stale() && passes < PASSES => {
                     passes += 1;
                     self.observer.write_failed(error.reason());
                 }
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -274,6 +288,8 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
             info!(generation, devices, writes, "published the devices");
             self.observer.published(writes);
         }
+        let stored = offer.without(&self.unsupported);
+        self.observer.shareable(stored.shareable());
         self.enter(PublishState::Published {
             generation,
             devices,

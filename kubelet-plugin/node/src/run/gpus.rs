@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tessera_device::Inventory;
+use tessera_offer::Node;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::record::PreparedDevice;
 
@@ -53,8 +55,20 @@ impl Role for Gpus {
         assembly.take_over(claims, notices).await
     }
 
-    fn planned(_: &Arc<NodeClaims>) -> Planned {
-        Planned::fixed(tessera_offer::plan)
+    fn planned(assembly: &mut Assembly<'_>, _: &Arc<NodeClaims>) -> Planned {
+        let (shares, changes) = assembly.shares();
+        let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
+            Some(tessera_offer::plan(
+                inventory,
+                node,
+                driver,
+                shares.known()?,
+            ))
+        };
+        Planned {
+            plan: Box::new(plan),
+            changes,
+        }
     }
 
     fn health(args: &Args, hardware: &HardwareWatch) -> GpuHealth {
