@@ -1,6 +1,6 @@
 //! From a claim's GPUs and the driver installation to the claim's spec.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tessera_device::Gpu;
 use tessera_device::mig::{DeviceNumber, MigAccess, MigInstance};
@@ -36,11 +36,15 @@ pub struct GpuEdits<'a> {
 
 /// The spec of a claim that holds these GPUs. There must be at least one.
 ///
+/// One that it has twice, as with admin access beside its own use, is the same device of the spec.
+///
 /// What all GPUs need stands at the level of the spec, because the runtime applies that once per
 /// container; each device adds its own nodes.
 pub fn claim_spec(kind: &CdiKind, gpus: &[GpuEdits<'_>], install: &DriverInstall) -> Spec {
+    let mut named = BTreeSet::new();
     let devices = gpus
         .iter()
+        .filter(|edits| named.insert(&edits.name))
         .map(|edits| Device {
             name: edits.name.clone(),
             annotations: BTreeMap::new(),

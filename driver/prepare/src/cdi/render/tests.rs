@@ -214,3 +214,10 @@ fn a_spec_breaks_no_rule_of_the_format() {
         assert!(hook.timeout.is_none_or(|seconds| seconds > 0), "{hook:?}");
     }
 }
+
+#[test]
+fn a_gpu_that_a_claim_has_twice_is_in_its_spec_once() {
+    let once = render(CLAIM, &[gpu(0)], &install());
+    let twice = render(CLAIM, &[gpu(0), gpu(0)], &install());
+    assert_eq!(json(&twice), json(&once));
+}
