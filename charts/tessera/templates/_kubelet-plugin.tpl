@@ -37,6 +37,12 @@ ports' names) and livenessPeriod.
     - name: NVIDIA_CDI_HOOK_PATH
       value: {{ . | quote }}
     {{- end }}
+    {{- if eq .driver "gpu" }}
+    {{- with $root.Values.consumableShares }}
+    - name: CONSUMABLE_SHARES
+      value: {{ ternary . (int64 .) (kindIs "string" .) | quote }}
+    {{- end }}
+    {{- end }}
     {{- with $plugin.hostLdconfigPath }}
     - name: LDCONFIG_PATH
       value: {{ . | quote }}

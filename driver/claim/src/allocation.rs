@@ -1,5 +1,7 @@
 //! From a `ResourceClaim` to the devices that it gives to this driver.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::resource::v1::{
     DeviceAllocationResult, DeviceRequestAllocationResult, ResourceClaim,
 };
@@ -9,6 +11,7 @@ use thiserror::Error;
 
 use crate::ClaimRef;
 use crate::configuration::{ConfigurationRefusal, Configurations};
+use crate::share::{Consumed, ShareError, share};
 
 /// What a claim allocates of one driver's devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +34,11 @@ pub struct AllocatedDevice {
     pub device: DeviceName,
     /// Admin access: the device may be in use by others and must not be reconfigured.
     pub admin_access: bool,
-    /// Which share of the device this is, where the device is shared (KEP 5075).
+    /// Which share of the device this is, where the device is shared (KEP 5075): letters, digits and
+    /// '-'. A claim has each share of a device once.
     pub share_id: Option<String>,
+    /// What the share takes of the device.
+    pub consumed: Consumed,
     /// The configuration that applies to the device, if anybody wrote one.
     pub configuration: Option<Config>,
 }
@@ -76,6 +82,22 @@ pub enum ClaimRefusal {
         #[source]
         source: IdError,
     },
+    /// A share that cannot be.
+    #[error(
+        "request {request} of claim {claim} was allocated an impossible share of {device}: {source}; \
+         the allocation is damaged: delete the pod to have it scheduled again"
+    )]
+    BadShare {
+        /// The claim.
+        claim: ClaimRef,
+        /// The request.
+        request: String,
+        /// The device.
+        device: DeviceName,
+        /// What is wrong with it.
+        #[source]
+        source: ShareError,
+    },
     /// A configuration that cannot be acted on.
     #[error("claim {claim} cannot be prepared with its configuration: {refusal}")]
     Configuration {
@@ -115,7 +137,13 @@ pub fn allocation(
         let configuration = configurations
             .effective(&result.request, &device)
             .map_err(refused)?;
-        Ok(allocated_device(result, device, configuration))
+        let share = share(result, driver).map_err(|source| ClaimRefusal::BadShare {
+            claim: wanted.clone(),
+            request: result.request.clone(),
+            device: device.clone(),
+            source,
+        })?;
+        Ok(allocated_device(result, device, share, configuration))
     };
     let devices = allocated
         .results
@@ -130,10 +158,30 @@ pub fn allocation(
             driver: driver.to_owned(),
         });
     }
+    refuse_doubles(wanted, &devices)?;
     Ok(Allocation {
         claim: wanted.clone(),
         devices,
     })
+}
+
+/// Fails if one share of a device is there twice: then it would be counted once and have two users.
+fn refuse_doubles(claim: &ClaimRef, devices: &[AllocatedDevice]) -> Result<(), ClaimRefusal> {
+    let mut seen = BTreeSet::new();
+    for device in devices {
+        let Some(id) = &device.share_id else {
+            continue;
+        };
+        if !seen.insert((&device.pool, &device.device, id)) {
+            return Err(ClaimRefusal::BadShare {
+                claim: claim.clone(),
+                request: device.request.clone(),
+                device: device.device.clone(),
+                source: ShareError::Twice(id.clone()),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Whether `claim`, as the API has it now under the name of `holder`, still allocates this device
@@ -174,6 +222,7 @@ fn device_name(
 fn allocated_device(
     result: &DeviceRequestAllocationResult,
     device: DeviceName,
+    (share_id, consumed): (Option<String>, Consumed),
     configuration: Option<Config>,
 ) -> AllocatedDevice {
     let request = result.request.split('/').next().unwrap_or_default();
@@ -182,7 +231,8 @@ fn allocated_device(
         pool: result.pool.clone(),
         device,
         admin_access: result.admin_access.unwrap_or_default(),
-        share_id: result.share_id.clone(),
+        share_id,
+        consumed,
         configuration,
     }
 }
@@ -190,6 +240,7 @@ fn allocated_device(
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use tessera_device::Bytes;
 
     use super::*;
 
@@ -332,6 +383,25 @@ mod tests {
         let mut replaced = wanted();
         replaced.uid = "11111111-6bb6-4a7c-8b7c-3b1c3c0a9f6e".parse().unwrap();
         assert!(!still(&holds, &replaced));
+    }
+
+    #[test]
+    fn shares_of_one_device_are_told_apart_and_none_is_there_twice() {
+        let shares = |ids: [&str; 2]| {
+            let result = |id: &str| {
+                let mut result = result("a", DRIVER, "gpu-0");
+                result["shareID"] = json!(id);
+                result["consumedCapacity"] = json!({"memory": "20Gi"});
+                result
+            };
+            json!({"allocation": {"devices": {"results": ids.map(result)}}})
+        };
+        let found = allocation(&claim(&shares(["one", "two"])), &wanted(), DRIVER).unwrap();
+        let memory = found.devices.iter().map(|device| device.consumed.memory);
+        let twenty = Some(Bytes::from_mib(20 << 10));
+        assert_eq!(memory.collect::<Vec<_>>(), [twenty, twenty]);
+        check(&shares(["one", "one"]), Err("the same share one"));
+        check(&shares(["one", "two/three"]), Err("shareID \"two/three\""));
     }
 
     #[test]

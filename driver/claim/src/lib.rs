@@ -6,11 +6,13 @@
 mod allocation;
 mod configuration;
 mod ids;
+mod share;
 mod slot;
 mod users;
 
 pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation, still_allocates};
 pub use configuration::ConfigurationRefusal;
 pub use ids::{ClaimRef, ClaimUid, UidError};
+pub use share::{COMPUTE_SHARE, Consumed, MEMORY, SHARES, ShareError};
 pub use slot::{NoSlot, Slot, slot};
 pub use users::{PodRef, users};

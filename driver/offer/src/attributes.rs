@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceCapacity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use tessera_device::{AddressingMode, DeviceName, DriverFacts, Gpu};
+use tessera_device::{AddressingMode, Bytes, DeviceName, DriverFacts, Gpu};
+use tessera_sharing::{ConsumableShares, MEMORY};
 
 use crate::limits::{ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE};
 use crate::offer::{DropReason, Dropped};
+use crate::shareable::{additions, is_shareable, share};
 
 /// Attributes that Kubernetes itself defines, so that a claim can match devices of two drivers.
 const PCI_BUS_ID: &str = "resource.kubernetes.io/pciBusID";
@@ -22,15 +24,20 @@ pub(crate) struct Description {
     device: DeviceName,
     attributes: BTreeMap<String, DeviceAttribute>,
     capacity: BTreeMap<String, DeviceCapacity>,
+    shares: ConsumableShares,
+    memory: Option<Bytes>,
     dropped: Vec<Dropped>,
 }
 
 impl Description {
-    pub(crate) fn of(device: DeviceName) -> Self {
+    /// A device that can be shared like this, if it has memory.
+    pub(crate) fn of(device: DeviceName, shares: ConsumableShares) -> Self {
         Self {
             device,
             attributes: BTreeMap::new(),
             capacity: BTreeMap::new(),
+            shares,
+            memory: None,
             dropped: Vec::new(),
         }
     }
@@ -38,10 +45,18 @@ impl Description {
     /// The device as the API has it. What cannot be said is added to `dropped`.
     pub(crate) fn finish(mut self, dropped: &mut Vec<Dropped>) -> Device {
         dropped.append(&mut self.dropped);
+        let (mut attributes, mut capacity) = (self.attributes, self.capacity);
+        let shared = self
+            .memory
+            .filter(|_| is_shareable(self.memory, self.shares));
+        if let Some(memory) = shared {
+            share(memory, self.shares, &mut attributes, &mut capacity);
+        }
         Device {
             name: self.device.as_str().to_owned(),
-            attributes: Some(self.attributes),
-            capacity: Some(self.capacity),
+            attributes: Some(attributes),
+            capacity: Some(capacity),
+            allow_multiple_allocations: shared.map(|_| true),
             ..Device::default()
         }
     }
@@ -84,10 +99,17 @@ impl Description {
         self.capacity.insert(name.into(), capacity);
     }
 
+    /// Its memory, by which it is shared.
+    pub(crate) fn memory(&mut self, memory: Bytes) {
+        self.memory = Some(memory);
+        self.capacity(MEMORY, &memory);
+    }
+
     /// Capacities of one each, all or none of them: `what` is what they are called together.
     pub(crate) fn ones(&mut self, what: &'static str, names: impl Iterator<Item = String>) {
         let names: Vec<String> = names.collect();
-        let count = self.attributes.len() + self.capacity.len() + names.len();
+        let described = self.attributes.len() + self.capacity.len();
+        let count = described + additions(self.shares) + names.len();
         if count > ATTRIBUTES_AND_CAPACITIES_PER_DEVICE {
             self.drop_it(what, DropReason::TooMany { count });
             return;

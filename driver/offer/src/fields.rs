@@ -29,6 +29,20 @@ impl FieldPath {
         let is_one = |step: &Step| matches!(step, Step::Field(name) if names.contains(&&**name));
         self.0.iter().any(is_one)
     }
+
+    /// Whether devices cannot be shared without the field.
+    pub(crate) fn is_of_sharing(&self) -> bool {
+        let names = self.0.iter().filter_map(|step| match step {
+            Step::Field(name) => Some(name.as_str()),
+            Step::EachItem => None,
+        });
+        let names: Vec<&str> = names.collect();
+        matches!(
+            names.as_slice(),
+            ["devices", "allowMultipleAllocations", ..]
+                | ["devices", "capacity", _, "requestPolicy", ..]
+        )
+    }
 }
 
 impl fmt::Display for FieldPath {

@@ -20,11 +20,12 @@ mod plan;
 mod quantity;
 mod reconcile;
 mod same;
+mod shareable;
 mod whole_gpu;
 
 pub use channels::{HeldChannels, channels};
 pub use fields::{FieldPath, dropped_fields};
-pub use offer::{DropReason, Dropped, Node, Offer};
+pub use offer::{DropReason, Dropped, Form, Node, Offer};
 pub use partitions::{MadeDevices, partitions};
 pub use plan::{nothing, plan};
 pub use reconcile::{SliceRef, Write, reconcile};

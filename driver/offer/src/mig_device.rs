@@ -3,6 +3,7 @@
 use k8s_openapi::api::resource::v1::Device;
 use tessera_device::mig::{MigEngines, MigInstance, MigOption, MigProfile, Slot};
 use tessera_device::{Bytes, DriverFacts, Gpu};
+use tessera_sharing::ConsumableShares;
 
 use crate::attributes::Description;
 use crate::offer::Dropped;
@@ -12,9 +13,10 @@ pub(crate) fn device(
     gpu: &Gpu,
     instance: &MigInstance,
     driver: &DriverFacts,
+    shares: ConsumableShares,
     dropped: &mut Vec<Dropped>,
 ) -> Device {
-    let mut device = Description::of(instance.device_name(gpu.minor));
+    let mut device = Description::of(instance.device_name(gpu.minor), shares);
     device.string("uuid", instance.uuid.as_str());
     let size = Size {
         profile: instance.profile,
@@ -40,7 +42,7 @@ pub(crate) fn slot(
     driver: &DriverFacts,
     dropped: &mut Vec<Dropped>,
 ) -> Device {
-    let mut device = Description::of(slot.device_name(gpu.minor));
+    let mut device = Description::of(slot.device_name(gpu.minor), ConsumableShares::Disabled);
     describe(&mut device, gpu, &Size::of(slot.option), driver);
     device.finish(dropped)
 }
@@ -82,5 +84,5 @@ fn describe(device: &mut Description, gpu: &Gpu, size: &Size, driver: &DriverFac
     device.capacity("encoders", &encoders);
     device.capacity("jpegEngines", &jpeg);
     device.capacity("ofaEngines", &ofa);
-    device.capacity("memory", &size.memory);
+    device.memory(size.memory);
 }

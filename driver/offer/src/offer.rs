@@ -83,6 +83,15 @@ impl fmt::Display for Dropped {
     }
 }
 
+/// In which respects an offer is less than it could be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// Each GPU is offered in one view, for the server keeps no counters.
+    pub uncounted: bool,
+    /// Devices are not shared, for the server does not keep all of what sharing is made of.
+    pub exclusive: bool,
+}
+
 /// The slices of one driver on one node, without the generation that only the store knows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
@@ -92,7 +101,10 @@ pub struct Offer {
     slices: Vec<Vec<Device>>,
     dropped: Vec<Dropped>,
     bound: Vec<(DeviceName, Bound)>,
+    /// What is offered in its place where the server keeps no counters.
     without_counters: Option<Box<Self>>,
+    /// What is offered in its place where devices cannot be shared.
+    exclusive: Option<Box<Self>>,
 }
 
 impl Offer {
@@ -115,6 +127,7 @@ impl Offer {
             dropped,
             bound: Vec::new(),
             without_counters: None,
+            exclusive: None,
         }
     }
 
@@ -132,6 +145,12 @@ impl Offer {
     #[must_use]
     pub(crate) fn bound_by(self, bound: Vec<(DeviceName, Bound)>) -> Self {
         Self { bound, ..self }
+    }
+
+    /// The same, and another in its place for a server on which devices cannot be shared.
+    pub(crate) fn or_exclusive(mut self, exclusive: Self) -> Self {
+        self.exclusive = Some(Box::new(exclusive));
+        self
     }
 
     /// The driver that offers.
@@ -162,6 +181,12 @@ impl Offer {
     /// The GPUs that are offered in the MIG mode that they are in, each with the reason.
     pub fn bound(&self) -> &[(DeviceName, Bound)] {
         &self.bound
+    }
+
+    /// How many of the devices can be shared by several claims.
+    pub fn shareable(&self) -> usize {
+        let shared = |device: &&Device| device.allow_multiple_allocations == Some(true);
+        self.devices().filter(shared).count()
     }
 
     /// Whether a stored slice belongs to this offer's pool. Every other slice is foreign.
@@ -219,6 +244,11 @@ impl Offer {
         {
             return smaller.without(fields);
         }
+        if let Some(exclusive) = &self.exclusive
+            && fields.iter().any(FieldPath::is_of_sharing)
+        {
+            return exclusive.without(fields);
+        }
         let mut offer = self.clone();
         for devices in &mut offer.slices {
             let spec = ResourceSliceSpec {
@@ -230,9 +260,15 @@ impl Offer {
         offer
     }
 
-    /// Whether less is offered on a server that does not keep these fields.
-    pub fn is_smaller_without(&self, fields: &BTreeSet<FieldPath>) -> bool {
-        self.without_counters.is_some() && fields.iter().any(FieldPath::is_of_counters)
+    /// What of the offer is another on a server that does not keep these fields.
+    pub fn form_without(&self, fields: &BTreeSet<FieldPath>) -> Form {
+        let is_lost = |instead: &Option<Box<Self>>, is_of: fn(&FieldPath) -> bool| {
+            instead.is_some() && fields.iter().any(is_of)
+        };
+        Form {
+            uncounted: is_lost(&self.without_counters, FieldPath::is_of_counters),
+            exclusive: is_lost(&self.exclusive, FieldPath::is_of_sharing),
+        }
     }
 
     pub(crate) fn owner(&self) -> OwnerReference {

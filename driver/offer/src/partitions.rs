@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::{Counter, CounterSet, Device, DeviceCounterConsumption};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use tessera_device::mig::{Choices, MigEngines, MigInstance, MigOption, Placement, Slot};
-use tessera_device::{Gpu, GpuUuid, Inventory, MigUuid};
+use tessera_device::mig::{Bound, Choices, MigEngines, MigInstance, MigOption, Placement, Slot};
+use tessera_device::{DeviceName, Gpu, GpuUuid, Inventory, MigUuid};
+use tessera_sharing::ConsumableShares;
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
 use crate::offer::{Dropped, Node, Offer};
@@ -43,35 +44,69 @@ impl MadeDevices {
 ///
 /// For servers that do not keep counters the offer has a smaller one: each GPU as it is found, and as a
 /// whole where it is not cut.
-pub fn partitions(inventory: &Inventory, made: &MadeDevices, node: &Node, driver: &str) -> Offer {
-    let mut full = Views::default();
-    let mut smaller = Views::default();
-    let mut counters = Vec::new();
-    let mut bound = Vec::new();
-    for gpu in inventory.gpus() {
-        let choices = Choices::of(gpu, |place, device| made.holds(&gpu.uuid, place, device));
-        let why = choices.as_ref().and_then(|choices| choices.bound);
-        bound.extend(why.map(|bound| (gpu.device_name(), bound)));
-        match &choices {
+///
+/// GPUs and MIG devices that are found can be shared as `shares` says; those that are made belong to one claim.
+pub fn partitions(
+    inventory: &Inventory,
+    made: &MadeDevices,
+    node: &Node,
+    driver: &str,
+    shares: ConsumableShares,
+) -> Offer {
+    plan::or_exclusive(shares, |shares| {
+        let offered = Offered::of(inventory, made, shares);
+        let full = offered.full.offer(node, driver).bound_by(offered.bound);
+        if offered.counters.is_empty() {
+            return full;
+        }
+        let smaller = plan::or_exclusive(shares, |shares| {
+            let offered = Offered::of(inventory, made, shares);
+            offered.smaller.offer(node, driver)
+        });
+        full.counted(offered.counters, smaller)
+    })
+}
+
+/// What there is to offer.
+struct Offered {
+    full: Views,
+    smaller: Views,
+    counters: Vec<CounterSet>,
+    bound: Vec<(DeviceName, Bound)>,
+}
+
+impl Offered {
+    fn of(inventory: &Inventory, made: &MadeDevices, shares: ConsumableShares) -> Self {
+        let mut offered = Self {
+            full: Views::shared(shares),
+            smaller: Views::shared(shares),
+            counters: Vec::new(),
+            bound: Vec::new(),
+        };
+        for gpu in inventory.gpus() {
+            let choices = Choices::of(gpu, |place, device| made.holds(&gpu.uuid, place, device));
+            offered.add(inventory, gpu, choices.as_ref());
+        }
+        offered
+    }
+
+    fn add(&mut self, inventory: &Inventory, gpu: &Gpu, choices: Option<&Choices<'_>>) {
+        let why = choices.and_then(|choices| choices.bound);
+        self.bound
+            .extend(why.map(|bound| (gpu.device_name(), bound)));
+        match choices {
             // A GPU that can be nothing but whole overlaps with nothing.
             Some(choices) if !choices.slots.is_empty() || !choices.others.is_empty() => {
                 let set = Counters::of(choices);
-                full.divided(inventory, choices, &set);
-                counters.push(set.set);
+                self.full.divided(inventory, choices, &set);
+                self.counters.push(set.set);
             }
-            _ => full.as_found(inventory, gpu),
+            _ => self.full.as_found(inventory, gpu),
         }
-        match &choices {
-            Some(choices) if choices.whole && is_uncut(gpu) => smaller.whole(inventory, gpu),
-            _ => smaller.as_found(inventory, gpu),
+        match choices {
+            Some(choices) if choices.whole && is_uncut(gpu) => self.smaller.whole(inventory, gpu),
+            _ => self.smaller.as_found(inventory, gpu),
         }
-    }
-    let smaller = smaller.offer(node, driver);
-    let full = full.offer(node, driver).bound_by(bound);
-    if counters.is_empty() {
-        full
-    } else {
-        full.counted(counters, smaller)
     }
 }
 
@@ -82,8 +117,8 @@ fn is_uncut(gpu: &Gpu) -> bool {
 
 /// Devices as they are put into slices: those of one divided GPU have slices of their own, so that what
 /// becomes of it is one write.
-#[derive(Default)]
 struct Views {
+    shares: ConsumableShares,
     slices: Vec<Vec<Device>>,
     /// Whether the last slice is one of GPUs that are offered as they are found.
     open: bool,
@@ -91,12 +126,22 @@ struct Views {
 }
 
 impl Views {
+    /// None yet.
+    fn shared(shares: ConsumableShares) -> Self {
+        Self {
+            shares,
+            slices: Vec::new(),
+            open: false,
+            dropped: Vec::new(),
+        }
+    }
+
     fn divided(&mut self, inventory: &Inventory, choices: &Choices<'_>, counters: &Counters) {
         let (gpu, driver) = (choices.gpu, inventory.driver());
         let dropped = &mut self.dropped;
         let mut devices = Vec::new();
         for other in &choices.others {
-            let device = mig_device::device(gpu, other, driver, dropped);
+            let device = mig_device::device(gpu, other, driver, self.shares, dropped);
             devices.push(counters.used_by(instance_part(gpu, other), device));
         }
         for slot in &choices.slots {
@@ -104,7 +149,7 @@ impl Views {
             devices.push(counters.used_by(Some(slot_part(*slot)), device));
         }
         if choices.whole {
-            let device = whole_gpu::device(gpu, driver, dropped);
+            let device = whole_gpu::device(gpu, driver, self.shares, dropped);
             devices.push(counters.used_by(Some(counters.set.counters.clone()), device));
         }
         let slices = devices.chunks(ELABORATE_DEVICES_PER_SLICE);
@@ -114,13 +159,13 @@ impl Views {
 
     fn as_found(&mut self, inventory: &Inventory, gpu: &Gpu) {
         for part in gpu.offered() {
-            let device = plan::device(part, inventory.driver(), &mut self.dropped);
+            let device = plan::device(part, inventory.driver(), self.shares, &mut self.dropped);
             self.push(device);
         }
     }
 
     fn whole(&mut self, inventory: &Inventory, gpu: &Gpu) {
-        let device = whole_gpu::device(gpu, inventory.driver(), &mut self.dropped);
+        let device = whole_gpu::device(gpu, inventory.driver(), self.shares, &mut self.dropped);
         self.push(device);
     }
 

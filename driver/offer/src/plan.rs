@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
 use tessera_device::{DriverFacts, Inventory, Offered};
+use tessera_sharing::ConsumableShares;
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
 use crate::offer::{Dropped, Node, Offer};
@@ -13,13 +14,33 @@ use crate::{mig_device, whole_gpu};
 /// A GPU in MIG mode is not offered as a whole, and one that has no instance is not offered at all.
 /// One that waits for a reset to change its mode is offered in the mode that it is in.
 ///
+/// Devices can be shared as `shares` says. Where the server has no sharing, the offer is the same as without, by
+/// [`Offer::without`] of the fields that it does not keep.
+///
 /// Total and deterministic: what the API would refuse is left out and listed in
 /// [`Offer::dropped`], and the same input gives the same bytes.
-pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
+pub fn plan(inventory: &Inventory, node: &Node, driver: &str, shares: ConsumableShares) -> Offer {
+    or_exclusive(shares, |shares| offer(inventory, node, driver, shares))
+}
+
+/// An offer whose devices are shared, and beside it the one without, for a server that cannot.
+pub(crate) fn or_exclusive(
+    shares: ConsumableShares,
+    offer: impl Fn(ConsumableShares) -> Offer,
+) -> Offer {
+    let shared = offer(shares);
+    if shares.is_on() {
+        shared.or_exclusive(offer(ConsumableShares::Disabled))
+    } else {
+        shared
+    }
+}
+
+fn offer(inventory: &Inventory, node: &Node, driver: &str, shares: ConsumableShares) -> Offer {
     let mut dropped = Vec::new();
     let devices: Vec<Device> = inventory
         .offered()
-        .map(|part| device(part, inventory.driver(), &mut dropped))
+        .map(|part| device(part, inventory.driver(), shares, &mut dropped))
         .collect();
     let slices = devices
         .chunks(devices_per_slice(&devices))
@@ -32,12 +53,13 @@ pub fn plan(inventory: &Inventory, node: &Node, driver: &str) -> Offer {
 pub(crate) fn device(
     part: Offered<'_>,
     driver: &DriverFacts,
+    shares: ConsumableShares,
     dropped: &mut Vec<Dropped>,
 ) -> Device {
     let Offered { gpu, instance } = part;
     match instance {
-        Some(instance) => mig_device::device(gpu, instance, driver, dropped),
-        None => whole_gpu::device(gpu, driver, dropped),
+        Some(instance) => mig_device::device(gpu, instance, driver, shares, dropped),
+        None => whole_gpu::device(gpu, driver, shares, dropped),
     }
 }
 

@@ -22,8 +22,8 @@ mod spec;
 pub use currency::is_current;
 pub use install::{DriverFile, DriverInstall, DriverLink};
 pub use kind::{
-    CLAIM_KIND, CdiKind, KindError, claim_of_file, claimed_devices, device_id, device_name,
-    file_name, reference_file_name,
+    CLAIM_KIND, CdiKind, ClaimedDevice, KindError, claim_of_file, claimed_devices, device_id,
+    device_name, file_name, reference_file_name,
 };
 pub use render::{GpuEdits, claim_spec};
 pub use spec::{CdiVersion, ContainerEdits, Device, DeviceNode, Hook, Mount, NodeNumbers, Spec};

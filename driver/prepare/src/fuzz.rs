@@ -10,9 +10,10 @@ use tessera_device::testing::{cut, driver, gpu};
 use tessera_device::{Gpu, Inventory};
 use tessera_fuzz::fuzz;
 
-use crate::cdi::{CdiKind, claim_of_file, claimed_devices, device_name, file_name};
+use crate::cdi::{CdiKind, ClaimedDevice, claim_of_file, claimed_devices, device_name, file_name};
 use crate::checkpoint::Checkpoint;
 use crate::record::{BootId, FORMAT, Phase, PreparedDevice, Record, View};
+use crate::share::Share;
 use crate::step::Effect;
 use crate::takeover::{Fate, Successor, Taken, Takeover};
 use crate::testing::{boot, checkpoint};
@@ -23,6 +24,7 @@ use crate::upkeep::{FoundSpec, rebuild};
 enum Use {
     Whole,
     Part(u8, u8, Option<u8>),
+    Share(u64, u64, u64, Option<(u8, u8)>),
     Admin,
     AdminOfPart,
 }
@@ -54,6 +56,17 @@ impl Texts {
                     Use::Part(start, size, compute_instance) => View::Part(Part {
                         placement: Placement { start, size },
                         compute_instance,
+                    }),
+                    Use::Share(memory, compute_share, shares, of) => View::Share(Share {
+                        of: of.map(|(start, size)| Part {
+                            placement: Placement { start, size },
+                            compute_instance: None,
+                        }),
+                        amounts: tessera_sharing::Part {
+                            memory: tessera_device::Bytes(memory),
+                            compute_share,
+                            shares,
+                        },
                     }),
                     Use::Admin | Use::AdminOfPart => View::Admin,
                 },
@@ -182,7 +195,10 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
         serde_json::to_vec(&json!({ "devices": devices })).unwrap()
     };
     let names: Vec<_> = inventory.offered().map(|part| part.name()).collect();
-    let of_this_claim = |at: &u8| device_name(&claim, &names[usize::from(*at) % names.len()]);
+    let of_this_claim = |at: &u8| {
+        let share = (at % 2 == 1).then_some("s-1");
+        device_name(&claim, &names[usize::from(*at) % names.len()], share)
+    };
     fuzz!(5_000, SpecBytes, |bytes| {
         let bytes = match bytes {
             SpecBytes::Any(bytes) => bytes.clone(),
@@ -204,7 +220,10 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
         let held: Vec<_> = record
             .devices
             .iter()
-            .map(|held| held.device.clone())
+            .map(|held| ClaimedDevice {
+                device: held.device.clone(),
+                share_id: held.share_id.clone(),
+            })
             .collect();
         assert_eq!(held, claimed);
         assert!(record.devices.iter().all(|held| gpus.contains(&&held.gpu)));

@@ -11,10 +11,12 @@ use std::collections::BTreeMap;
 
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::{DeviceName, GpuUuid};
+use tessera_sharing::ConsumableShares;
 
 use crate::record::{Phase, PreparedDevice, Record, RecordOf, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
+use crate::share::{NoRoom, Sharer, find_room};
 
 /// Proof that locks on certain GPUs are held. The shell's lock guard implements it.
 pub trait GpuGuard {
@@ -66,6 +68,7 @@ pub struct Ledger<'g, G> {
     /// What claims that are gone have left on GPUs.
     left: BTreeMap<GpuUuid, (ClaimRef, String)>,
     unreadable: Vec<Unreadable>,
+    sharing: ConsumableShares,
 }
 
 /// A claim's use of a GPU.
@@ -73,6 +76,7 @@ pub struct Ledger<'g, G> {
 struct Holder {
     claim: ClaimRef,
     device: DeviceName,
+    share_id: Option<String>,
     view: View,
 }
 
@@ -104,6 +108,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                     holders.entry(gpu).or_default().push(Holder {
                         claim: claim.clone(),
                         device: device.device.clone(),
+                        share_id: device.share_id.clone(),
                         view: device.view,
                     });
                 }
@@ -114,7 +119,15 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
             holders,
             left,
             unreadable,
+            sharing: ConsumableShares::default(),
         }
+    }
+
+    /// The same, where devices are shared like this: it says how many shares one can have.
+    #[must_use]
+    pub fn sharing(mut self, sharing: ConsumableShares) -> Self {
+        self.sharing = sharing;
+        self
     }
 
     /// Admits `claim` to its devices, or says who is in the way.
@@ -152,6 +165,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                     held_as: held_as.clone(),
                 });
             }
+            self.refuse_overdrawn(claim, device, &devices[..=at])?;
         }
         Ok(Admitted {
             _guard: self.guard,
@@ -193,6 +207,31 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         }
     }
 
+    /// Refuses `device`, the last of `devices`, where it is a share for which there is no room.
+    fn refuse_overdrawn(
+        &self,
+        claim: &ClaimRef,
+        device: &ResolvedDevice<'_>,
+        devices: &[ResolvedDevice<'_>],
+    ) -> Result<(), Refusal> {
+        let holders = self.holders.get(&device.gpu.uuid);
+        let sharers = holders.into_iter().flatten().map(|holder| Sharer {
+            claim: &holder.claim,
+            device: &holder.device,
+            share_id: holder.share_id.as_ref(),
+            view: holder.view,
+        });
+        find_room(claim, devices, sharers, self.sharing).map_err(|NoRoom { overdrawn, held_by }| {
+            Refusal::GpuOverdrawn {
+                claim: claim.clone(),
+                device: device.allocated.device.clone(),
+                gpu: device.gpu.uuid.clone(),
+                overdrawn: Box::new(overdrawn),
+                held_by,
+            }
+        })
+    }
+
     /// The first claim other than `claim` whose use of the GPU leaves no room for this device, and
     /// the device by which it has that use.
     fn holder(
@@ -219,7 +258,7 @@ mod tests {
 
     use super::*;
     use crate::step::Effect;
-    use crate::testing::{mig_record, named, record};
+    use crate::testing::{mig_record, named, record, share_allocation, share_record};
 
     #[derive(Debug)]
     struct Locked(BTreeSet<GpuUuid>);
@@ -243,6 +282,7 @@ mod tests {
                     device: DeviceName::whole_gpu(gpu.minor),
                     admin_access: view == View::Admin,
                     share_id: None,
+                    consumed: tessera_claim::Consumed::default(),
                     configuration: None,
                 },
                 gpu,
@@ -310,6 +350,100 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("gpu-3"), "{text}");
+    }
+
+    /// Shares of a GPU of 80 GB for the claim, each with its id and its memory in GiB.
+    fn wants_shares<'i>(gpu: &'i Gpu, shares: &[(&str, u64)]) -> Vec<ResolvedDevice<'i>> {
+        let allocation = share_allocation("a", gpu.minor, shares);
+        let devices = allocation.devices.into_iter();
+        devices
+            .map(|allocated| ResolvedDevice {
+                allocated,
+                gpu,
+                instance: None,
+                slot: None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn shares_are_admitted_as_long_as_there_is_room_and_a_refusal_names_who_has_the_rest() {
+        let guard = all_locked();
+        let gpu = gpu(3);
+        let held = [
+            share_record("one", 3, &[("s1", 20), ("s2", 20)]),
+            share_record("two", 3, &[("s3", 20)]),
+        ];
+        let newcomer = record("newcomer", &[]).claim;
+        let admit = |shares: &[(&str, u64)]| {
+            Ledger::under(&guard, &held, vec![]).admit(&newcomer, wants_shares(&gpu, shares))
+        };
+        admit(&[("n1", 19)]).unwrap();
+        admit(&[("n1", 10), ("n2", 9)]).unwrap();
+        for too_much in [&[("n1", 20)][..], &[("n1", 10), ("n2", 10)]] {
+            let error = admit(too_much).unwrap_err();
+            let text = error.to_string();
+            for part in ["default/newcomer", "default/one", "gpu-3", "of 81559Mi"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            let Refusal::GpuOverdrawn { held_by, .. } = error else {
+                panic!("{text}")
+            };
+            let claims: Vec<&str> = held_by
+                .iter()
+                .map(|(claim, _)| claim.name.as_str())
+                .collect();
+            assert_eq!(claims, ["one", "two"]);
+        }
+        // Nobody's shares but the claim's own are too much as well.
+        let alone = |shares: &[(&str, u64)]| {
+            Ledger::under(&guard, [], vec![]).admit(&newcomer, wants_shares(&gpu, shares))
+        };
+        alone(&[("n1", 79)]).unwrap();
+        let error = alone(&[("n1", 40), ("n2", 40)]).unwrap_err();
+        assert!(matches!(error, Refusal::GpuOverdrawn { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_share_and_the_whole_gpu_exclude_each_other_and_admin_access_sees_both() {
+        let guard = all_locked();
+        let gpus = [gpu(3)];
+        let newcomer = record("newcomer", &[]).claim;
+        let shared = share_record("holder", 3, &[("s1", 1)]);
+        let whole = record("holder", &[3]);
+        for (held, wanted) in [
+            (&shared, wants(&gpus, View::Whole)),
+            (&whole, wants_shares(&gpus[0], &[("n1", 1)])),
+        ] {
+            let error = Ledger::under(&guard, [held], vec![])
+                .admit(&newcomer, wanted)
+                .unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Refusal::GpuHeld { .. }), "{text}");
+            assert!(text.contains("default/holder"), "{text}");
+        }
+        for held in [&shared, &whole] {
+            Ledger::under(&guard, [held], vec![])
+                .admit(&newcomer, wants(&gpus, View::Admin))
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn where_the_number_of_shares_is_limited_they_are_counted() {
+        let guard = all_locked();
+        let gpu = gpu(3);
+        let held = share_record("holder", 3, &[("s1", 0), ("s2", 0)]);
+        let newcomer = record("newcomer", &[]).claim;
+        let admit = |sharing: &str| {
+            Ledger::under(&guard, [&held], vec![])
+                .sharing(sharing.parse().unwrap())
+                .admit(&newcomer, wants_shares(&gpu, &[("n1", 0)]))
+        };
+        admit("3").unwrap();
+        admit("unlimited").unwrap();
+        let text = admit("2").unwrap_err().to_string();
+        assert!(text.contains("0 of 2 are left"), "{text}");
     }
 
     #[test]

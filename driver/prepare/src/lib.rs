@@ -17,6 +17,7 @@ pub mod reason;
 pub mod record;
 pub mod refusal;
 pub mod resolve;
+pub mod share;
 pub mod standing;
 pub mod step;
 pub mod takeover;

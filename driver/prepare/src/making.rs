@@ -21,6 +21,7 @@ use crate::plan::{Plan, prepared_device};
 use crate::record::{BootId, Phase, Record, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
+use crate::share::Share;
 use crate::step::{Done, MigDevice, Step};
 
 /// What to make for devices that the ledger has admitted; nothing if all are there.
@@ -38,11 +39,12 @@ pub fn make<G>(
         let gpu = device.gpu;
         let Some(mig) = &gpu.mig else { continue };
         let wanted = match (device.view(), device.slot) {
-            (View::Whole, _) => MigMode::Off,
+            (View::Whole | View::Share(Share { of: None, .. }), _) => MigMode::Off,
             (View::Part(_), Some(_)) => MigMode::On,
-            (View::Admin | View::Part(_), None) => continue,
-            // There is nothing to look at.
-            (View::Admin, Some(_)) => return Err(device.changed(claim)),
+            (View::Admin | View::Part(_) | View::Share(_), None) => continue,
+            // There is nothing to look at, and a device that is made is destroyed with its claim: no other
+            // can have a share of it.
+            (View::Admin | View::Share(_), Some(_)) => return Err(device.changed(claim)),
         };
         if is_obstructed(mig, device.slot) {
             return Err(device.changed(claim));

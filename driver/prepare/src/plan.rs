@@ -9,13 +9,14 @@
 use serde_json::Map;
 use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::mig::{MigInstance, MigMode, MigState};
-use tessera_device::{Gpu, Inventory};
+use tessera_device::{DeviceName, Gpu, Inventory};
 
 use crate::cdi::{self, CdiKind, DriverInstall, GpuEdits};
 use crate::ledger::Admitted;
-use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf};
+use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
+use crate::share;
 use crate::step::{Effect, MigDevice, Step};
 
 /// What to do to prepare a claim for GPUs.
@@ -51,14 +52,22 @@ pub fn plan<G>(
     let Admitted { claim, devices, .. } = admitted;
     let gpus: Vec<GpuEdits<'_>> = devices
         .iter()
-        .map(|device| GpuEdits {
-            device: device.allocated.device.clone(),
-            gpu: device.gpu,
-            instance: device.instance,
+        .map(|device| {
+            let AllocatedDevice {
+                device: name,
+                share_id,
+                ..
+            } = &device.allocated;
+            GpuEdits {
+                name: cdi::device_name(&claim.uid, name, share_id.as_deref()),
+                gpu: device.gpu,
+                instance: device.instance,
+                variable: variable(name, share_id.as_deref(), device.gpu, device.view()),
+            }
         })
         .collect();
     let file = cdi::file_name(kind, &claim.uid);
-    let steps = vec![write_cdi(file, claim, &gpus, kind, install)];
+    let steps = vec![write_cdi(file, &gpus, kind, install)];
     let record = Record {
         boot: boot.clone(),
         claim: claim.clone(),
@@ -95,10 +104,12 @@ pub fn restore(
                 pool: prepared.pool.clone(),
                 device: prepared.device.clone(),
             })?;
+        let share = prepared.share_id.as_deref();
         Ok(GpuEdits {
-            device: prepared.device.clone(),
+            name: cdi_name(&record.claim, prepared, kind),
             gpu,
             instance: instance(&record.claim, prepared, gpu)?,
+            variable: variable(&prepared.device, share, gpu, prepared.view),
         })
     };
     let gpus = record
@@ -111,7 +122,7 @@ pub fn restore(
         Effect::MigDevice(_) | Effect::Foreign { .. } => None,
     });
     let file = file.unwrap_or_else(|| cdi::file_name(kind, &record.claim.uid));
-    let steps = vec![write_cdi(file, &record.claim, &gpus, kind, install)];
+    let steps = vec![write_cdi(file, &gpus, kind, install)];
     let is_spec = |effect: &&Effect| matches!(effect, Effect::CdiFile { .. });
     let others = record.effects.iter().filter(|effect| !is_spec(effect));
     // What was made before the spec was written is taken back after it.
@@ -124,6 +135,24 @@ pub fn restore(
         ..record.clone()
     };
     Ok(Plan { record, steps })
+}
+
+/// The name that the kubelet was told, within its kind: shares are not told apart by the reference
+/// driver, whose names stay.
+fn cdi_name(claim: &ClaimRef, prepared: &PreparedDevice, kind: &CdiKind) -> String {
+    let told = prepared.cdi_id.strip_prefix(&kind.to_string());
+    match told.and_then(|rest| rest.strip_prefix('=')) {
+        Some(name) => name.to_owned(),
+        None => cdi::device_name(&claim.uid, &prepared.device, prepared.share_id.as_deref()),
+    }
+}
+
+/// What a container is told of its share, where it has one and it is known what that is.
+fn variable(device: &DeviceName, share_id: Option<&str>, gpu: &Gpu, view: View) -> Option<String> {
+    match (share_id, view) {
+        (Some(id), View::Share(share)) => Some(share::variable(id, device, &gpu.uuid, share)),
+        (_, View::Share(_) | View::Whole | View::Part(_) | View::Admin) => None,
+    }
 }
 
 /// The MIG device that was prepared, where it was one and is there still.
@@ -161,7 +190,7 @@ pub(crate) fn prepared_device(
         share_id,
         ..
     } = device.allocated.clone();
-    let cdi_id = cdi::device_id(kind, &claim.uid, &name);
+    let cdi_id = cdi::device_id(kind, &claim.uid, &name, share_id.as_deref());
     let gpu = device.gpu.uuid.clone();
     let view = device.view();
     let instance = device.mig().cloned();
@@ -178,14 +207,8 @@ pub(crate) fn prepared_device(
     }
 }
 
-fn write_cdi(
-    file: String,
-    claim: &ClaimRef,
-    gpus: &[GpuEdits<'_>],
-    kind: &CdiKind,
-    install: &DriverInstall,
-) -> Step {
-    let spec = cdi::claim_spec(kind, &claim.uid, gpus, install);
+fn write_cdi(file: String, gpus: &[GpuEdits<'_>], kind: &CdiKind, install: &DriverInstall) -> Step {
+    let spec = cdi::claim_spec(kind, gpus, install);
     Step::WriteCdi {
         file,
         contents: spec.to_json(),
@@ -200,7 +223,7 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
     use crate::resolve::resolve;
-    use crate::testing::{AllLocked, allocation, boot, record};
+    use crate::testing::{AllLocked, allocation, boot, record, share_allocation, share_record};
 
     #[test]
     fn the_record_names_the_effect_of_every_step_before_it_is_done() {
@@ -234,6 +257,49 @@ mod tests {
                 "k8s.gpu.nvidia.com/claim=a-uid-gpu-3"
             ]
         );
+    }
+
+    #[test]
+    fn each_share_is_a_device_of_its_own_that_says_what_it_is_and_is_made_anew_the_same() {
+        let inventory = inventory(0..8);
+        let shares = [("s-1", 20), ("s-2", 5)];
+        let allocation = share_allocation("a", 3, &shares);
+        let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
+        let admitted = Ledger::under(&AllLocked, [], vec![])
+            .admit(&allocation.claim, devices)
+            .unwrap();
+        let (kind, install) = (CdiKind::claim(), DriverInstall::default());
+        let plan = plan(&admitted, &kind, &install, &boot());
+        assert_eq!(plan.record.devices, share_record("a", 3, &shares).devices);
+        let ids: Vec<&str> = plan
+            .record
+            .devices
+            .iter()
+            .map(|d| d.cdi_id.as_str())
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                "k8s.gpu.nvidia.com/claim=a-uid-gpu-3_s-1",
+                "k8s.gpu.nvidia.com/claim=a-uid-gpu-3_s-2"
+            ]
+        );
+        assert!(plan.record.is_of(&kind));
+        let [Step::WriteCdi { contents, .. }] = plan.steps.as_slice() else {
+            panic!("one step writes the spec")
+        };
+        let spec: serde_json::Value = serde_json::from_slice(contents).unwrap();
+        let variable = &spec["devices"][0]["containerEdits"]["env"][0];
+        let gpu = tessera_device::testing::gpu_uuid(3);
+        assert_eq!(
+            variable.as_str().unwrap(),
+            format!(
+                "TESSERA_SHARE_S_1=device=gpu-3,gpu={gpu},memory=21474836480,computeShare=0,shares=1,\
+                 memoryEnforcement=none"
+            )
+        );
+        let restored = restore(&plan.record, &inventory, &kind, &install).unwrap();
+        assert_eq!(restored, plan);
     }
 
     #[test]

@@ -49,6 +49,8 @@ names! {
         ClaimWithoutDevice,
         /// The claim names a device that cannot exist.
         ImpossibleDevice,
+        /// The claim has a share of a device that cannot exist.
+        ImpossibleShare,
         /// The claim carries a configuration that is not supported.
         UnsupportedConfiguration,
         /// The claim carries a configuration that is wrong in itself.
@@ -63,6 +65,8 @@ names! {
         MigLayoutChanged,
         /// Another claim holds the GPU.
         GpuHeld,
+        /// The shares of other claims leave no room on the GPU.
+        GpuOverdrawn,
         /// Another claim is releasing the GPU and has not done so in time.
         GpuBeingReleased,
         /// Something was left on the GPU that only another driver can take back.

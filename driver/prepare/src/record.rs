@@ -17,6 +17,7 @@ use tessera_device::{DeviceName, GpuUuid, MigUuid};
 use thiserror::Error;
 
 use crate::cdi::{self, CdiKind};
+use crate::share::Share;
 use crate::step::{Done, Effect, MigDevice, MigIdentity, Step};
 
 /// The newest format of records that this version reads and writes.
@@ -25,7 +26,7 @@ use crate::step::{Done, Effect, MigDevice, MigIdentity, Step};
 /// an old version that ignored something would do harm. Each record is written in the lowest format
 /// that says all of it, so that versions which know nothing of a feature read the records that do not
 /// use it.
-pub const FORMAT: u32 = MADE_FORMAT;
+pub const FORMAT: u32 = VIEWS_FORMAT;
 
 /// Format of records of whole GPUs.
 const FIRST_FORMAT: u32 = 1;
@@ -34,9 +35,9 @@ const FIRST_FORMAT: u32 = 1;
 /// rest of the GPU to nobody, or all of it to somebody.
 const MIG_FORMAT: u32 = 2;
 
-/// Format of records with MIG devices that the driver has made: a version that knew nothing of them would
-/// leave them behind.
-const MADE_FORMAT: u32 = 3;
+/// Format of records with shares, or with MIG devices that the driver has made: a version that knew nothing
+/// of them would give the rest of the device to nobody, or all of it to somebody; or leave them behind.
+const VIEWS_FORMAT: u32 = 3;
 
 /// First word of every record.
 const MAGIC: &str = "tessera-record";
@@ -68,6 +69,8 @@ pub enum View {
     /// A part of it: a MIG device, which may be there already or be about to be made.
     #[serde(with = "part")]
     Part(Part),
+    /// A share of it, or of a MIG device of it, beside others who have shares.
+    Share(Share),
     /// What was allocated, beside whoever else uses it: admin access, which counts against nobody.
     Admin,
 }
@@ -77,8 +80,21 @@ impl View {
     pub fn excludes(self, other: Self) -> bool {
         match (self, other) {
             (Self::Admin, _) | (_, Self::Admin) => false,
-            (Self::Part(one), Self::Part(other)) => one.overlaps(other),
-            (Self::Whole, _) | (_, Self::Whole) => true,
+            // Shares of one device are not in each other's way as long as there is room for all.
+            (Self::Share(one), Self::Share(other)) if one.of == other.of => false,
+            _ => match (self.part(), other.part()) {
+                (Some(one), Some(other)) => one.overlaps(other),
+                (None, _) | (_, None) => true,
+            },
+        }
+    }
+
+    /// The part of the GPU that is used. `None`: all of it.
+    fn part(self) -> Option<Part> {
+        match self {
+            Self::Part(part) => Some(part),
+            Self::Share(share) => share.of,
+            Self::Whole | Self::Admin => None,
         }
     }
 }
@@ -127,6 +143,8 @@ pub trait RecordedDevice:
     fn device(&self) -> &DeviceName;
     /// CDI device for the container runtime, `vendor/class=name`.
     fn cdi_id(&self) -> &str;
+    /// Which share of the device it is, where that is shared.
+    fn share_id(&self) -> Option<&str>;
     /// Which of [`Self::TYPES`] it is.
     fn device_type(&self) -> &'static str;
     /// The lowest format of records that says all of it.
@@ -146,16 +164,24 @@ impl RecordedDevice for PreparedDevice {
         &self.cdi_id
     }
 
+    fn share_id(&self) -> Option<&str> {
+        self.share_id.as_deref()
+    }
+
     fn device_type(&self) -> &'static str {
         match (&self.instance, self.view) {
             (Some(_), _) | (None, View::Part(_)) => "mig",
-            (None, View::Whole | View::Admin) => "gpu",
+            (None, View::Whole | View::Share(_) | View::Admin) => "gpu",
         }
     }
 
     fn format(&self) -> u32 {
         let is_mig = self.instance.is_some() || matches!(self.view, View::Part(_));
-        if is_mig { MIG_FORMAT } else { FIRST_FORMAT }
+        match self.view {
+            View::Share(_) => VIEWS_FORMAT,
+            View::Whole | View::Part(_) | View::Admin if is_mig => MIG_FORMAT,
+            View::Whole | View::Part(_) | View::Admin => FIRST_FORMAT,
+        }
     }
 }
 
@@ -232,7 +258,7 @@ impl<D: RecordedDevice> RecordOf<D> {
     /// The lowest format that says all of it.
     fn format(&self) -> u32 {
         let formats = self.devices.iter().map(RecordedDevice::format);
-        let made = self.made().next().map(|_| MADE_FORMAT);
+        let made = self.made().next().map(|_| VIEWS_FORMAT);
         formats.chain(made).max().unwrap_or(FIRST_FORMAT)
     }
 
@@ -285,9 +311,14 @@ impl<D: RecordedDevice> RecordOf<D> {
 
     /// Whether it is a record of the driver whose CDI devices are of this kind.
     pub fn is_of(&self, kind: &CdiKind) -> bool {
+        let is_named = |device: &D, share| {
+            let name = cdi::device_id(kind, &self.claim.uid, device.device(), share);
+            device.cdi_id() == name
+        };
+        // The reference driver does not tell shares apart by name.
         self.devices
             .iter()
-            .all(|device| device.cdi_id() == cdi::device_id(kind, &self.claim.uid, device.device()))
+            .all(|device| is_named(device, device.share_id()) || is_named(device, None))
     }
 
     /// Reads a record back.
@@ -401,7 +432,7 @@ pub(crate) mod placement {
     }
 }
 
-mod part {
+pub(crate) mod part {
     use super::{Deserialize, Deserializer, Part, Placement, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]
@@ -414,7 +445,7 @@ mod part {
     }
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field")]
-    pub(super) fn serialize<S: Serializer>(part: &Part, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(part: &Part, s: S) -> Result<S::Ok, S::Error> {
         let Part {
             placement: Placement { start, size },
             compute_instance,
@@ -427,7 +458,7 @@ mod part {
         slices.serialize(s)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Part, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Part, D::Error> {
         let Slices {
             start,
             size,
@@ -446,7 +477,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{mig_record, record};
+    use crate::testing::{mig_record, record, share_record};
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {
@@ -470,6 +501,63 @@ mod tests {
         watched.devices[0].view = View::Admin;
         assert!(header(&watched).starts_with("tessera-record 2 "));
         assert_eq!(Record::decode(&watched.encode()).unwrap(), watched);
+    }
+
+    #[test]
+    fn a_share_is_of_a_format_that_older_versions_refuse_and_reads_back_as_it_was() {
+        let of_gpu = share_record("a", 1, &[("s1", 20), ("s2", 5)]);
+        assert!(of_gpu.encode().starts_with(b"tessera-record 3 "));
+        assert_eq!(Record::decode(&of_gpu.encode()).unwrap(), of_gpu);
+        let value = serde_json::to_value(&of_gpu.devices[0]).unwrap();
+        let share = json!({"memory": 20_u64 << 30, "computeShare": 0, "shares": 1});
+        assert_eq!(value["view"], json!({"share": share}));
+
+        let mut of_part = mig_record("a", 1, &["3g.40gb"]);
+        let View::Part(part) = of_part.devices[0].view else {
+            panic!("{of_part:?}")
+        };
+        let View::Share(share) = of_gpu.devices[0].view else {
+            panic!("{of_gpu:?}")
+        };
+        let share = Share {
+            of: Some(part),
+            ..share
+        };
+        of_part.devices[0].view = View::Share(share);
+        let read = Record::decode(&of_part.encode()).unwrap();
+        assert_eq!(read, of_part);
+        let value = serde_json::to_value(&read.devices[0]).unwrap();
+        assert_eq!(
+            value["view"]["share"]["part"],
+            json!({"start": 0, "size": 4})
+        );
+    }
+
+    #[test]
+    fn shares_of_one_device_go_together_and_exclude_all_other_uses_of_its_place() {
+        let amounts = tessera_sharing::Part::default();
+        let part = |start| Part {
+            placement: Placement { start, size: 4 },
+            compute_instance: None,
+        };
+        let share = |of| View::Share(Share { of, amounts });
+        let (gpu, low, high) = (share(None), share(Some(part(0))), share(Some(part(4))));
+        for (one, other, expected) in [
+            (gpu, gpu, false),
+            (low, low, false),
+            (low, high, false),
+            (gpu, View::Whole, true),
+            (gpu, View::Part(part(0)), true),
+            (gpu, low, true),
+            (low, View::Whole, true),
+            (low, View::Part(part(0)), true),
+            (low, View::Part(part(4)), false),
+            (gpu, View::Admin, false),
+            (low, View::Admin, false),
+        ] {
+            assert_eq!(one.excludes(other), expected, "{one:?} {other:?}");
+            assert_eq!(other.excludes(one), expected, "{other:?} {one:?}");
+        }
     }
 
     #[test]
@@ -499,10 +587,10 @@ mod tests {
     #[test]
     fn a_record_of_a_newer_format_is_refused_as_such_and_not_as_damage() {
         let text = String::from_utf8(record("a", &[0]).encode()).unwrap();
-        let newer = text.replacen("tessera-record 1 ", "tessera-record 4 ", 1);
+        let newer = text.replacen("tessera-record 1 ", "tessera-record 9 ", 1);
         let error = Record::decode(newer.as_bytes()).unwrap_err();
         assert!(
-            matches!(error, RecordError::NewerFormat { found: 4 }),
+            matches!(error, RecordError::NewerFormat { found: 9 }),
             "{error}"
         );
     }

@@ -4,6 +4,7 @@ use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::Absence;
 use tessera_device::mig::MigState;
 use tessera_device::{DeviceName, GpuUuid};
+use tessera_sharing::Overdrawn;
 use thiserror::Error;
 
 use crate::channel::ChannelRefusal;
@@ -80,6 +81,23 @@ pub enum Refusal {
         /// The device as which that claim holds it: of a GPU that was cut anew, another one.
         held_as: DeviceName,
     },
+    /// A share for which a device has no room.
+    #[error(
+        "claim {claim} was allocated a share of {device}, but its GPU {gpu} has no room for it: \
+         {overdrawn}"
+    )]
+    GpuOverdrawn {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// What is wanted, what is left, and who has the rest.
+        overdrawn: Box<Overdrawn>,
+        /// Everybody else who has shares of it, and the device as which they have them.
+        held_by: Vec<(ClaimRef, DeviceName)>,
+    },
     /// A GPU whose former claim has been let go, but not been unprepared in time.
     #[error(
         "claim {claim} was allocated {device}, but its GPU {gpu} is still being released by \
@@ -138,12 +156,14 @@ impl Refusal {
             Self::Claim(ClaimRefusal::NotAllocated { .. }) => Reason::ClaimNotAllocated,
             Self::Claim(ClaimRefusal::NoDevice { .. }) => Reason::ClaimWithoutDevice,
             Self::Claim(ClaimRefusal::BadDevice { .. }) => Reason::ImpossibleDevice,
+            Self::Claim(ClaimRefusal::BadShare { .. }) => Reason::ImpossibleShare,
             Self::Claim(ClaimRefusal::Configuration { refusal, .. }) => configuration(refusal),
             Self::Channel(refusal) => refusal.reason(),
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
             Self::GpuLost { .. } => Reason::GpuLost,
             Self::MigLayoutChanged { .. } => Reason::MigLayoutChanged,
             Self::GpuHeld { .. } => Reason::GpuHeld,
+            Self::GpuOverdrawn { .. } => Reason::GpuOverdrawn,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unclean { .. } => Reason::GpuUnclean,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,

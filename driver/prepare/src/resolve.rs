@@ -2,10 +2,11 @@
 
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
 use tessera_device::mig::{Choices, MigInstance, MigLayouts, Slot};
-use tessera_device::{DeviceName, Gpu, Inventory, MigUuid, Offered};
+use tessera_device::{Bytes, DeviceName, Gpu, Inventory, MigUuid, Offered};
 
 use crate::record::View;
 use crate::refusal::Refusal;
+use crate::share::{self, Share};
 
 /// An allocated device and the GPU behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +24,24 @@ pub struct ResolvedDevice<'i> {
 impl ResolvedDevice<'_> {
     /// How the claim uses the GPU.
     pub fn view(&self) -> View {
-        match (self.instance, self.slot) {
-            _ if self.allocated.admin_access => View::Admin,
-            (Some(instance), _) => View::Part(instance.part()),
-            (None, Some(slot)) => View::Part(slot.part()),
+        if self.allocated.admin_access {
+            return View::Admin;
+        }
+        let of = self.instance.map(MigInstance::part);
+        let of = of.or_else(|| self.slot.map(Slot::part));
+        match (share::amounts(&self.allocated, self.memory()), of) {
+            (Some(amounts), of) => View::Share(Share { of, amounts }),
+            (None, Some(part)) => View::Part(part),
             (None, None) => View::Whole,
+        }
+    }
+
+    /// How much memory the device has.
+    pub fn memory(&self) -> Bytes {
+        match (self.instance, self.slot) {
+            (Some(instance), _) => instance.memory,
+            (None, Some(slot)) => slot.option.memory,
+            (None, None) => self.gpu.memory,
         }
     }
 

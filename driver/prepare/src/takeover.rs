@@ -350,7 +350,7 @@ impl Successor<'_> {
     }
 
     fn cdi_id(self, uid: &ClaimUid, device: &CheckpointedDevice) -> String {
-        cdi::device_id(self.kind, uid, &device.name)
+        cdi::device_id(self.kind, uid, &device.name, None)
     }
 
     /// The devices in the order of the scheduler's results, in which a Prepare will compare them.

@@ -6,13 +6,14 @@
 )]
 
 use serde_json::Map;
-use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
+use tessera_claim::{AllocatedDevice, Allocation, ClaimRef, Consumed};
 use tessera_device::testing::{cut, gpu, gpu_uuid};
-use tessera_device::{DeviceName, GpuUuid, Offered};
+use tessera_device::{Bytes, DeviceName, GpuUuid, Offered};
 
 use crate::cdi::{self, CdiKind};
 use crate::ledger::GpuGuard;
 use crate::record::{BootId, Phase, PreparedDevice, Record, View};
+use crate::share::Share;
 use crate::step::Effect;
 
 /// A claim whose UID is made from its name.
@@ -41,7 +42,7 @@ pub fn record(name: &str, minors: &[u32]) -> Record {
             gpu: gpu_uuid(*minor),
             view: View::Whole,
             instance: None,
-            cdi_id: cdi::device_id(&kind, &claim.uid, &device),
+            cdi_id: cdi::device_id(&kind, &claim.uid, &device, None),
             device,
             unknown: Map::new(),
         }
@@ -69,7 +70,7 @@ pub fn mig_record(name: &str, minor: u32, profiles: &[&str]) -> Record {
         PreparedDevice {
             view: View::Part(part.instance.unwrap().part()),
             instance: Some(part.instance.unwrap().uuid.clone()),
-            cdi_id: cdi::device_id(&CdiKind::claim(), &record.claim.uid, &device),
+            cdi_id: cdi::device_id(&CdiKind::claim(), &record.claim.uid, &device, None),
             device,
             ..record.devices[0].clone()
         }
@@ -78,6 +79,47 @@ pub fn mig_record(name: &str, minor: u32, profiles: &[&str]) -> Record {
         devices: gpu.offered().map(device).collect(),
         ..record.clone()
     }
+}
+
+/// The record of a prepared claim that has these shares of one GPU, each by its id and its memory in GiB.
+pub fn share_record(name: &str, minor: u32, shares: &[(&str, u64)]) -> Record {
+    let record = record(name, &[minor]);
+    let device = |(id, gib): &(&str, u64)| {
+        let of = record.devices[0].clone();
+        let uid = &record.claim.uid;
+        let amounts = tessera_sharing::Part {
+            memory: Bytes::from_mib(gib << 10),
+            compute_share: 0,
+            shares: 1,
+        };
+        PreparedDevice {
+            share_id: Some((*id).to_owned()),
+            view: View::Share(Share { of: None, amounts }),
+            cdi_id: cdi::device_id(&CdiKind::claim(), uid, &of.device, Some(id)),
+            ..of
+        }
+    };
+    Record {
+        devices: shares.iter().map(device).collect(),
+        ..record.clone()
+    }
+}
+
+/// The allocation of which [`share_record`] is the record.
+pub fn share_allocation(name: &str, minor: u32, shares: &[(&str, u64)]) -> Allocation {
+    let mut allocation = allocation(name, &[minor]);
+    let of = allocation.devices.remove(0);
+    let device = |(id, gib): &(&str, u64)| AllocatedDevice {
+        share_id: Some((*id).to_owned()),
+        consumed: Consumed {
+            memory: Some(Bytes::from_mib(gib << 10)),
+            compute_share: Some(0),
+            shares: Some(1),
+        },
+        ..of.clone()
+    };
+    allocation.devices = shares.iter().map(device).collect();
+    allocation
 }
 
 /// An allocation of the devices with these names.
@@ -100,6 +142,7 @@ pub fn allocation(name: &str, minors: &[u32]) -> Allocation {
         device: DeviceName::whole_gpu(*minor),
         admin_access: false,
         share_id: None,
+        consumed: Consumed::default(),
         configuration: None,
     };
     Allocation {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::Map;
 use tessera_claim::{ClaimRef, ClaimUid};
-use tessera_device::{DeviceName, Inventory, Offered};
+use tessera_device::{Inventory, Offered};
 
-use crate::cdi::{self, CdiKind};
+use crate::cdi::{self, CdiKind, ClaimedDevice};
 use crate::ledger::Unreadable;
 use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf, RecordedDevice, View};
 use crate::step::Effect;
@@ -147,7 +147,7 @@ pub(crate) fn rebuild(
     boot: &BootId,
 ) -> Option<Record> {
     let names = cdi::claimed_devices(&spec.contents, claim)?;
-    let device = |device: DeviceName| {
+    let device = |ClaimedDevice { device, share_id }| {
         // Of a MIG device that the layout has no more it is not known where it was: it may have been
         // anywhere on its GPU.
         let (gpu, instance) = match inventory.seen_by_device_name(&device) {
@@ -157,12 +157,13 @@ pub(crate) fn rebuild(
         Some(PreparedDevice {
             request: String::new(),
             pool: pool.to_owned(),
-            share_id: None,
             gpu: gpu.uuid.clone(),
-            // Whether it was admin access is not known; that it was not is the safe assumption.
+            // Whether it was admin access is not known, nor how much a share has of it; that it was all
+            // is the safe assumption.
             view: instance.map_or(View::Whole, |instance| View::Part(instance.part())),
             instance: instance.map(|instance| instance.uuid.clone()),
-            cdi_id: cdi::device_id(kind, claim, &device),
+            cdi_id: cdi::device_id(kind, claim, &device, share_id.as_deref()),
+            share_id,
             device,
             unknown: Map::new(),
         })
@@ -180,6 +181,7 @@ pub(crate) fn rebuild(
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::DeviceName;
     use tessera_device::mig::MigLayouts;
     use tessera_device::testing::{cut, driver, gpu, inventory};
 

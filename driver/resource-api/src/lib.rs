@@ -9,7 +9,9 @@
 //! does not have, a server of that version drops, as it drops fields that are behind its gates.
 
 mod form;
+mod release;
 mod version;
 
 pub use form::{FormError, claim_from, slice_from, slice_in};
+pub use release::{COUNTS_SHARES, Release, ReleaseError};
 pub use version::{GROUP, Version, VersionError};

@@ -6,15 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use tessera_device::{Bytes, quantity};
+use tessera_claim::{COMPUTE_SHARE, Consumed, MEMORY, SHARES};
+use tessera_device::Bytes;
 use thiserror::Error;
 
 use crate::holder::Holder;
-
-/// Names of the capacities of a shareable device.
-const MEMORY: &str = "memory";
-const COMPUTE_SHARE: &str = "computeShare";
-const SHARES: &str = "shares";
 
 /// How many holders a refusal names.
 const NAMED: usize = 3;
@@ -48,16 +44,6 @@ pub enum Hold {
     Exclusive,
     /// A part of it.
     Part(Part),
-}
-
-/// A consumed capacity that is none.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("consumedCapacity {name} is {found:?}, which is not an amount; the allocation is damaged")]
-pub struct ConsumedError {
-    /// The capacity.
-    pub name: &'static str,
-    /// What it says.
-    pub found: String,
 }
 
 /// Somebody who cannot have of the device what they want.
@@ -116,42 +102,19 @@ fn named(by: &[Holder], others: usize) -> String {
     }
 }
 
-impl Hold {
-    /// What an allocation consumes, by name. `None`: its device is not shared.
+impl Part {
+    /// What a share has that consumes so much of a device.
     ///
-    /// A capacity that is not named is consumed whole, as the scheduler takes it (KEP 5075). One that
-    /// this version does not know is of a newer one.
-    pub fn of<'c>(
-        consumed: Option<impl IntoIterator<Item = (&'c str, &'c str)>>,
-        capacity: &Capacity,
-    ) -> Result<Self, ConsumedError> {
-        let Some(consumed) = consumed else {
-            return Ok(Self::Exclusive);
-        };
-        let mut part = Part::from(*capacity);
-        for (name, text) in consumed {
-            match name {
-                MEMORY => part.memory = Bytes(amount(MEMORY, text)?),
-                COMPUTE_SHARE => part.compute_share = amount(COMPUTE_SHARE, text)?,
-                SHARES => part.shares = amount(SHARES, text)?,
-                _ => {}
-            }
+    /// The scheduler names every capacity that the device had when it counted (KEP 5075). So of one that
+    /// is not named nothing was counted, but for memory: without that nothing is known of the share, and
+    /// it has all of it.
+    pub fn of(consumed: &Consumed, capacity: &Capacity) -> Self {
+        Self {
+            memory: consumed.memory.unwrap_or(capacity.memory),
+            compute_share: consumed.compute_share.unwrap_or_default(),
+            shares: consumed.shares.unwrap_or_default(),
         }
-        Ok(Self::Part(part))
     }
-}
-
-/// A whole amount, rounded up.
-fn amount(name: &'static str, text: &str) -> Result<u64, ConsumedError> {
-    let whole = quantity::nanos(text).map(|nanos| {
-        nanos.div_euclid(quantity::ONE) + i128::from(nanos.rem_euclid(quantity::ONE) > 0)
-    });
-    whole
-        .and_then(|whole| u64::try_from(whole).ok())
-        .ok_or_else(|| ConsumedError {
-            name,
-            found: text.chars().take(60).collect(),
-        })
 }
 
 impl From<Capacity> for Part {
@@ -177,6 +140,14 @@ impl Account {
         Self {
             capacity,
             holds: BTreeMap::new(),
+        }
+    }
+
+    /// A device that is held like this, be that too much.
+    pub fn held(capacity: Capacity, holds: impl IntoIterator<Item = (Holder, Hold)>) -> Self {
+        Self {
+            capacity,
+            holds: holds.into_iter().collect(),
         }
     }
 

@@ -8,6 +8,7 @@
 //! Nothing here acts, and nothing in this version acts on it yet: these are decisions.
 
 mod account;
+mod consumable;
 mod grant;
 mod holder;
 mod mechanisms;
@@ -20,7 +21,8 @@ mod fuzz;
 #[cfg(test)]
 mod testing;
 
-pub use account::{Account, Capacity, ConsumedError, Hold, Overdrawn, Part};
+pub use account::{Account, Capacity, Hold, Overdrawn, Part};
+pub use consumable::{ConsumableShares, ConsumableSharesError, FULL_COMPUTE};
 pub use grant::{Demand, Grant, Refusal, Shortfall, grant};
 pub use holder::Holder;
 pub use mechanisms::{CgroupVersion, Form, Mechanisms, NoNative, NodeFacts};
@@ -29,6 +31,7 @@ pub use range::{
     decide,
 };
 pub use settings::{Conflict, DeviceSettings, DeviceWish, merge};
+pub use tessera_claim::{COMPUTE_SHARE, MEMORY, SHARES};
 pub use tier::{
     Attribute, DYNAMIC_MEMORY, MEMORY_ENFORCEMENT, SWAP_MECHANISM, SwapMechanism, Tier,
 };

@@ -39,7 +39,8 @@ struct AllocationResult {
     pool: String,
     device: DeviceText,
     admin: Option<bool>,
-    share: Option<String>,
+    share: Option<ShareText>,
+    consumed: Vec<(ConsumedName, AmountText)>,
 }
 
 #[derive(Clone, Debug, TypeGenerator)]
@@ -175,6 +176,58 @@ impl Parameter {
     }
 }
 
+/// The id of a share, mostly one that the scheduler could have made.
+#[derive(Clone, Debug, TypeGenerator)]
+enum ShareText {
+    Id(u8),
+    Any(String),
+}
+
+impl ShareText {
+    fn text(&self) -> String {
+        match self {
+            Self::Id(at) => format!("a671734a-e8e5-11e4-8fde-{at:012}"),
+            Self::Any(text) => text.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, TypeGenerator)]
+enum ConsumedName {
+    Memory,
+    ComputeShare,
+    Shares,
+    Any(String),
+}
+
+#[derive(Clone, Debug, TypeGenerator)]
+enum AmountText {
+    Gibibytes(u8),
+    Count(u32),
+    Any(String),
+}
+
+impl AmountText {
+    fn text(&self) -> String {
+        match self {
+            Self::Gibibytes(amount) => format!("{amount}Gi"),
+            Self::Count(amount) => amount.to_string(),
+            Self::Any(text) => text.clone(),
+        }
+    }
+}
+
+impl ConsumedName {
+    fn text(&self) -> &str {
+        match self {
+            Self::Memory => "memory",
+            Self::ComputeShare => "computeShare",
+            Self::Shares => "gpu.nvidia.com/shares",
+            Self::Any(name) => name,
+        }
+    }
+}
+
 #[derive(Clone, Debug, TypeGenerator)]
 struct Claim {
     same_uid: bool,
@@ -189,13 +242,19 @@ impl AllocationResult {
             DeviceText::Gpu(at) => format!("gpu-{at}"),
             DeviceText::Any(text) => text.clone(),
         };
+        let consumed: Map<_, _> = self
+            .consumed
+            .iter()
+            .map(|(name, amount)| (name.text().to_owned(), json!(amount.text())))
+            .collect();
         json!({
             "driver": if self.ours { DRIVER } else { "net.example.com" },
             "request": self.request,
             "pool": self.pool,
             "device": device,
             "adminAccess": self.admin,
-            "shareID": self.share,
+            "shareID": self.share.as_ref().map(ShareText::text),
+            "consumedCapacity": consumed,
         })
     }
 }
@@ -278,7 +337,9 @@ fn an_allocation_is_all_that_the_claim_gives_this_driver_or_a_refusal() {
         let decoded = decoded.expect("a wrong configuration refuses the claim");
         for (device, result) in allocation.devices.iter().zip(ours) {
             assert_eq!(device.admin_access, result.admin == Some(true));
-            assert_eq!(device.share_id, result.share);
+            assert_eq!(device.share_id, result.share.as_ref().map(ShareText::text));
+            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            assert!(device.share_id.iter().all(|id| id.chars().all(is_word)));
             assert!(!device.request.contains('/'));
             assert!(device.configuration.iter().all(|one| decoded.contains(one)));
             let (pool, name) = (&device.pool, &device.device);

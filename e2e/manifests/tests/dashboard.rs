@@ -69,6 +69,7 @@ const METRICS: &[(&str, Kind, &[&str])] = &[
     ("tessera_slice_writes", Counter, &[]),
     ("tessera_slice_write_failures", Counter, &["reason"]),
     ("tessera_slice_dropped_fields", Gauge, &[]),
+    ("tessera_shareable_devices", Gauge, &[]),
     ("tessera_repairs", Counter, &["action"]),
     ("tessera_takeover_claims", Counter, &["fate"]),
     ("tessera_events", Counter, &["fate"]),

@@ -71,10 +71,6 @@ fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
     assert_eq!(listed(quiet), [""; 0]);
     for (setting, line) in [
         (
-            "consumableShares=4",
-            "consumableShares = 4: not yet, because ",
-        ),
-        (
             "maskNvidiaDriverParams=true",
             "maskNvidiaDriverParams = true: not yet, because ",
         ),

@@ -56,6 +56,32 @@ fn the_plugin_understands_every_variable_of_its_container() {
 }
 
 #[test]
+fn the_container_for_gpus_alone_is_told_how_devices_are_shared() {
+    for (setting, expected) in [
+        ("consumableShares=", None),
+        ("consumableShares=memory", Some("memory")),
+        ("consumableShares=10", Some("10")),
+        ("consumableShares=3000000", Some("3000000")),
+    ] {
+        let objects = objects(&Install::default().set(setting)).unwrap();
+        for container in &plugin(&objects).unwrap().containers {
+            let mut variables = container.env.iter().flatten();
+            let told = variables.find(|variable| variable.name == "CONSUMABLE_SHARES");
+            let told = told.and_then(|variable| variable.value.as_deref());
+            let expected = expected.filter(|_| container.name == "gpus");
+            assert_eq!(told, expected, "{setting}, {}", container.name);
+            let words = told
+                .into_iter()
+                .map(|value| format!("--consumable-shares={value}"));
+            let line = ["plugin", "--node-name=n"].map(str::to_owned);
+            let parsed =
+                tessera_kubelet_plugin::args::Args::try_parse_from(line.into_iter().chain(words));
+            assert!(parsed.is_ok(), "{setting}");
+        }
+    }
+}
+
+#[test]
 fn the_controller_understands_every_variable_of_its_container() {
     for objects in everything().unwrap() {
         understood::<tessera_controller::args::Args>(

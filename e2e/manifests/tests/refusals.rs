@@ -122,6 +122,7 @@ fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
         ("webhook.failurePolicy=Warn", "failurePolicy"),
         ("webhook.tls.mode=none", "mode"),
         ("consumableShares=some", "consumableShares"),
+        ("consumableShares=0", "consumableShares"),
         ("featureGates.DynamicMIG=on", "DynamicMIG"),
         ("resources.computeDomains.imex.mode=mine", "driverManaged"),
         ("resources.computeDomains.imex.isolation=no", "isolation"),
@@ -135,7 +136,6 @@ fn misspelt_keys_and_wrong_types_are_refused_by_the_schema() {
 fn keys_of_features_that_are_not_here_yet_are_accepted() {
     for setting in [
         "featureGates.DynamicMIG=true",
-        "consumableShares=memory",
         "altProcDevices=/x",
         "resources.computeDomains.imex.mode=driverManaged",
         "kubeletPlugin.containers.init.resources.limits.cpu=1",

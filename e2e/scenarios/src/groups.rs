@@ -21,6 +21,7 @@ pub(crate) mod reboot;
 pub(crate) mod rights;
 pub(crate) mod selection;
 pub(crate) mod shapes;
+pub(crate) mod shares;
 pub(crate) mod sharing;
 pub(crate) mod survival;
 pub(crate) mod takeover;

@@ -2,8 +2,8 @@
 
 use crate::groups::{
     api_away, cleanup, configuration, damage, domains, driver, dynamic_mig, events, hostile,
-    isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, shapes, sharing,
-    survival, takeover, uninstall, upgrade, versions, webhook, whole_gpus,
+    isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, shapes, shares,
+    sharing, survival, takeover, uninstall, upgrade, versions, webhook, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -71,6 +71,12 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     dynamic_mig::gpus_are_cut_when_pods_need_it_and_whole_for_the_next
         => "With dynamic MIG 14 pods with a MIG device each run at once on two GPUs that are cut for them; when they are gone no instance is left, and 8 pods get whole GPUs. No slice is written meanwhile."
         ; long "56 pods on eight GPUs.",
+    shares::twenty_pods_with_a_share_each_are_packed_on_as_few_gpus_as_can_hold_them
+        => "Twenty pods with 20 GiB of GPU memory each share as few GPUs as can hold them, and each sees its GPU and what its share is.",
+    shares::a_whole_gpu_waits_while_a_share_of_it_is_in_use_and_runs_after
+        => "A pod with a whole GPU is pending with a reason while anybody has a share of that GPU, runs after, and nobody has a share meanwhile.",
+    shares::two_shares_of_one_claim_are_told_apart_by_the_containers_that_have_them
+        => "Of one claim with two shares of one GPU each container sees the GPU and is told of the share that it names, or of both if it names none.",
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
     rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own

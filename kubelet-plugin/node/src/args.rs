@@ -7,6 +7,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 use jiff::SignedDuration;
 use tessera_device::mig::MigLayouts;
 use tessera_resource_api::Version;
+use tessera_sharing::ConsumableShares;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
 
@@ -80,6 +81,11 @@ pub struct Args {
     /// Directory in which the container runtime looks for CDI specs.
     #[arg(long, env = "CDI_ROOT", default_value = "/var/run/cdi")]
     pub cdi_root: PathBuf,
+
+    /// How claims may share a device, by the scheduler's account alone: disabled; memory (who asks for no
+    /// amount has the device alone); unlimited; or a number of shares. Only for the driver gpu.
+    #[arg(long, env = "CONSUMABLE_SHARES", default_value = "")]
+    pub consumable_shares: ConsumableShares,
 
     /// Root of the NVIDIA driver installation on the host: / where the driver is installed on the
     /// host itself, /run/nvidia/driver where a driver container installs it.
@@ -246,6 +252,7 @@ mod tests {
                 "kubelet-plugins-directory-path",
                 "KUBELET_PLUGINS_DIRECTORY_PATH",
             ),
+            ("consumable-shares", "CONSUMABLE_SHARES"),
             ("http-endpoint", "HTTP_ENDPOINT"),
             ("metrics-path", "METRICS_PATH"),
             ("healthcheck-port", "HEALTHCHECK_PORT"),

@@ -42,6 +42,7 @@ use tessera_prepare::standing::{Standing, standing};
 use tessera_prepare::step::{Step, undo_all};
 use tessera_prepare::upkeep::has_name;
 use tessera_prepare::waiting::WaitingFor;
+use tessera_sharing::ConsumableShares;
 use tokio::sync::watch;
 use tracing::{Span, info, info_span, warn};
 
@@ -79,6 +80,8 @@ pub struct Identity {
     pub unowned_mig: UnownedMig,
     /// The boot that we run in.
     pub boot: BootId,
+    /// How claims may share devices.
+    pub sharing: ConsumableShares,
 }
 
 /// What becomes of a MIG device that nobody accounts for.
@@ -254,7 +257,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 Ok(Some(devices)) => return Ok(devices),
                 // What was seen of the GPUs was the state before something was taken back.
                 Ok(None) => {}
-                Err(ClaimError::Refused(refusal @ Refusal::GpuHeld { .. })) => {
+                Err(ClaimError::Refused(
+                    refusal @ (Refusal::GpuHeld { .. } | Refusal::GpuOverdrawn { .. }),
+                )) => {
                     drop(held);
                     self.await_release(refusal, deadline).await?;
                 }
@@ -303,9 +308,12 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         }
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
         let known = contents.records.iter().chain(&accounted).collect();
-        self.carry_out(allocation, Known { known, unreadable }, under)
-            .await
-            .map(Some)
+        let known = Known {
+            known,
+            unreadable,
+            sharing: self.identity.sharing,
+        };
+        self.carry_out(allocation, known, under).await.map(Some)
     }
 
     /// Puts the claim's own record back in its place, if that is damaged.

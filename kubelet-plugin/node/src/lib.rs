@@ -36,6 +36,7 @@ pub mod reconcile;
 pub mod replace;
 pub mod rpc;
 pub mod run;
+pub mod shares;
 pub mod slice_metrics;
 pub mod sockets;
 pub mod takeover;

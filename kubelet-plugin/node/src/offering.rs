@@ -26,8 +26,8 @@ const NODE_READ_PAUSE: Duration = Duration::from_secs(1);
 /// Bound of one attempt to read our Node object.
 const NODE_READ: Duration = Duration::from_secs(5);
 
-/// What a driver offers of an inventory.
-pub type Plan = Box<dyn Fn(&Inventory, &OfferNode, &str) -> Offer + Send + Sync>;
+/// What a driver offers of an inventory. `None`: too little is known yet.
+pub type Plan = Box<dyn Fn(&Inventory, &OfferNode, &str) -> Option<Offer> + Send + Sync>;
 
 /// A plan, and when it may lead to another offer of the same inventory.
 pub struct Planned {
@@ -41,7 +41,7 @@ impl Planned {
     /// A plan that depends on nothing but the inventory.
     pub fn fixed(plan: fn(&Inventory, &OfferNode, &str) -> Offer) -> Self {
         Self {
-            plan: Box::new(plan),
+            plan: Box::new(move |inventory, node, driver| Some(plan(inventory, node, driver))),
             changes: watch::channel(()).1,
         }
     }
@@ -148,12 +148,14 @@ fn offer_of(known: &Known, node: &OfferNode, driver: &str, plan: &Plan) -> Optio
     match known {
         Known::Unseen => None,
         Known::Absent { .. } => Some(tessera_offer::nothing(node, driver)),
-        Known::Present(inventory) => Some(plan(inventory, node, driver)),
+        Known::Present(inventory) => plan(inventory, node, driver),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tessera_sharing::ConsumableShares;
+
     use super::*;
     use crate::testing::machine::hardware;
 
@@ -163,7 +165,9 @@ mod tests {
             name: "node0".to_owned(),
             uid: "uid".to_owned(),
         };
-        let planned = Planned::fixed(tessera_offer::plan);
+        let planned = Planned::fixed(|inventory, node, driver| {
+            tessera_offer::plan(inventory, node, driver, ConsumableShares::Disabled)
+        });
         let devices = |known: &Known| {
             let offer = offer_of(known, &node, "gpu.nvidia.com", &planned.plan);
             offer.map(|offer| offer.devices().count())

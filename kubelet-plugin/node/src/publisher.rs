@@ -68,6 +68,14 @@ pub struct Publisher<S, O> {
     due: Instant,
 }
 
+/// What came of one list.
+enum Pass {
+    /// The store is equal to the offer.
+    Done(Stored),
+    /// So many writes have shown that another form of the offer is the one for this server.
+    Another { writes: usize },
+}
+
 /// What one attempt achieved.
 struct Stored {
     generation: i64,
@@ -196,14 +204,21 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         }
     }
 
-    /// Makes the store equal to the offer. A conflict is answered with a fresh list.
+    /// Makes the store equal to the offer. A conflict is answered with a fresh list, and so are fields that
+    /// the server does not keep.
     async fn converge(&mut self, offer: &Offer, turn: &Turn) -> Result<Stored, PublishError> {
         let mut passes = 1;
+        let mut writes = 0;
         loop {
             match self.pass(offer, turn).await {
-                Ok(Some(stored)) => return Ok(stored),
-                // Less is to be offered. That comes once, for what a server does not keep is remembered.
-                Ok(None) => {}
+                Ok(Pass::Done(stored)) => {
+                    return Ok(Stored {
+                        writes: writes + stored.writes,
+                        ..stored
+                    });
+                }
+                // That comes once or twice, for what a server does not keep is remembered.
+                Ok(Pass::Another { writes: begun }) => writes += begun,
                 Err(error) if error.is_stale() && passes < PASSES => {
                     passes += 1;
                     self.observer.write_failed(error.reason());
@@ -213,9 +228,9 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         }
     }
 
-    /// Makes all writes of one list; or nothing, once a write shows that this offer is not one for this
-    /// server: what overlaps must not be published without what keeps it apart.
-    async fn pass(&mut self, offer: &Offer, turn: &Turn) -> Result<Option<Stored>, PublishError> {
+    /// Makes all writes of one list, or as many as show that this offer is not one for this server: what
+    /// overlaps must not be published without what keeps it apart.
+    async fn pass(&mut self, offer: &Offer, turn: &Turn) -> Result<Pass, PublishError> {
         let listed = in_time(self.store.list()).await;
         let existing = listed.map_err(|source| PublishError::List {
             node: offer.node().name.clone(),
@@ -224,16 +239,19 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         })?;
         self.known = existing.iter().filter_map(version).collect();
         let writes = reconcile(&offer.without(&self.unsupported), &existing);
-        let was_smaller = offer.is_smaller_without(&self.unsupported);
-        for write in &writes {
+        let form = offer.form_without(&self.unsupported);
+        for (done, write) in writes.iter().enumerate() {
             self.write(write, turn).await?;
-            if !was_smaller && offer.is_smaller_without(&self.unsupported) {
-                warn!(
-                    "each GPU is offered as it is cut, or as a whole, and nothing is cut for claims: \
-                     the API server keeps no counters of ResourceSlices (feature gate \
-                     DRAPartitionableDevices)"
-                );
-                return Ok(None);
+            let now = offer.form_without(&self.unsupported);
+            if now != form {
+                if now.uncounted && !form.uncounted {
+                    warn!(
+                        "each GPU is offered as it is cut, or as a whole, and nothing is cut for claims: \
+                         the API server keeps no counters of ResourceSlices (feature gate \
+                         DRAPartitionableDevices)"
+                    );
+                }
+                return Ok(Pass::Another { writes: done + 1 });
             }
         }
         let written = writes.iter().find_map(|write| match write {
@@ -242,7 +260,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         });
         let kept = existing.iter().filter(|slice| offer.owns(slice));
         let generations = kept.chain(written).map(|slice| slice.spec.pool.generation);
-        Ok(Some(Stored {
+        Ok(Pass::Done(Stored {
             generation: generations.max().unwrap_or_default(),
             writes: writes.len(),
         }))
@@ -288,6 +306,8 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
             info!(generation, devices, writes, "published the devices");
             self.observer.published(writes);
         }
+        let stored = offer.without(&self.unsupported);
+        self.observer.shareable(stored.shareable());
         self.enter(PublishState::Published {
             generation,
             devices,

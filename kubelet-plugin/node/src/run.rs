@@ -124,7 +124,8 @@ async fn start<R: Role>(
 
     let teller = assembly.teller(inbox);
     assembly.look_after(claims.clone(), hardware.clone());
-    let published = assembly.publish(R::planned(&claims), hardware.clone(), registrations);
+    let planned = R::planned(&mut assembly, &claims);
+    let published = assembly.publish(planned, hardware.clone(), registrations);
     R::start_others(&mut assembly, &claims, &hardware);
     assembly.open_pages(paths, hardware, published).await?;
     if let Some(serving) = serving {

@@ -23,6 +23,7 @@ pub struct SliceMetrics {
     writes: Counter,
     failures: Family<Reason, Counter>,
     dropped: Gauge,
+    shareable: Gauge,
 }
 
 impl SliceMetrics {
@@ -32,6 +33,7 @@ impl SliceMetrics {
             writes: Counter::default(),
             failures: Family::default(),
             dropped: Gauge::default(),
+            shareable: Gauge::default(),
         };
         registry.register(
             "tessera_slice_writes",
@@ -48,6 +50,11 @@ impl SliceMetrics {
             "Fields of the ResourceSlices that the API server does not store",
             metrics.dropped.clone(),
         );
+        registry.register(
+            "tessera_shareable_devices",
+            "Devices in the ResourceSlices that several claims can share",
+            metrics.shareable.clone(),
+        );
         metrics
     }
 }
@@ -56,6 +63,11 @@ impl Observer for SliceMetrics {
     fn published(&self, writes: usize) {
         self.writes
             .inc_by(u64::try_from(writes).unwrap_or(u64::MAX));
+    }
+
+    fn shareable(&self, devices: usize) {
+        self.shareable
+            .set(i64::try_from(devices).unwrap_or(i64::MAX));
     }
 
     fn write_failed(&self, reason: &'static str) {

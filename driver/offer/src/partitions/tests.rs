@@ -40,7 +40,13 @@ fn cut_into(minor: u32, profiles: &[&str]) -> Gpu {
 
 fn offer(gpus: Vec<Gpu>, made: &MadeDevices) -> Offer {
     let inventory = Inventory::new(driver("580.95.05"), gpus).unwrap();
-    partitions(&inventory, made, &node(), DRIVER)
+    partitions(
+        &inventory,
+        made,
+        &node(),
+        DRIVER,
+        ConsumableShares::Disabled,
+    )
 }
 
 fn names(offer: &Offer) -> Vec<String> {
@@ -145,20 +151,68 @@ fn a_server_that_keeps_no_counters_gets_one_view_of_each_gpu() {
         &MadeDevices::default(),
     );
     let fields = no_counters(&offer);
-    assert!(offer.is_smaller_without(&fields));
+    assert!(offer.form_without(&fields).uncounted);
     let smaller = offer.without(&fields);
     assert_eq!(names(&smaller), ["gpu-0", "gpu-1", "gpu-2-mig-3g40gb-9-0"]);
     assert_eq!(smaller.slices(1).len(), 1);
     assert_eq!(no_counters(&smaller), BTreeSet::new());
-    assert!(!offer.is_smaller_without(&BTreeSet::new()));
+    assert!(!offer.form_without(&BTreeSet::new()).uncounted);
+}
+
+#[test]
+fn a_gpu_can_be_shared_as_a_whole_and_what_is_made_of_it_is_one_claims() {
+    let inventory = Inventory::new(driver("580.95.05"), vec![h100(0, MigMode::Off)]).unwrap();
+    let made = MadeDevices::default();
+    let shared = partitions(&inventory, &made, &node(), DRIVER, ConsumableShares::Memory);
+    let shareable: Vec<_> = shared
+        .devices()
+        .filter(|device| device.allow_multiple_allocations == Some(true))
+        .collect();
+    let [whole] = shareable.as_slice() else {
+        panic!("{shareable:?}")
+    };
+    assert_eq!(whole.name, "gpu-0");
+    assert!(whole.consumes_counters.is_some());
+
+    // A server may lack the one feature, the other, or both.
+    let counters = no_counters(&shared);
+    // The whole GPU is the last of the devices, in the last slice.
+    let mut last = shared.slices(1).pop().unwrap();
+    let sent = last.clone();
+    for device in last.spec.devices.iter_mut().flatten() {
+        device.allow_multiple_allocations = None;
+    }
+    let sharing = dropped_fields(&sent, &last);
+    let both: BTreeSet<_> = counters.iter().chain(&sharing).cloned().collect();
+    let unshared = offer(vec![h100(0, MigMode::Off)], &made);
+    assert_eq!(shared.without(&sharing).slices(1), unshared.slices(1));
+    let uncounted = shared.without(&counters);
+    assert_eq!(names(&uncounted), ["gpu-0"]);
+    assert_eq!(uncounted.shareable(), 1);
+    let plain = shared.without(&both);
+    assert_eq!(
+        (names(&plain), plain.shareable()),
+        (vec!["gpu-0".to_owned()], 0)
+    );
+    let form = shared.form_without(&both);
+    assert!(form.uncounted && form.exclusive);
 }
 
 #[test]
 fn gpus_of_which_nothing_can_be_made_are_offered_as_they_are_found() {
     let gpus = vec![gpu(0), cut(gpu(1), &["3g.40gb"]), gpu(2)];
     let inventory = Inventory::new(driver("580"), gpus).unwrap();
-    let found = partitions(&inventory, &MadeDevices::default(), &node(), DRIVER);
-    assert_eq!(found, crate::plan(&inventory, &node(), DRIVER));
+    let found = partitions(
+        &inventory,
+        &MadeDevices::default(),
+        &node(),
+        DRIVER,
+        ConsumableShares::Disabled,
+    );
+    assert_eq!(
+        found,
+        crate::plan(&inventory, &node(), DRIVER, ConsumableShares::Disabled)
+    );
 }
 
 type Used = BTreeMap<(String, String), u64>;
@@ -261,7 +315,7 @@ proptest! {
 
     #[test]
     fn no_inventory_leaves_the_limits_of_the_api((inventory, made) in any_offer()) {
-        let offer = partitions(&inventory, &made, &node(), DRIVER);
+        let offer = partitions(&inventory, &made, &node(), DRIVER, ConsumableShares::Disabled);
         for slice in offer.slices(1) {
             let devices = slice.spec.devices.unwrap_or_default();
             let sets = slice.spec.shared_counters.unwrap_or_default();
@@ -285,7 +339,7 @@ proptest! {
         (inventory, made) in any_offer(),
         order in prop::collection::vec(0..600_usize, 0..200),
     ) {
-        let offer = partitions(&inventory, &made, &node(), DRIVER);
+        let offer = partitions(&inventory, &made, &node(), DRIVER, ConsumableShares::Disabled);
         let taken = allocate(&offer, &order);
         for gpu in inventory.gpus() {
             let mine = |name: &String| {
@@ -317,7 +371,7 @@ proptest! {
         }
         let again = Inventory::new(inventory.driver().clone(), gpus).unwrap();
         let bytes = |inventory| {
-            serde_json::to_string(&partitions(inventory, &made, &node(), DRIVER).slices(1)).unwrap()
+            serde_json::to_string(&partitions(inventory, &made, &node(), DRIVER, ConsumableShares::Disabled).slices(1)).unwrap()
         };
         prop_assert_eq!(bytes(&inventory), bytes(&again));
     }

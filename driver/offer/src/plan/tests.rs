@@ -1,5 +1,7 @@
 //! The reference driver's names and the API's limits, held against [`plan`].
 
+mod sharing;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -39,7 +41,12 @@ fn driver() -> DriverFacts {
 }
 
 fn offer_of(gpus: Vec<Gpu>) -> Offer {
-    plan(&Inventory::new(driver(), gpus).unwrap(), &node(), DRIVER)
+    shared(gpus, ConsumableShares::Disabled)
+}
+
+fn shared(gpus: Vec<Gpu>, shares: ConsumableShares) -> Offer {
+    let inventory = Inventory::new(driver(), gpus).unwrap();
+    plan(&inventory, &node(), DRIVER, shares)
 }
 
 fn attribute<'a>(device: &'a Device, name: &str) -> Option<&'a DeviceAttribute> {
@@ -213,6 +220,7 @@ fn a_driver_version_is_offered_as_semver_or_not_at_all() {
             &Inventory::new(facts, vec![h100(0)]).unwrap(),
             &node(),
             DRIVER,
+            ConsumableShares::Disabled,
         )
     };
     let usual = with_version("580.95.05");
@@ -311,8 +319,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn no_inventory_panics_or_leaves_the_limits_of_the_api(inventory in any_inventory()) {
-        let offer = plan(&inventory, &node(), DRIVER);
+    fn no_inventory_panics_or_leaves_the_limits_of_the_api(
+        inventory in any_inventory(),
+        shares in sharing::any_shares(),
+    ) {
+        let offer = plan(&inventory, &node(), DRIVER, shares);
+        offer.devices().for_each(sharing::assert_policies_are_valid);
         let expected: Vec<String> =
             inventory.offered().map(|part| part.name().to_string()).collect();
         let offered: Vec<String> = offer.devices().map(|device| device.name.clone()).collect();
@@ -327,6 +339,7 @@ proptest! {
     fn the_same_gpus_in_another_order_give_the_same_bytes(
         inventory in any_inventory(),
         rotation: prop::sample::Index,
+        shares in sharing::any_shares(),
     ) {
         let mut gpus = inventory.gpus().to_vec();
         if !gpus.is_empty() {
@@ -335,7 +348,7 @@ proptest! {
         }
         let again = Inventory::new(inventory.driver().clone(), gpus).unwrap();
         let bytes = |inventory| {
-            serde_json::to_string(&plan(inventory, &node(), DRIVER).slices(1)).unwrap()
+            serde_json::to_string(&plan(inventory, &node(), DRIVER, shares).slices(1)).unwrap()
         };
         prop_assert_eq!(bytes(&inventory), bytes(&again));
     }

@@ -64,12 +64,12 @@ mod tests {
         let old = install(&["libcuda.so.580", "libnvidia-ml.so.580"]);
         let gpu = gpu(0);
         let gpus = [GpuEdits {
-            device: gpu.device_name(),
+            name: "a-uid-gpu-0".to_owned(),
             gpu: &gpu,
             instance: None,
+            variable: None,
         }];
-        let claim = "a-uid".parse().unwrap();
-        let spec = claim_spec(&CdiKind::claim(), &claim, &gpus, &old).to_json();
+        let spec = claim_spec(&CdiKind::claim(), &gpus, &old).to_json();
         assert!(is_current(&spec, &old));
         let with_hook = DriverInstall {
             hook: Some("/another/hook".to_owned()),

@@ -68,21 +68,46 @@ impl fmt::Display for CdiKind {
 /// The name of a claim's device within its spec.
 ///
 /// It holds the claim's UID, because CDI device names are global on a node and two claims may hold
-/// shares of one GPU.
-pub fn device_name(claim: &ClaimUid, device: &DeviceName) -> String {
-    format!("{claim}-{device}")
+/// shares of one GPU; and which share it is, because one claim may. No device's name has a '_'.
+pub fn device_name(claim: &ClaimUid, device: &DeviceName, share_id: Option<&str>) -> String {
+    match share_id {
+        None => format!("{claim}-{device}"),
+        Some(share) => format!("{claim}-{device}_{share}"),
+    }
+}
+
+/// A device of a claim, as its spec names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedDevice {
+    /// The device.
+    pub device: DeviceName,
+    /// Which share of it.
+    pub share_id: Option<String>,
+}
+
+impl ClaimedDevice {
+    fn read(name: &str, claim: &ClaimUid) -> Option<Self> {
+        let name = name.strip_prefix(claim.as_str())?.strip_prefix('-')?;
+        let (device, share) = match name.split_once('_') {
+            None => (name, None),
+            Some((device, share)) => (device, Some(share)),
+        };
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if share.is_some_and(|share| share.is_empty() || !share.bytes().all(is_word)) {
+            return None;
+        }
+        Some(Self {
+            device: device.parse().ok()?,
+            share_id: share.map(str::to_owned),
+        })
+    }
 }
 
 /// The devices of a claim, as the spec that was written for it names them: at least one, or `None`
 /// if these bytes are no spec of this claim.
-pub fn claimed_devices(spec: &[u8], claim: &ClaimUid) -> Option<Vec<DeviceName>> {
-    let device = |name: &str| {
-        name.strip_prefix(claim.as_str())?
-            .strip_prefix('-')?
-            .parse()
-            .ok()
-    };
-    let names: Vec<DeviceName> = if let Ok(spec) = serde_json::from_slice::<Value>(spec) {
+pub fn claimed_devices(spec: &[u8], claim: &ClaimUid) -> Option<Vec<ClaimedDevice>> {
+    let device = |name: &str| ClaimedDevice::read(name, claim);
+    let names: Vec<ClaimedDevice> = if let Ok(spec) = serde_json::from_slice::<Value>(spec) {
         let devices = spec.get("devices")?.as_array()?.iter();
         let name = |entry: &Value| device(entry.get("name")?.as_str()?);
         devices.map(name).collect::<Option<_>>()?
@@ -115,8 +140,13 @@ pub fn claim_of_file(kind: &CdiKind, file: &str) -> Option<ClaimUid> {
 }
 
 /// The fully qualified name of a claim's device: what the kubelet hands to the container runtime.
-pub fn device_id(kind: &CdiKind, claim: &ClaimUid, device: &DeviceName) -> String {
-    format!("{kind}={}", device_name(claim, device))
+pub fn device_id(
+    kind: &CdiKind,
+    claim: &ClaimUid,
+    device: &DeviceName,
+    share_id: Option<&str>,
+) -> String {
+    format!("{kind}={}", device_name(claim, device, share_id))
 }
 
 /// The name of the file that holds a claim's spec, within the CDI directory.
@@ -133,6 +163,8 @@ pub fn reference_file_name(kind: &CdiKind, claim: &ClaimUid) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn claim() -> ClaimUid {
@@ -143,7 +175,7 @@ mod tests {
     fn names_are_those_of_the_reference_driver() {
         let kind = CdiKind::claim();
         assert_eq!(
-            device_id(&kind, &claim(), &DeviceName::whole_gpu(3)),
+            device_id(&kind, &claim(), &DeviceName::whole_gpu(3), None),
             "k8s.gpu.nvidia.com/claim=0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001-gpu-3"
         );
         assert_eq!(
@@ -173,8 +205,11 @@ mod tests {
         };
         let (first, second) = (format!("{claim}-gpu-0"), format!("\"{claim}-gpu-3\""));
         let found = claimed_devices(yaml(&[&first, &second]).as_bytes(), &claim).unwrap();
-        let expected: Vec<_> = [0, 3].map(DeviceName::whole_gpu).into();
-        assert_eq!(found, expected);
+        let whole = |minor| ClaimedDevice {
+            device: DeviceName::whole_gpu(minor),
+            share_id: None,
+        };
+        assert_eq!(found, [whole(0), whole(3)]);
         for none in [
             yaml(&[]),
             yaml(&["other-gpu-0"]),
@@ -183,6 +218,26 @@ mod tests {
             assert_eq!(claimed_devices(none.as_bytes(), &claim), None, "{none}");
         }
         assert_eq!(claimed_devices(b"\xff", &claim), None);
+    }
+
+    #[test]
+    fn a_share_is_told_apart_from_others_of_its_device_and_found_again() {
+        let (claim, gpu) = (claim(), DeviceName::whole_gpu(1));
+        let found = |names: &[String]| {
+            let devices: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+            claimed_devices(json!({"devices": devices}).to_string().as_bytes(), &claim)
+        };
+        let name = |share| device_name(&claim, &gpu, share);
+        let share = |id: Option<&str>| ClaimedDevice {
+            device: gpu.clone(),
+            share_id: id.map(str::to_owned),
+        };
+        let names = [name(None), name(Some("s-1")), name(Some("s-2"))];
+        let expected = [None, Some("s-1"), Some("s-2")].map(share);
+        assert_eq!(found(&names).unwrap(), expected);
+        for bad in ["", "a_b", "a/b", "a,b"] {
+            assert_eq!(found(&[name(Some(bad))]), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! From a claim's GPUs and the driver installation to the claim's spec.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tessera_claim::ClaimUid;
+use tessera_device::Gpu;
 use tessera_device::mig::{DeviceNumber, MigAccess, MigInstance};
-use tessera_device::{DeviceName, Gpu};
 
 use super::{
     CdiKind, ContainerEdits, Device, DeviceNode, DriverFile, DriverInstall, Hook, Mount, Spec,
-    device_name,
 };
 
 /// Driver files are read-only to tenants and can neither raise privileges nor act as devices.
@@ -26,28 +24,29 @@ const HOOK_TIMEOUT: u32 = 60;
 /// One GPU, or MIG device of one, that a claim gives to containers.
 #[derive(Clone, Debug)]
 pub struct GpuEdits<'a> {
-    /// The device that was allocated.
-    pub device: DeviceName,
+    /// Its name within the spec.
+    pub name: String,
     /// The GPU behind it.
     pub gpu: &'a Gpu,
     /// The MIG device of the GPU, where it is one.
     pub instance: Option<&'a MigInstance>,
+    /// The variable that says what the container has of it, where it is a share.
+    pub variable: Option<String>,
 }
 
 /// The spec of a claim that holds these GPUs. There must be at least one.
 ///
+/// One that it has twice, as with admin access beside its own use, is the same device of the spec.
+///
 /// What all GPUs need stands at the level of the spec, because the runtime applies that once per
 /// container; each device adds its own nodes.
-pub fn claim_spec(
-    kind: &CdiKind,
-    claim: &ClaimUid,
-    gpus: &[GpuEdits<'_>],
-    install: &DriverInstall,
-) -> Spec {
+pub fn claim_spec(kind: &CdiKind, gpus: &[GpuEdits<'_>], install: &DriverInstall) -> Spec {
+    let mut named = BTreeSet::new();
     let devices = gpus
         .iter()
+        .filter(|edits| named.insert(&edits.name))
         .map(|edits| Device {
-            name: device_name(claim, &edits.device),
+            name: edits.name.clone(),
             annotations: BTreeMap::new(),
             container_edits: gpu_edits(edits, install),
         })
@@ -73,6 +72,7 @@ fn gpu_edits(edits: &GpuEdits<'_>, install: &DriverInstall) -> ContainerEdits {
         [gpu_instance, compute_instance].map(capability)
     });
     ContainerEdits {
+        env: edits.variable.iter().cloned().collect(),
         device_nodes: std::iter::once(own)
             .chain(drm.map(device_node))
             .chain(capabilities)

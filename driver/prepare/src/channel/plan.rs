@@ -140,7 +140,14 @@ fn rebuild(
     let names = cdi::claimed_devices(spec, claim)?;
     let parsed: Value = serde_json::from_slice(spec).ok()?;
     let entries = parsed["devices"].as_array()?;
-    let device = |(name, entry): (tessera_device::DeviceName, &Value)| {
+    let device = |(claimed, entry): (cdi::ClaimedDevice, &Value)| {
+        let cdi::ClaimedDevice {
+            device: name,
+            share_id: None,
+        } = claimed
+        else {
+            return None;
+        };
         let edits = &entry["containerEdits"];
         let domain = domain_of(edits)?;
         let is_slot = name.as_str().starts_with("slot-");
@@ -153,7 +160,7 @@ fn rebuild(
             },
             share_id: None,
             channels: channels_of(edits)?,
-            cdi_id: cdi::device_id(kind, claim, &name),
+            cdi_id: cdi::device_id(kind, claim, &name, None),
             device: name,
             domain,
             unknown: Map::new(),
@@ -237,7 +244,7 @@ fn prepared(claim: &ClaimRef, granted: &Granted, kind: &CdiKind) -> PreparedChan
         share_id: allocated.share_id,
         domain: granted.domain.clone(),
         channels: granted.channels,
-        cdi_id: cdi::device_id(kind, &claim.uid, &allocated.device),
+        cdi_id: cdi::device_id(kind, &claim.uid, &allocated.device, None),
         device: allocated.device,
         unknown: Map::new(),
     }
@@ -252,7 +259,7 @@ fn write_cdi(
     let devices = devices
         .iter()
         .map(|device| Device {
-            name: cdi::device_name(&claim.uid, &device.device),
+            name: cdi::device_name(&claim.uid, &device.device, None),
             annotations: BTreeMap::new(),
             container_edits: edits(device, node),
         })

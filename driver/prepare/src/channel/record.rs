@@ -85,6 +85,10 @@ impl RecordedDevice for PreparedChannel {
         &self.cdi_id
     }
 
+    fn share_id(&self) -> Option<&str> {
+        None
+    }
+
     fn device_type(&self) -> &'static str {
         "channel"
     }

@@ -37,6 +37,7 @@ pub(super) fn allocation(name: &str, pool: &str, device: &str, domain: Option<&s
             device: device.parse().unwrap(),
             admin_access: false,
             share_id: None,
+            consumed: tessera_claim::Consumed::default(),
             configuration: domain.map(config),
         }],
     }
@@ -80,7 +81,7 @@ pub(super) fn record(name: &str, uid: &str, channels: Channels) -> ChannelRecord
             share_id: None,
             domain: domain(uid),
             channels,
-            cdi_id: cdi::device_id(&kind, &claim.uid, &device.device),
+            cdi_id: cdi::device_id(&kind, &claim.uid, &device.device, None),
             device: device.device,
             unknown: Map::new(),
         }],

@@ -78,25 +78,35 @@ fn whoever_holds_already_is_not_in_their_own_way() {
 }
 
 #[test]
-fn what_an_allocation_does_not_name_it_consumes_whole() {
+fn a_share_has_what_was_counted_for_it_and_all_memory_if_none_was() {
     let of = |consumed: &[(&'static str, &'static str)]| {
-        Hold::of(Some(consumed.iter().copied()), &CAPACITY).unwrap()
+        let consumed = Consumed::of(consumed.iter().copied(), "gpu.nvidia.com").unwrap();
+        Hold::Part(Part::of(&consumed, &CAPACITY))
     };
-    let unshared = Hold::of(None::<[(&str, &str); 0]>, &CAPACITY);
-    assert_eq!(unshared, Ok(Hold::Exclusive));
-    assert_eq!(of(&[]), Hold::Part(CAPACITY.into()));
     let some = of(&[("memory", "20Gi"), ("computeShare", "25"), ("shares", "1")]);
     assert_eq!(some, part(20, 25));
-    let newer = of(&[("memory", "1500m"), ("bandwidth", "all")]);
+    let of_reference = of(&[("memory", "20Gi")]);
     let expected = Part {
-        memory: Bytes(2),
-        ..CAPACITY.into()
+        memory: Bytes::from_mib(20 << 10),
+        ..Part::default()
     };
-    assert_eq!(newer, Hold::Part(expected));
-    for bad in ["", "all", "-1Gi"] {
-        let error = Hold::of(Some([("memory", bad)]), &CAPACITY).unwrap_err();
-        assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
-    }
+    assert_eq!(of_reference, Hold::Part(expected));
+    let expected = Part {
+        memory: CAPACITY.memory,
+        ..Part::default()
+    };
+    assert_eq!(of(&[]), Hold::Part(expected));
+}
+
+#[test]
+fn a_device_of_which_too_much_is_given_away_already_has_nothing_left() {
+    let holds = ["a", "b"].map(|name| (holder(name), part(50, 60)));
+    let mut account = Account::held(CAPACITY, holds);
+    let free = account.free();
+    assert_eq!((free.memory, free.compute_share), (Bytes(0), 0));
+    account.admit(holder("c"), part(1, 0)).unwrap_err();
+    account.release(&holder("a"));
+    account.admit(holder("c"), part(1, 0)).unwrap();
 }
 
 fn holds() -> impl Strategy<Value = Hold> {
@@ -135,10 +145,5 @@ proptest! {
             };
             prop_assert_eq!(account.admit(who, hold).is_ok(), expected);
         }
-    }
-
-    #[test]
-    fn no_consumed_capacity_panics_the_reader(name: String, text: String) {
-        let _ = Hold::of(Some([(name.as_str(), text.as_str()), ("memory", text.as_str())]), &CAPACITY);
     }
 }

@@ -40,7 +40,7 @@ const DAMAGES: [(&str, Damage); 7] = [
             let text = fs::read_to_string(&path)?;
             fs::write(
                 &path,
-                text.replacen("tessera-record 1 ", "tessera-record 3 ", 1),
+                text.replacen("tessera-record 1 ", "tessera-record 9 ", 1),
             )?;
         }
         Ok(())

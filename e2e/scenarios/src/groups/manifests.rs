@@ -116,6 +116,12 @@ pub(crate) fn pod_of(pod: &str, claim: &str) -> String {
     POD.replace("NAME", pod).replace("REFERENCE", &reference)
 }
 
+/// A pod that has a claim of its own, made from this template.
+pub(crate) fn pod_by_template(pod: &str, template: &str) -> String {
+    let reference = format!("resourceClaimTemplateName: {template}");
+    POD.replace("NAME", pod).replace("REFERENCE", &reference)
+}
+
 /// A pod on this node that has so many GPUs in its claim `gpus` and ignores the signal to end.
 pub(crate) fn stubborn(pod: &str, node: &Node, count: usize) -> String {
     let manifests = STUBBORN

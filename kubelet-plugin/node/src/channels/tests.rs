@@ -121,6 +121,7 @@ impl Machine {
             mig_layouts: MigLayouts::Static,
             unowned_mig: UnownedMig::Destroy,
             boot: BootId("boot".to_owned()),
+            sharing: tessera_sharing::ConsumableShares::Disabled,
         };
         let registry = &mut Registry::default();
         let ports = Ports {

@@ -11,6 +11,7 @@ use tessera_prepare::plan::plan;
 use tessera_prepare::record::{PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::resolve::{ResolvedDevice, resolve};
+use tessera_sharing::ConsumableShares;
 
 use super::unowned::divisible;
 use super::{ClaimError, Claims, Identity};
@@ -38,6 +39,8 @@ pub(super) struct Known<'r> {
     pub(super) known: Vec<&'r Record>,
     /// The claims of which nothing tells what they hold.
     pub(super) unreadable: Vec<Unreadable>,
+    /// How claims may share devices.
+    pub(super) sharing: ConsumableShares,
 }
 
 impl Known<'_> {
@@ -48,7 +51,9 @@ impl Known<'_> {
         devices: Vec<ResolvedDevice<'i>>,
     ) -> Result<Admitted<'l, 'i, HeldGpus>, Refusal> {
         let known = self.known.iter().copied();
-        Ledger::under(held, known, self.unreadable.clone()).admit(&allocation.claim, devices)
+        Ledger::under(held, known, self.unreadable.clone())
+            .sharing(self.sharing)
+            .admit(&allocation.claim, devices)
     }
 }
 

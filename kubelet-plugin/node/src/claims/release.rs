@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tessera_claim::{ClaimRef, still_allocates};
-use tessera_device::DeviceName;
+use tessera_device::{DeviceName, GpuUuid};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::waiting::WaitingFor;
 use tracing::info;
@@ -19,6 +19,43 @@ use crate::wait::Interrupted;
 /// Time between two looks for a release by another process; one by this process is heard of.
 const RELEASE_POLL: Duration = Duration::from_millis(100);
 
+/// What keeps a claim from its device, as long as its holders are there.
+struct Obstacle {
+    claim: ClaimRef,
+    device: DeviceName,
+    gpu: GpuUuid,
+    /// Any of them may make room: each with the device as which it holds the GPU.
+    holders: Vec<(ClaimRef, DeviceName)>,
+}
+
+impl Obstacle {
+    fn of(refusal: &Refusal) -> Option<Self> {
+        let (claim, device, gpu, holders) = match refusal {
+            Refusal::GpuHeld {
+                claim,
+                device,
+                gpu,
+                by,
+                held_as,
+            } => (claim, device, gpu, vec![(by.clone(), held_as.clone())]),
+            Refusal::GpuOverdrawn {
+                claim,
+                device,
+                gpu,
+                held_by,
+                ..
+            } => (claim, device, gpu, held_by.clone()),
+            _ => return None,
+        };
+        Some(Self {
+            claim: claim.clone(),
+            device: device.clone(),
+            gpu: gpu.clone(),
+            holders,
+        })
+    }
+}
+
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Waits for a claim that is being let go to be unprepared; refuses at once where it is not.
     ///
@@ -30,29 +67,18 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         held: Refusal,
         deadline: Deadline,
     ) -> Result<(), ClaimError> {
-        let Refusal::GpuHeld {
+        let Some(Obstacle {
             claim,
             device,
             gpu,
-            by,
-            held_as,
-        } = held
+            holders,
+        }) = Obstacle::of(&held)
         else {
             return Err(held.into());
         };
-        if self
-            .is_still_allocated(&claim, &by, &held_as, deadline)
-            .await?
-        {
-            return Err(Refusal::GpuHeld {
-                claim,
-                device,
-                gpu,
-                by,
-                held_as,
-            }
-            .into());
-        }
+        let Some(by) = self.first_let_go(&claim, holders, deadline).await? else {
+            return Err(held.into());
+        };
         info!(holder = %by, %device, "waiting for the former claim to be unprepared");
         let describe = || WaitingFor::Predecessor {
             device: device.clone(),
@@ -74,6 +100,22 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             by,
         }
         .into())
+    }
+
+    /// The first of the holders whose device the API does not allocate to it any more.
+    async fn first_let_go(
+        &self,
+        claim: &ClaimRef,
+        holders: Vec<(ClaimRef, DeviceName)>,
+        deadline: Deadline,
+    ) -> Result<Option<ClaimRef>, Interrupted> {
+        for (holder, device) in holders {
+            let still = self.is_still_allocated(claim, &holder, &device, deadline);
+            if !still.await? {
+                return Ok(Some(holder));
+            }
+        }
+        Ok(None)
     }
 
     /// Waits until nothing is recorded of the claim; says whether that came in time.

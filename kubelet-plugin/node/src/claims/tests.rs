@@ -5,6 +5,7 @@ mod dynamic_mig;
 mod faults;
 mod mig;
 mod odd;
+mod shares;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

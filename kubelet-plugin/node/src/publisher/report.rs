@@ -41,6 +41,8 @@ impl PublishState {
 pub trait Observer: Send + Sync {
     /// So many writes made the stored slices equal to the offer.
     fn published(&self, writes: usize);
+    /// So many of the devices that are stored can be shared by several claims.
+    fn shareable(&self, devices: usize);
     /// A call failed; `reason` is one of a fixed few, see [`StoreError::reason`].
     fn write_failed(&self, reason: &'static str);
     /// The server stored slices without these fields. A smaller offer may be called for.
@@ -49,6 +51,7 @@ pub trait Observer: Send + Sync {
 
 impl Observer for () {
     fn published(&self, _writes: usize) {}
+    fn shareable(&self, _devices: usize) {}
     fn write_failed(&self, _reason: &'static str) {}
     fn fields_dropped(&self, _fields: &BTreeSet<FieldPath>) {}
 }

@@ -9,6 +9,7 @@ use tessera_device::Inventory;
 use tessera_device::mig::MigMode;
 use tessera_device::testing::driver;
 use tessera_offer::{MadeDevices, partitions};
+use tessera_sharing::ConsumableShares;
 use tokio::time::sleep;
 
 use self::running::{LONG, Running, offer, published};
@@ -47,7 +48,13 @@ async fn a_server_without_counters_never_has_two_devices_that_overlap() {
     let gpus = (0..2).map(|minor| h100(minor, MigMode::Off)).collect();
     let inventory = Inventory::new(driver("580"), gpus).unwrap();
     let node = offer(0).node().clone();
-    let offer = partitions(&inventory, &MadeDevices::default(), &node, "gpu.nvidia.com");
+    let offer = partitions(
+        &inventory,
+        &MadeDevices::default(),
+        &node,
+        "gpu.nvidia.com",
+        ConsumableShares::Disabled,
+    );
     assert_eq!(offer.devices().count(), 52);
     let server = Server::default();
     server.strip(|slice| {

@@ -36,6 +36,7 @@ use crate::offering::{Offering, Planned};
 use crate::parts::Parts;
 use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
 use crate::reconcile::{self, LookAfter, RepairMetrics, Schedule};
+use crate::shares::Shares;
 use crate::slice_metrics::SliceMetrics;
 use crate::takeover::{self, TakeoverMetrics};
 use crate::wait::Waits;
@@ -162,6 +163,7 @@ impl<'a> Assembly<'a> {
             mig_layouts,
             unowned_mig: self.args.unowned_mig_devices,
             boot: BootId(boot.trim().to_owned()),
+            sharing: self.args.consumable_shares,
         })
     }
 
@@ -237,6 +239,20 @@ impl<'a> Assembly<'a> {
             reconcile::run(claims, hardware, schedule, repairs, stop).await;
             Ok(())
         });
+    }
+
+    /// How devices can be shared, and what rings when that is known.
+    pub(super) fn shares(&mut self) -> (Shares, watch::Receiver<()>) {
+        let shares = Shares::wanted(self.args.consumable_shares);
+        let (ring, changes) = watch::channel(());
+        let (client, asked) = (self.client.clone(), shares.clone());
+        self.parts.start("shares", |stop| async move {
+            stop.run_until_cancelled(asked.find_out(&client)).await;
+            ring.send_replace(());
+            stop.cancelled().await;
+            Ok(())
+        });
+        (shares, changes)
     }
 
     /// Publishes what the hardware is worth, once the kubelet has registered us.

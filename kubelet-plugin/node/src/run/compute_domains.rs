@@ -91,11 +91,12 @@ impl Role for ComputeDomains {
         Ok(())
     }
 
-    fn planned(claims: &Arc<NodeChannels>) -> Planned {
+    fn planned(_: &mut Assembly<'_>, claims: &Arc<NodeChannels>) -> Planned {
         let changes = claims.changes();
         let claims = claims.clone();
         let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
-            tessera_offer::channels(inventory, &claims.held(), node, driver)
+            let held = claims.held();
+            Some(tessera_offer::channels(inventory, &held, node, driver))
         };
         Planned {
             plan: Box::new(plan),

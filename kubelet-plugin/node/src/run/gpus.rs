@@ -8,7 +8,6 @@ use tessera_device::mig::MigLayouts;
 use tessera_offer::Node;
 use tessera_prepare::cdi::CdiKind;
 use tessera_prepare::record::PreparedDevice;
-use tokio::sync::watch;
 
 use super::assembly::{Assembly, NodeClaims};
 use super::role::Role;
@@ -58,19 +57,23 @@ impl Role for Gpus {
         assembly.take_over(claims, notices).await
     }
 
-    fn planned(claims: &Arc<NodeClaims>) -> Planned {
-        match claims.mig_layouts() {
-            MigLayouts::Static => Planned::fixed(tessera_offer::plan),
-            MigLayouts::Dynamic => {
-                let own = OwnMigDevices::of(claims.clone());
-                let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
-                    tessera_offer::partitions(inventory, &own.seen_beside(inventory), node, driver)
-                };
-                Planned {
-                    plan: Box::new(plan),
-                    changes: watch::channel(()).1,
+    fn planned(assembly: &mut Assembly<'_>, claims: &Arc<NodeClaims>) -> Planned {
+        let (shares, changes) = assembly.shares();
+        let dynamic = claims.mig_layouts() == MigLayouts::Dynamic;
+        let own = dynamic.then(|| OwnMigDevices::of(claims.clone()));
+        let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
+            let shares = shares.known()?;
+            Some(match &own {
+                None => tessera_offer::plan(inventory, node, driver, shares),
+                Some(own) => {
+                    let made = own.seen_beside(inventory);
+                    tessera_offer::partitions(inventory, &made, node, driver, shares)
                 }
-            }
+            })
+        };
+        Planned {
+            plan: Box::new(plan),
+            changes,
         }
     }
 

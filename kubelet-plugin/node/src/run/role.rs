@@ -51,7 +51,7 @@ pub(super) trait Role {
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// What it offers.
-    fn planned(claims: &Arc<Self::Claims>) -> Planned;
+    fn planned(assembly: &mut Assembly<'_>, claims: &Arc<Self::Claims>) -> Planned;
 
     /// The health of its devices.
     fn health(args: &Args, hardware: &HardwareWatch) -> Self::Health;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tessera_api::{ConfigError, Feature, FieldPath, Kind, Unsupported};
-use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
+use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal, ShareError};
 use tessera_device::follow::{Absence, Change};
 use tessera_device::mig::{MigMode, MigState};
 use tessera_device::testing::gpu_uuid;
@@ -20,6 +20,7 @@ use tessera_prepare::takeover::{Fate, Report, Taken, Takeover};
 use tessera_prepare::waiting::WaitingFor;
 use tessera_proto::RegistrationEvent;
 use tessera_proto::uds::Peer;
+use tessera_sharing::{Holder, Overdrawn};
 
 use crate::cdi_dir::CdiDir;
 use crate::channels::ChannelsBusy;
@@ -118,8 +119,17 @@ fn about_the_claim() -> Vec<ClaimRefusal> {
         },
         ClaimRefusal::BadDevice {
             claim: next(),
-            request,
+            request: request.clone(),
             source,
+        },
+        ClaimRefusal::BadShare {
+            claim: next(),
+            request,
+            device: DeviceName::whole_gpu(3),
+            source: ShareError::Amount {
+                name: "memory",
+                found: "all".to_owned(),
+            },
         },
     ];
     all.extend(
@@ -161,6 +171,22 @@ fn about_its_configuration() -> [ConfigurationRefusal; 3] {
     ]
 }
 
+fn overdrawn() -> Overdrawn {
+    let holder = |name: &str, share: &str| Holder {
+        claim: super::claim(name),
+        share: Some(share.to_owned()),
+    };
+    Overdrawn::Sum {
+        holder: holder("next", "b1"),
+        name: "memory",
+        wanted: "20Gi".to_owned(),
+        left: "10Gi".to_owned(),
+        whole: "141Gi".to_owned(),
+        by: vec![holder("former", "a7")],
+        others: 0,
+    }
+}
+
 fn about_the_gpu() -> Vec<Refusal> {
     let (claim, gpu, device) = (next, || gpu_uuid(3), || DeviceName::whole_gpu(3));
     let by = || super::claim("former");
@@ -188,6 +214,13 @@ fn about_the_gpu() -> Vec<Refusal> {
             gpu: gpu(),
             by: by(),
             held_as: device(),
+        },
+        Refusal::GpuOverdrawn {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            overdrawn: Box::new(overdrawn()),
+            held_by: vec![(by(), device())],
         },
         Refusal::GpuBeingReleased {
             claim: claim(),

@@ -20,6 +20,7 @@ use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::record::{BootId, Phase, PreparedDevice, RecordOf, RecordedDevice};
 use tessera_prepare::step::{Done, Effect, Step};
+use tessera_sharing::ConsumableShares;
 use tokio_util::sync::CancellationToken;
 
 use super::claim;
@@ -67,6 +68,24 @@ impl Api {
         });
         let object = serde_json::from_value(object).unwrap();
         self.put(name, object);
+    }
+
+    /// Allocates shares of a GPU, each by its id and its memory in GiB.
+    pub(crate) fn allocate_shares(&self, name: &str, minor: u32, shares: &[(&str, u64)]) {
+        self.allocate(name, &[minor]);
+        let mut claims = self.claims.lock().unwrap();
+        let mut object = serde_json::to_value(&claims[name]).unwrap();
+        let results = &mut object["status"]["allocation"]["devices"]["results"];
+        let of = results[0].clone();
+        let share = |(id, gib): &(&str, u64)| {
+            let mut share = of.clone();
+            share["shareID"] = json!(id);
+            share["consumedCapacity"] = json!({"memory": format!("{gib}Gi"), "computeShare": "0"});
+            share
+        };
+        *results = shares.iter().map(share).collect();
+        let object = serde_json::from_value(object).unwrap();
+        claims.insert(name.to_owned(), object);
     }
 
     /// Stores a claim under this name, whatever it says.
@@ -320,6 +339,7 @@ impl Machine {
                 mig_layouts: self.layouts,
                 unowned_mig: UnownedMig::Destroy,
                 boot: BootId(boot.to_owned()),
+                sharing: ConsumableShares::Memory,
             },
             self.api.clone(),
             FusedRecords(journal, fuse.clone()),

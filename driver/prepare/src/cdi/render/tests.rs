@@ -53,12 +53,13 @@ fn render(claim: &str, gpus: &[Gpu], install: &DriverInstall) -> Spec {
     let parts = gpus.iter().flat_map(Gpu::offered);
     let edits: Vec<GpuEdits<'_>> = parts
         .map(|part| GpuEdits {
-            device: part.name(),
+            name: format!("{claim}-{}", part.name()),
             gpu: part.gpu,
             instance: part.instance,
+            variable: None,
         })
         .collect();
-    claim_spec(&CdiKind::claim(), &claim.parse().unwrap(), &edits, install)
+    claim_spec(&CdiKind::claim(), &edits, install)
 }
 
 fn json(spec: &Spec) -> String {
@@ -212,4 +213,11 @@ fn a_spec_breaks_no_rule_of_the_format() {
         assert!(hook.path.starts_with('/'), "{hook:?}");
         assert!(hook.timeout.is_none_or(|seconds| seconds > 0), "{hook:?}");
     }
+}
+
+#[test]
+fn a_gpu_that_a_claim_has_twice_is_in_its_spec_once() {
+    let once = render(CLAIM, &[gpu(0)], &install());
+    let twice = render(CLAIM, &[gpu(0), gpu(0)], &install());
+    assert_eq!(json(&twice), json(&once));
 }

@@ -58,7 +58,7 @@ impl Damage {
             }
             Self::NewerFormat => {
                 let text = String::from_utf8(whole).unwrap();
-                text.replacen("tessera-record 1 ", "tessera-record 4 ", 1)
+                text.replacen("tessera-record 1 ", "tessera-record 9 ", 1)
                     .into_bytes()
             }
             Self::OlderBoot => {

@@ -6,6 +6,7 @@ use serde_json::json;
 use tessera_device::mig::{MigMode, Placement, UnfinishedInstance};
 use tessera_device::testing::gpu_uuid;
 use tessera_offer::{MadeDevices, Node as OfferNode, partitions};
+use tessera_sharing::ConsumableShares;
 
 use super::*;
 use crate::testing::cutting::h100;
@@ -214,7 +215,13 @@ async fn the_offer_stays_the_same_while_claims_come_and_go() {
         let inventory = inventory.unwrap();
         let made: MadeDevices = own.seen_beside(&inventory);
         (
-            partitions(&inventory, &made, &node, "gpu.nvidia.com"),
+            partitions(
+                &inventory,
+                &made,
+                &node,
+                "gpu.nvidia.com",
+                ConsumableShares::Disabled,
+            ),
             inventory,
         )
     };
@@ -223,7 +230,13 @@ async fn the_offer_stays_the_same_while_claims_come_and_go() {
     let (during, stale) = offer();
     claims.unprepare(&claim("a"), soon()).await.unwrap();
     let made = own.seen_beside(&stale);
-    let late = partitions(&stale, &made, &node, "gpu.nvidia.com");
+    let late = partitions(
+        &stale,
+        &made,
+        &node,
+        "gpu.nvidia.com",
+        ConsumableShares::Disabled,
+    );
     assert_eq!(before.slices(1), during.slices(1));
     assert_eq!(before.slices(1), late.slices(1));
     assert_eq!(before.slices(1), offer().0.slices(1));

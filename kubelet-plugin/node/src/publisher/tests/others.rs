@@ -1,5 +1,8 @@
 //! What others do to the slices: the kubelet, other writers, the API server itself.
 
+use tessera_sharing::ConsumableShares;
+
+use super::running::shared;
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -146,5 +149,26 @@ async fn fields_that_the_server_drops_are_told_once_and_not_sent_for_ever() {
             "published 2",
         ]
     );
+    assert_eq!(running.server.writes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_sharing_gets_the_devices_as_they_are_without_it_at_once() {
+    let server = Server::default();
+    server.strip(|slice| {
+        for device in slice.spec.devices.iter_mut().flatten() {
+            device.allow_multiple_allocations = None;
+            for capacity in device.capacity.iter_mut().flat_map(|all| all.values_mut()) {
+                capacity.request_policy = None;
+            }
+        }
+    });
+    let shared = shared(8, ConsumableShares::Memory);
+    assert_eq!(shared.shareable(), 8);
+    let mut running = Running::start(server, Some(shared));
+    running.reaches(published(1, 8)).await;
+    running.assert_stored(&offer(8));
+    assert_eq!(running.server.writes(), 2);
+    sleep(LONG).await;
     assert_eq!(running.server.writes(), 2);
 }

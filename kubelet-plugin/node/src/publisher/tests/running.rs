@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tessera_device::{Gpu, Inventory, testing};
 use tessera_offer::{FieldPath, Node, Offer, plan, reconcile};
+use tessera_sharing::ConsumableShares;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -23,6 +24,11 @@ pub(super) const LONG: Duration = Duration::from_hours(1);
 
 /// What a node with so many GPUs offers.
 pub(super) fn offer(gpus: u32) -> Offer {
+    shared(gpus, ConsumableShares::Disabled)
+}
+
+/// The same of one whose GPUs can be shared like this.
+pub(super) fn shared(gpus: u32, shares: ConsumableShares) -> Offer {
     let gpu = |minor| Gpu {
         numa_node: Some(0),
         ..testing::gpu(minor)
@@ -33,7 +39,7 @@ pub(super) fn offer(gpus: u32) -> Offer {
         name: "node-a".to_owned(),
         uid: "uid-a".to_owned(),
     };
-    plan(&inventory, &node, DRIVER)
+    plan(&inventory, &node, DRIVER, shares)
 }
 
 /// Hears everything.
@@ -54,6 +60,8 @@ impl Observer for Diary {
     fn published(&self, writes: usize) {
         self.note(format!("published {writes}"));
     }
+
+    fn shareable(&self, _: usize) {}
 
     fn write_failed(&self, reason: &'static str) {
         self.note(format!("failed {reason}"));
