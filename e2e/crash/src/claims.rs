@@ -31,17 +31,23 @@ pub fn uid(name: &str) -> String {
 
 /// The claim of this name as the API server has it, with these GPUs.
 pub fn object(name: &str, gpus: &[u32]) -> Value {
-    let results: Vec<_> = gpus
+    let devices: Vec<_> = gpus.iter().map(|gpu| format!("gpu-{gpu}")).collect();
+    object_of(name, &devices)
+}
+
+/// The same with these devices.
+pub fn object_of(name: &str, devices: &[impl AsRef<str>]) -> Value {
+    let results: Vec<_> = devices
         .iter()
-        .map(|gpu| {
-            json!({"request": "gpus", "driver": DRIVER, "pool": NODE, "device": format!("gpu-{gpu}")})
+        .map(|device| {
+            json!({"request": "gpus", "driver": DRIVER, "pool": NODE, "device": device.as_ref()})
         })
         .collect();
     json!({
         "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
         "metadata": {"namespace": "default", "name": name, "uid": uid(name)},
         "spec": {"devices": {"requests": [{"name": "gpus", "exactly": {
-            "deviceClassName": DRIVER, "allocationMode": "ExactCount", "count": gpus.len()}}]}},
+            "deviceClassName": DRIVER, "allocationMode": "ExactCount", "count": devices.len()}}]}},
         "status": {"allocation": {"devices": {"results": results}}},
     })
 }

@@ -92,6 +92,8 @@ pub struct Node<'a> {
     pub(crate) running: Mutex<Running>,
     /// The driver was told when to kill.
     doomed: AtomicBool,
+    /// GPUs are cut for claims.
+    cuts: bool,
     /// Claims whose record or spec is damaged before anything begins.
     damaged: &'static [&'static str],
 }
@@ -129,6 +131,7 @@ impl<'a> Node<'a> {
             sockets,
             running: Mutex::default(),
             doomed: AtomicBool::new(false),
+            cuts: false,
             damaged: &[],
         };
         fs::write(node.kubeconfig(), node.api.kubeconfig()).map_err(made())?;
@@ -139,6 +142,11 @@ impl<'a> Node<'a> {
     /// The plugin takes claims back soon after they are gone from the API.
     pub fn with_grace(&mut self, grace: &'static str) {
         self.grace = grace;
+    }
+
+    /// The plugin cuts GPUs when claims need it.
+    pub fn with_dynamic_mig(&mut self) {
+        self.cuts = true;
     }
 
     /// The record or the spec of each of these claims is damaged, and the plugin has to make it anew.
@@ -166,6 +174,7 @@ impl<'a> Node<'a> {
             .env("KEEPER", "false")
             .arg(format!("--node-name={NODE}"))
             .arg(format!("--leftover-grace={}", self.grace))
+            .arg(format!("--feature-gates=DynamicMIG={}", self.cuts))
             .arg(path("kubeconfig", &self.kubeconfig()))
             .arg(path("nvidia-driver-root", driver))
             .arg(path("container-driver-root", driver))
@@ -195,12 +204,8 @@ impl<'a> Node<'a> {
 
     /// Starts the plugin that is to die, with its points counted from its first instruction or from [`Node::arm`] on.
     pub(crate) async fn start_doomed(&self, from_the_start: bool) -> Result<(), Failure> {
-        if let Some(Point::Nvml(n)) = self.fuse.point() {
-            let at = u64::try_from(n).unwrap_or(u64::MAX);
-            let death = Injection::new(ANY_FUNCTION, at, Repeat::Times(1), Effect::Die);
-            let driver = &self.place.driver.state;
-            driver.update(|driver| driver.inject(death))?;
-            self.doomed.store(true, Ordering::Relaxed);
+        if from_the_start {
+            self.doom()?;
         }
         let (command, root) = (self.command()?, self.root.clone());
         let process = Process::start_traced(command, root, self.fuse.clone(), from_the_start)?;
@@ -210,8 +215,21 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
+    /// Tells the driver at which call to kill, if it is to.
+    fn doom(&self) -> Result<(), Failure> {
+        if let Some(Point::Nvml(n)) = self.fuse.point() {
+            let at = u64::try_from(n).unwrap_or(u64::MAX);
+            let death = Injection::new(ANY_FUNCTION, at, Repeat::Times(1), Effect::Die);
+            let driver = &self.place.driver.state;
+            driver.update(|driver| driver.inject(death))?;
+            self.doomed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Counts the points of the running plugin from now on.
     pub(crate) async fn arm(&self) -> Result<(), Failure> {
+        self.doom()?;
         if let Some(process) = &self.running.lock().await.process {
             self.fuse.set_to(process.handle()?);
         }
@@ -267,6 +285,19 @@ impl<'a> Node<'a> {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
+    }
+
+    /// What the plugin has made of the GPUs and not taken back.
+    pub(crate) fn cut(&self) -> Result<Vec<String>, Failure> {
+        let (_, driver) = self.place.driver.state.read()?;
+        let is_cut = |gpu: &&tessera_hw::Gpu| {
+            let mig = &gpu.condition.mig;
+            mig.enabled || mig.pending || !mig.instances.is_empty() || !mig.bare.is_empty()
+        };
+        let cut = driver.gpus.iter().filter(is_cut);
+        Ok(cut
+            .map(|gpu| format!("MIG on GPU {}: {:?}", gpu.facts.minor, gpu.condition.mig))
+            .collect())
     }
 
     /// Everything that the plugin has left on the node: path and contents. Of a program, its size stands for its contents.
@@ -368,20 +399,30 @@ fn is_spec(path: &Path) -> bool {
     is_in_place && ending.is_some_and(|ending| ending == "json" || ending == "yaml")
 }
 
-/// The GPUs whose device nodes a CDI spec gives; nothing if it is no spec.
+/// What no other CDI spec may give: the nodes of GPUs, and of a MIG device those of its capabilities, since the node of its
+/// GPU is everybody's who has a part of it. Nothing if it is no spec.
 fn gpus(spec: &str) -> Option<Vec<String>> {
     let spec: Value = serde_json::from_str(spec).ok()?;
-    let edits = spec["devices"]
-        .as_array()?
-        .iter()
-        .map(|device| &device["containerEdits"]);
-    let nodes = edits
-        .filter_map(|edits| edits["deviceNodes"].as_array())
-        .flatten();
-    let paths = nodes.filter_map(|node| node["path"].as_str());
-    let numbered = |path: &&str| {
-        let number = path.strip_prefix("/dev/nvidia");
-        number.is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    Some(paths.filter(numbered).map(ToOwned::to_owned).collect())
+    let mut own = Vec::new();
+    for device in spec["devices"].as_array()? {
+        let nodes = device["containerEdits"]["deviceNodes"].as_array();
+        let paths = nodes.into_iter().flatten();
+        let paths = paths.filter_map(|node| node["path"].as_str());
+        let (capabilities, others): (Vec<_>, Vec<_>) =
+            paths.partition(|path| path.starts_with("/dev/nvidia-caps/"));
+        let numbered = |path: &&str| {
+            let number = path.strip_prefix("/dev/nvidia");
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        let whole = others
+            .into_iter()
+            .filter(numbered)
+            .filter(|_| capabilities.is_empty());
+        own.extend(
+            whole
+                .chain(capabilities.iter().copied())
+                .map(ToOwned::to_owned),
+        );
+    }
+    Some(own)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use tessera_hw::facts::derive_uuid;
 
-use crate::claims::{CLAIMS, DRIVER, NODE, SLICES, object, uid};
+use crate::claims::{CLAIMS, DRIVER, NODE, SLICES, object, object_of, uid};
 use crate::failure::Failure;
 use crate::node::Node;
 
@@ -28,6 +28,8 @@ pub enum Operation {
     Unprepare,
     /// It starts on a node where specs and records are missing or altered and a claim is gone.
     Reconcile,
+    /// It cuts a GPU for two claims, makes room for a third, and puts the GPU together for a fourth.
+    Cut,
     /// It starts on a node on which the reference driver has prepared a claim, begun with another and left a spec of a third.
     TakeOver,
 }
@@ -45,12 +47,13 @@ pub struct End {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Publish,
         Self::Prepare,
         Self::Wait,
         Self::Unprepare,
         Self::Reconcile,
+        Self::Cut,
         Self::TakeOver,
     ];
 
@@ -62,6 +65,7 @@ impl Operation {
             Self::Wait => "wait",
             Self::Unprepare => "unprepare",
             Self::Reconcile => "reconcile",
+            Self::Cut => "cut",
             Self::TakeOver => "take over",
         }
     }
@@ -76,6 +80,9 @@ impl Operation {
             Self::Wait => "the next claim gets the GPU of the former one, and never beside it",
             Self::Unprepare => "nothing is left of what was unprepared, and the rest is untouched",
             Self::Reconcile => "what was lost is made anew, and what is gone is taken back",
+            Self::Cut => {
+                "each claim gets a MIG device of its own, and no device outlives its claim"
+            }
             Self::TakeOver => {
                 "claims of the reference driver are taken over once, whole, and as they are"
             }
@@ -84,7 +91,7 @@ impl Operation {
 
     /// Whether the plugin looks for GPUs in it.
     pub fn asks_nvml(self) -> bool {
-        matches!(self, Self::Publish | Self::Reconcile)
+        matches!(self, Self::Publish | Self::Reconcile | Self::Cut)
     }
 
     /// Does it on a fresh node and tells the end; then unprepares everything, ends the plugin and looks at what is left.
@@ -95,6 +102,7 @@ impl Operation {
             Self::Wait => wait(node).await,
             Self::Unprepare => unprepare(node).await,
             Self::Reconcile => reconcile(node).await,
+            Self::Cut => cut(node).await,
             Self::TakeOver => take_over(node).await,
         }?;
         node.attend().await?;
@@ -222,6 +230,33 @@ async fn reconcile(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Fail
     node.prepare(&["kept", "torn", "unspecified"]).await
 }
 
+/// What is made has another identity in each run, so that everything is compared when it is gone.
+async fn cut(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
+    node.with_dynamic_mig();
+    for (name, place) in [("left", 0), ("right", 1), ("again", 0)] {
+        let device = format!("gpu-2-mig-1g10gb-19-{place}");
+        node.api.put(CLAIMS, object_of(name, &[device]));
+    }
+    node.api.put(CLAIMS, object("whole", &[2]));
+    let node = &*node;
+    begin(node, &[]).await?;
+    let mut answers = node.prepare(&["left", "right"]).await?;
+    node.check()?;
+    match node.try_prepare(&["whole"]).await?.into_iter().next() {
+        Some((_, Err(refusal))) => answers.insert("held".to_owned(), refusal),
+        _ => return Err(Failure::Admitted("whole".to_owned())),
+    };
+    node.unprepare(&["left"]).await?;
+    answers.extend(node.prepare(&["again"]).await?);
+    node.check()?;
+    node.unprepare(&["right", "again"]).await?;
+    answers.extend(node.prepare(&["whole"]).await?);
+    match node.cut()?.pop() {
+        Some(cut) => Err(Failure::Leaked(cut)),
+        None => Ok(answers),
+    }
+}
+
 /// The files of the reference driver are made here from what is known of its formats; its specs are JSON, which is YAML.
 async fn take_over(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
     for (name, gpus) in [("taken", &[0, 1][..]), ("begun", &[2]), ("held", &[1, 4])] {
@@ -326,11 +361,23 @@ async fn leave(node: &Node<'_>) -> Result<(), Failure> {
     }
 }
 
-/// One slice with all devices, and none of ours beside it.
+/// All slices of the pool with all GPUs, and none of ours beside them.
 fn is_published(node: &Node<'_>) -> bool {
     let slices = node.api.list(SLICES);
-    let devices = |slice: &Value| slice["spec"]["devices"].as_array().map(Vec::len);
-    slices.len() == 1 && slices[0]["spec"]["nodeName"] == NODE && devices(&slices[0]) == Some(GPUS)
+    let is_one = |slice: &Value| {
+        let spec = &slice["spec"];
+        spec["nodeName"] == NODE && spec["pool"]["resourceSliceCount"] == slices.len()
+    };
+    let devices = slices
+        .iter()
+        .filter_map(|slice| slice["spec"]["devices"].as_array());
+    let is_gpu = |device: &&Value| {
+        let name = device["name"]
+            .as_str()
+            .and_then(|name| name.strip_prefix("gpu-"));
+        name.is_some_and(|minor| minor.parse::<usize>().is_ok())
+    };
+    slices.iter().all(is_one) && devices.flatten().filter(is_gpu).count() == GPUS
 }
 
 /// The slices without what the server gives to each object anew.

@@ -418,3 +418,17 @@ fn waiting_for_events_ends_at_the_time_limit_and_with_a_lost_gpu() {
     machine.set_presence(2, Presence::Lost);
     assert!(matches!(set.wait(60_000), Err(NvmlError::GpuLost)));
 }
+
+#[test]
+fn threads_that_come_and_go_do_not_end_the_library_for_one_another() {
+    let machine = machine("t4");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    machine.open(InitFlags::empty()).unwrap();
+                }
+            });
+        }
+    });
+}
