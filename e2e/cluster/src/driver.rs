@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use tessera_hw::Artifacts;
+use tessera_hw::{Artifacts, Gpu, InstallError, Node, install};
 
 use crate::cargo::{self, Built, CargoError, Linking, Profile};
 
@@ -33,13 +33,25 @@ pub enum DriverError {
         /// The node.
         node: String,
         /// Why.
-        source: tessera_hw::InstallError,
+        source: InstallError,
     },
 }
 
 /// Builds what a simulated driver is made of, for an installation outside of a cluster.
 pub fn simulated_driver() -> Result<Artifacts, CargoError> {
     Ok(Parts::build()?.artifacts())
+}
+
+/// Brings the GPUs of an installation through a reboot of their machine. One that is not there has none.
+pub(crate) fn reboot(root: &Path) -> Result<(), InstallError> {
+    let boot = |node: &mut Node| {
+        node.gpus.iter_mut().for_each(Gpu::end_boot);
+        Ok(())
+    };
+    match install::change(root, boot) {
+        Err(InstallError::Absent { .. }) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 impl Parts {
@@ -85,7 +97,7 @@ impl Parts {
             node: node.to_owned(),
             source,
         };
-        tessera_hw::install(root, profile, node, &artifacts)
+        install::install(root, profile, node, &artifacts)
             .and_then(|installed| Ok(installed.state.update(|node| node.join_rack(rack))?))
             .map_err(failed)
     }

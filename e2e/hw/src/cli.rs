@@ -1,20 +1,17 @@
 //! The commands, and what they do to the state.
 
 mod fabric;
+mod mig;
 
-use std::{
-    fmt::Write as _, iter, num::ParseIntError, path::PathBuf, str::FromStr,
-    sync::atomic::AtomicBool,
-};
+use std::{fmt::Write as _, path::PathBuf, sync::atomic::AtomicBool};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tessera_hw::{
-    Artifacts, Effect, Facts, Gpu, Injection, Node, Repeat,
+    Artifacts, Effect, Gpu, Injection, Node, Repeat,
     injection::ReturnCode,
     install::{self, Replaced, find_state},
     kernel,
-    mig::Mig,
     state::Presence,
 };
 
@@ -77,7 +74,7 @@ enum Command {
         gpu: String,
         /// Profiles such as `1g.10gb`, large ones first; `1g.10gb:7` stands for seven.
         #[arg(value_name = "PROFILE[:COUNT]")]
-        profiles: Vec<Share>,
+        profiles: Vec<mig::Share>,
     },
     /// Destroy the MIG devices of a GPU and switch MIG mode off.
     Uncut {
@@ -95,9 +92,9 @@ enum Command {
     },
     /// Hold a GPU or one of its GPU instances open, as monitoring does: its MIG mode cannot be switched
     /// then, or the instance not be destroyed, until `let-go`.
-    Hold(Held),
+    Hold(mig::Held),
     /// Let go of what `hold` holds.
-    LetGo(Held),
+    LetGo(mig::Held),
     /// Change the state for processes that see it read-only, as a kernel's driver would: the simulated
     /// library finds this process by a socket below the root. Runs until it is told to stop. No real
     /// installation has such a process.
@@ -150,38 +147,6 @@ struct Install {
     /// The simulated `nvidia-smi`.
     #[arg(long, value_name = "FILE")]
     nvidia_smi: PathBuf,
-}
-
-/// What another client holds.
-#[derive(Debug, Args)]
-struct Held {
-    /// Which GPU.
-    gpu: String,
-    /// The number of a GPU instance of it. The GPU itself if none is named.
-    #[arg(long, value_name = "NUMBER")]
-    gpu_instance: Option<u32>,
-}
-
-/// So many instances of a profile.
-#[derive(Clone, Debug)]
-struct Share {
-    profile: String,
-    count: usize,
-}
-
-impl FromStr for Share {
-    type Err = ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        let (profile, count) = match text.split_once(':') {
-            Some((profile, count)) => (profile, count.parse()?),
-            None => (text, 1),
-        };
-        Ok(Self {
-            profile: profile.to_owned(),
-            count,
-        })
-    }
 }
 
 /// Which calls an injection touches.
@@ -301,15 +266,12 @@ fn change(node: &mut Node, command: Command) -> Result<()> {
             gpu: name,
             profiles,
         } => {
-            let each = |share: &Share| iter::repeat_n(share.profile.clone(), share.count);
-            let profiles: Vec<_> = profiles.iter().flat_map(each).collect();
-            let profiles: Vec<_> = profiles.iter().map(String::as_str).collect();
-            gpu(node, &name)?.cut(&profiles)?;
+            mig::cut(gpu(node, &name)?, &profiles)?;
         }
         Command::Uncut { gpu: name } => gpu(node, &name)?.uncut()?,
         Command::AwaitMig { gpu: name, enabled } => gpu(node, &name)?.await_mode(enabled)?,
-        Command::Hold(held) => hold(node, &held, true)?,
-        Command::LetGo(held) => hold(node, &held, false)?,
+        Command::Hold(held) => mig::hold(node, &held, true)?,
+        Command::LetGo(held) => mig::hold(node, &held, false)?,
         Command::Fabric(arguments) => arguments.apply(node)?,
         Command::Fail { calls, code } => inject(node, calls, Effect::Fail(code.0)),
         Command::Delay { calls, millis } => inject(node, calls, Effect::Delay(millis)),
@@ -328,29 +290,6 @@ fn gpu<'a>(node: &'a mut Node, name: &str) -> Result<&'a mut Gpu> {
             "find the GPU `{name}`: name a minor number from 0 to {last}, a UUID or a PCI address"
         )
     })
-}
-
-fn hold(node: &mut Node, held: &Held, is_held: bool) -> Result<()> {
-    let condition = &mut gpu(node, &held.gpu)?.condition;
-    let Some(number) = held.gpu_instance else {
-        condition.held = is_held;
-        return Ok(());
-    };
-    if !is_held {
-        condition.mig.held.remove(&number);
-        return Ok(());
-    }
-    let parts = condition.mig.parts();
-    if parts.iter().all(|part| part.number != number) {
-        let there = parts.iter().map(|part| part.number.to_string());
-        let there = there.collect::<Vec<_>>().join(", ");
-        bail!(
-            "GPU {} has no GPU instance {number}: it has {there:?}",
-            held.gpu
-        );
-    }
-    condition.mig.held.insert(number);
-    Ok(())
 }
 
 /// A GPU that is lost comes back by a reset too.
@@ -427,7 +366,7 @@ fn describe(node: &Node) -> String {
             condition.memory_used_mib,
             facts.memory_total_mib,
         );
-        describe_mig(&mut text, facts, &condition.mig);
+        mig::describe(&mut text, facts, &condition.mig);
         if let Some(fabric) = fabric {
             let _ = writeln!(text, "      {}", fabric::describe(fabric));
         }
@@ -436,39 +375,4 @@ fn describe(node: &Node) -> String {
         let _ = writeln!(text, "  injected: {injection}");
     }
     text
-}
-
-fn describe_mig(text: &mut String, facts: &Facts, mig: &Mig) {
-    let Some(table) = facts.mig_table() else {
-        return;
-    };
-    if mig.pending != mig.enabled {
-        let mode = if mig.pending { "on" } else { "off" };
-        let _ = writeln!(text, "      MIG mode is to be {mode} after a reset");
-    }
-    if mig.enabled && mig.parts().is_empty() {
-        let _ = writeln!(text, "      MIG mode is on, without an instance");
-    }
-    for instance in &mig.instances {
-        let profile = table.profile(instance.profile);
-        let name = profile.map_or_else(String::new, |profile| instance.name(profile));
-        let size = profile.map_or(0, |profile| profile.size);
-        let _ = writeln!(
-            text,
-            "      {name:<11} {} at {}:{size}, GPU instance {}, compute instance {}",
-            instance.uuid, instance.start, instance.gpu_instance, instance.compute_instance,
-        );
-    }
-    for part in &mig.bare {
-        let profile = table.profile(part.profile);
-        let (name, size) = profile.map_or(("", 0), |profile| (profile.name.as_str(), profile.size));
-        let _ = writeln!(
-            text,
-            "      {name:<11} at {}:{size}, GPU instance {}, without a compute instance",
-            part.start, part.number,
-        );
-    }
-    for number in &mig.held {
-        let _ = writeln!(text, "      GPU instance {number} is held");
-    }
 }

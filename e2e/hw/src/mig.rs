@@ -208,6 +208,16 @@ impl Gpu {
         };
     }
 
+    /// Ends a boot of the machine: instances are gone. Ampere keeps the mode in the GPU; from Hopper on it
+    /// is off again (MIG user guide, "Enable MIG Mode").
+    pub fn end_boot(&mut self) {
+        let table = self.facts.mig_table();
+        if table.is_some_and(|table| table.mode_switch == ModeSwitch::AtOnce) {
+            self.condition.mig.pending = false;
+        }
+        self.end_reset();
+    }
+
     fn table(&self) -> Result<&'static Table, LayoutError> {
         self.facts.mig_table().ok_or_else(|| LayoutError::NoMig {
             gpu: self.facts.uuid.clone(),
@@ -325,6 +335,18 @@ mod tests {
                 );
             }
             gpu.uncut().unwrap();
+        }
+    }
+
+    #[test]
+    fn no_instance_outlives_the_boot_and_from_hopper_on_neither_does_the_mode() {
+        for (profile, size, stays) in [("a100-40g", "7g.40gb", true), ("h100", "7g.80gb", false)] {
+            let mut gpu = gpu(profile);
+            gpu.cut(&[size]).unwrap();
+            gpu.end_boot();
+            let mig = &gpu.condition.mig;
+            assert_eq!((mig.enabled, mig.pending), (stays, stays), "{profile}");
+            assert!(mig.parts().is_empty());
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! What lies on the node's disk stays: images, the kubelet's directory, the addresses of the network plugins. What lies in
 //! memory is gone: `/run` with the container runtime's state, CDI specs and the driver's journal, every mount, every
-//! connection. The kernel is the machine's and does not restart; the boot id that the kubelet reads is a new one, while
-//! containers, whose `/proc` is their own, go on seeing the machine's.
+//! connection; and so are MIG instances, which are in the GPUs. The kernel is the machine's and does not restart; the boot
+//! id that the kubelet reads is a new one, while containers, whose `/proc` is their own, go on seeing the machine's.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use super::{Cluster, ClusterError, firsts, processes};
 use crate::cgroup::Hierarchies;
+use crate::driver;
 use crate::network;
 use crate::node::write_boot_id;
 use crate::supervisor::{KEEP, Plan};
@@ -44,6 +45,8 @@ impl Cluster {
         hierarchies.remove(&node.index().cgroup(), deadline)?;
         hierarchies.make(&node.index().cgroup())?;
         write_boot_id(&self.dir.of(name)).map_err(|error| wrong("give it a boot id", &error))?;
+        driver::reboot(&self.dir.driver_root(name))
+            .map_err(|error| wrong("give its GPUs a new boot", &error))?;
         match fs::remove_file(self.dir.status(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(wrong("forget how its parts were", &error));
