@@ -104,7 +104,12 @@ pub(crate) fn call(function: &str, body: impl FnOnce() -> Result<(), Fault>) -> 
 /// Initialises the library once more.
 pub(crate) fn initialize(flags: u32) -> Result<(), Fault> {
     let mut library = lock();
-    let session = library.session.as_ref().ok_or(Fault::DriverNotLoaded)?;
+    // Since this call began, the last of the other users may have left.
+    let session = match library.session.take() {
+        Some(session) => session,
+        None => Session::open()?,
+    };
+    let session = library.session.insert(session);
     if session.visible.is_empty() && flags & NVML_INIT_FLAG_NO_GPUS == 0 {
         return Err(Fault::NotFound);
     }

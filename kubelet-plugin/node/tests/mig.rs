@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use tessera_device::mig::{Choices, MigInstance, MigMode, MigState};
@@ -192,4 +193,59 @@ fn no_mode_is_switched_under_a_device() {
         MigError::Refused(error) if error.reason == MigErrorReason::InUse
     );
     assert!(is_refused && error.is_busy(), "{error}");
+}
+
+#[test]
+fn no_look_and_no_operation_fails_while_all_gpus_are_cut_at_once() {
+    let machine = Machine::with("h100");
+    let gpus = inventory(&machine.mig).gpus().to_vec();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let cutters: Vec<_> = gpus
+            .iter()
+            .map(|gpu| scope.spawn(|| cut_again_and_again(&machine.mig, gpu)))
+            .collect();
+        let look = scope.spawn(|| {
+            let mut looks = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(inventory(&machine.mig).gpus().len(), gpus.len());
+                looks += 1;
+            }
+            looks
+        });
+        for cutter in cutters {
+            cutter.join().unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(look.join().unwrap() > 0);
+    });
+    assert_eq!(machine.there(), (0, 0));
+}
+
+fn cut_again_and_again(mig: &NvmlMig, gpu: &Gpu) {
+    let choices = Choices::of(gpu, |_, _| true).unwrap();
+    let small: Vec<_> = choices
+        .slots
+        .iter()
+        .filter(|slot| slot.option.profile_id == choices.slots[0].option.profile_id)
+        .collect();
+    for _ in 0..3 {
+        mig.switch(&gpu.uuid, MigMode::On).unwrap();
+        let made: Vec<MigDevice> = small
+            .iter()
+            .map(|slot| {
+                let planned = MigDevice::planned(gpu, **slot);
+                let instance = mig.create(&planned).unwrap();
+                let identity = Some(MigIdentity::of(&instance));
+                MigDevice {
+                    identity,
+                    ..planned
+                }
+            })
+            .collect();
+        for device in &made {
+            mig.destroy(device).unwrap();
+        }
+        mig.switch(&gpu.uuid, MigMode::Off).unwrap();
+    }
 }
