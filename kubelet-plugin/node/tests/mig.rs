@@ -196,6 +196,35 @@ fn no_mode_is_switched_under_a_device() {
 }
 
 #[test]
+fn an_a100_is_cut_in_the_mode_that_it_was_put_into_and_keeps_it() {
+    let machine = Machine::with("a100-40g");
+    let whole = Choices::of(&machine.gpu, |_, _| true).unwrap();
+    assert!(whole.whole && whole.slots.is_empty());
+    machine.change(|node| {
+        node.gpus[0].await_mode(true).unwrap();
+        node.gpus[0].end_reset();
+    });
+    let machine = Machine {
+        gpu: inventory(&machine.mig).gpus()[0].clone(),
+        ..machine
+    };
+    let cut = Choices::of(&machine.gpu, |_, _| true).unwrap();
+    assert!(!cut.whole && !cut.slots.is_empty());
+    for slot in cut.slots.iter().filter(|slot| slot.option.profile_id == 19) {
+        machine.made(slot.device_name(machine.gpu.minor).as_str());
+    }
+    assert_eq!(machine.there(), (7, 0));
+    for slot in cut.slots.iter().filter(|slot| slot.option.profile_id == 19) {
+        machine
+            .mig
+            .destroy(&MigDevice::planned(&machine.gpu, *slot))
+            .unwrap();
+    }
+    assert_eq!(machine.there(), (0, 0));
+    assert_eq!(machine.state().mode, MigMode::On);
+}
+
+#[test]
 fn no_look_and_no_operation_fails_while_all_gpus_are_cut_at_once() {
     let machine = Machine::with("h100");
     let gpus = inventory(&machine.mig).gpus().to_vec();
