@@ -12,27 +12,23 @@ use crate::record::{Phase, PreparedDevice, Record};
 /// The MIG devices of a GPU of which no record tells, those half made included.
 ///
 /// `records` must be all that there are: a claim that is not accounted for may have any of them.
-pub fn unowned<'r>(
-    gpu: &GpuUuid,
-    mig: &MigState,
-    records: impl Iterator<Item = &'r Record> + Clone,
-) -> Vec<MigDevice> {
+pub fn unowned(gpu: &GpuUuid, mig: &MigState, records: &[&Record]) -> Vec<MigDevice> {
     let made = || {
         records
-            .clone()
-            .flat_map(Record::made)
+            .iter()
+            .flat_map(|record| record.made())
             .filter(|device| device.gpu == *gpu)
     };
-    let held = || records.clone().flat_map(|record| &record.devices);
+    let held = || records.iter().flat_map(|record| &record.devices);
     // A record that was rebuilt, or taken over, may not know which of the devices its claim has.
-    let is_vague = |record: &Record| {
+    let is_vague = |record: &&Record| {
         let mut devices = record.devices.iter().filter(|device| device.gpu == *gpu);
         let is_unknown = |device: &PreparedDevice| {
             device.instance.is_none() && device.device.mig_parent().is_some()
         };
         record.made().next().is_none() && devices.any(is_unknown)
     };
-    if records.clone().any(is_vague) {
+    if records.iter().any(is_vague) {
         return Vec::new();
     }
     let is_owned = |instance: &&MigInstance| {
@@ -110,7 +106,10 @@ mod tests {
             profile_id: 19,
             placement: Placement { start: 6, size: 1 },
         });
-        let all = |records: &[Record]| unowned(&cut.uuid, &mig, records.iter());
+        let all = |records: &[Record]| {
+            let records: Vec<&Record> = records.iter().collect();
+            unowned(&cut.uuid, &mig, &records)
+        };
         let nobodys = all(&[]);
         let starts: Vec<u8> = nobodys
             .iter()
@@ -141,6 +140,6 @@ mod tests {
 
         // The same place on another GPU is another place.
         let other = gpu(1).uuid;
-        assert_eq!(unowned(&other, &mig, [&intended].into_iter()).len(), 4);
+        assert_eq!(unowned(&other, &mig, &[&intended]).len(), 4);
     }
 }

@@ -104,9 +104,9 @@ pub(crate) fn call(function: &str, body: impl FnOnce() -> Result<(), Fault>) -> 
 /// Initialises the library once more.
 pub(crate) fn initialize(flags: u32) -> Result<(), Fault> {
     let mut library = lock();
+    // Since this call began, the last of the other users may have left.
     let session = match library.session.take() {
         Some(session) => session,
-        // The last user has left since the call began.
         None => Session::open()?,
     };
     let session = library.session.insert(session);

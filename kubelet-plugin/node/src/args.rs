@@ -167,8 +167,8 @@ pub struct Args {
     pub feature_gates: FeatureGates,
 
     /// What becomes of a MIG device that no claim has, on a GPU that the plugin cuts itself (feature gate
-    /// DynamicMIG): destroy it after the time of LEFTOVER_GRACE, or keep it, because somebody else makes
-    /// some too.
+    /// DynamicMIG): destroy it after the time of --leftover-grace, or keep it, because somebody else
+    /// makes some too.
     #[arg(
         long,
         env = "UNOWNED_MIG_DEVICES",

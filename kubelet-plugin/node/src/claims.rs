@@ -263,6 +263,11 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                     drop(held);
                     self.await_release(refusal, deadline).await?;
                 }
+                Err(error) if error.is_busy() && deadline.allows(BUSY_PAUSE) => {
+                    drop(held);
+                    info!(%error, "trying again to cut the GPU");
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -4,12 +4,14 @@
 //! nobody answers. A GPU that answers the driver is healthy; one that did and does not any more is
 //! not, and neither is any without a driver.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tessera_device::follow::Known;
-use tessera_device::{Gpu, Inventory};
+use tessera_device::mig::{Choices, MigLayouts};
+use tessera_device::{DeviceName, Gpu, Inventory};
 use tessera_proto::DraResourceHealth;
 use tessera_proto::health::v1::{DeviceHealth, DeviceIdentifier, HealthStatus};
 
@@ -23,12 +25,17 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 pub struct GpuHealth {
     pool: String,
     hardware: HardwareWatch,
+    layouts: MigLayouts,
 }
 
 impl GpuHealth {
     /// Reports the GPUs of `pool`.
-    pub fn new(pool: String, hardware: HardwareWatch) -> Self {
-        Self { pool, hardware }
+    pub fn new(pool: String, hardware: HardwareWatch, layouts: MigLayouts) -> Self {
+        Self {
+            pool,
+            hardware,
+            layouts,
+        }
     }
 
     fn report(&self) -> Vec<DeviceHealth> {
@@ -38,17 +45,20 @@ impl GpuHealth {
             .as_secs();
         let known = self.hardware.known();
         let all = known.last().into_iter().flat_map(Inventory::ever_seen);
-        let offered = all.flat_map(Gpu::offered);
+        let offered = all.flat_map(|gpu| {
+            let names = names(gpu, self.layouts);
+            names.into_iter().map(move |name| (gpu, name))
+        });
         offered
-            .map(|part| {
-                let (health, message) = match trouble(&known, part.gpu) {
+            .map(|(gpu, name)| {
+                let (health, message) = match trouble(&known, gpu) {
                     None => (HealthStatus::Healthy, String::new()),
                     Some(trouble) => (HealthStatus::Unhealthy, trouble),
                 };
                 DeviceHealth {
                     device: Some(DeviceIdentifier {
                         pool_name: self.pool.clone(),
-                        device_name: part.name().to_string(),
+                        device_name: name.to_string(),
                     }),
                     health: health.into(),
                     last_updated_time: i64::try_from(now).unwrap_or(i64::MAX),
@@ -59,6 +69,20 @@ impl GpuHealth {
             })
             .collect()
     }
+}
+
+/// The names under which a GPU and its parts may be in use. Where claims have it cut, that may be other
+/// names than the last look tells.
+fn names(gpu: &Gpu, layouts: MigLayouts) -> BTreeSet<DeviceName> {
+    let mut names: BTreeSet<_> = gpu.offered().map(|part| part.name()).collect();
+    if layouts == MigLayouts::Dynamic
+        && let Some(choices) = Choices::of(gpu, |_, _| true)
+    {
+        let slots = choices.slots.iter();
+        names.extend(slots.map(|slot| slot.device_name(gpu.minor)));
+        names.extend(choices.whole.then(|| gpu.device_name()));
+    }
+    names
 }
 
 /// What is wrong with a GPU, if anything is.
@@ -86,5 +110,24 @@ impl DraResourceHealth for GpuHealth {
             Some((health.report(), (health, timer)))
         })
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_device::mig::MigMode;
+
+    use super::*;
+    use crate::testing::cutting::h100;
+
+    #[test]
+    fn a_gpu_that_claims_have_cut_is_reported_under_every_name_that_it_may_be_in_use_by() {
+        let gpu = h100(3, MigMode::On);
+        assert_eq!(names(&gpu, MigLayouts::Static), BTreeSet::new());
+        let names = names(&gpu, MigLayouts::Dynamic);
+        assert_eq!(names.len(), 26);
+        for name in ["gpu-3", "gpu-3-mig-1g10gb-19-6"] {
+            assert!(names.contains(&name.parse().unwrap()), "{name}");
+        }
     }
 }

@@ -85,7 +85,16 @@ impl Parent<'_> {
                 answer => asking(call, answer),
             };
             match found.and_then(|device| self.instance(&device, profiles)) {
-                Ok(instance) => state.instances.push(instance),
+                Ok(instance) => {
+                    // Indices move when the GPU is cut meanwhile, and so a device may be met twice, or
+                    // one that was made in the place of another after it.
+                    let place = |other: &MigInstance| (other.placement, other.compute_instance);
+                    let is_met = |other: &MigInstance| {
+                        other.uuid == instance.uuid || place(other) == place(&instance)
+                    };
+                    state.instances.retain(|other| !is_met(other));
+                    state.instances.push(instance);
+                }
                 Err(error) if error.is_gpu_lost() => return Err(error),
                 Err(error) if error.is_gone() => {
                     tracing::debug!(index, %error, "a MIG device was destroyed during the look");

@@ -125,10 +125,10 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         if !unreadable.is_empty() {
             return Ok(Vec::new());
         }
-        let records = traces.records.iter().chain(&accounted);
+        let records: Vec<&Record> = traces.records.iter().chain(&accounted).collect();
         let each = states.iter();
         Ok(each
-            .flat_map(|(gpu, mig)| unowned(gpu, mig, records.clone()))
+            .flat_map(|(gpu, mig)| unowned(gpu, mig, &records))
             .collect())
     }
 }

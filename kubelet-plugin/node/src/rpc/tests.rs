@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use prometheus_client::registry::Registry;
+use tessera_device::mig::MigLayouts;
 use tessera_proto::client::connect;
 use tessera_proto::dra::v1::NodePrepareResourcesRequest;
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
@@ -135,7 +136,11 @@ async fn waiting() -> Waiting {
     let served = Served {
         driver: "gpu.nvidia.com".to_owned(),
         plugin: Arc::new(plugin),
-        health: Arc::new(GpuHealth::new("node0".to_owned(), hardware)),
+        health: Arc::new(GpuHealth::new(
+            "node0".to_owned(),
+            hardware,
+            MigLayouts::Static,
+        )),
         observer: Arc::new(drop),
     };
     let stop = CancellationToken::new();

@@ -78,7 +78,8 @@ impl Role for Gpus {
     }
 
     fn health(args: &Args, hardware: &HardwareWatch) -> GpuHealth {
-        GpuHealth::new(args.node_name.clone(), hardware.clone())
+        let pool = args.node_name.clone();
+        GpuHealth::new(pool, hardware.clone(), args.mig_layouts())
     }
 
     fn start_others(_: &mut Assembly<'_>, _: &Arc<NodeClaims>, _: &HardwareWatch) {}
