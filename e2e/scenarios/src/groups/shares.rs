@@ -157,6 +157,35 @@ pub(crate) fn two_shares_of_one_claim_are_told_apart_by_the_containers_that_have
     })
 }
 
+pub(crate) fn a_limit_of_gpus_has_them_for_itself_beside_shares(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    with_shares(context, |node| {
+        context.apply(&on_node(&example("shares")?, node))?;
+        let pods = context.running(&["one-share", "other-share"])?;
+        let mut shared = Vec::new();
+        for pod in ["one-share", "other-share"] {
+            shared.extend(uuids(&context.held(&claim_of(&pods[pod], "gpu")?)?));
+        }
+        context.apply(&example("extended-resource")?)?;
+        let pods = context.running(&["by-limit"])?;
+        let status = pods["by-limit"].status.clone().unwrap_or_default();
+        let made = status.extended_resource_claim_status;
+        let claim = made.map(|made| made.resource_claim_name);
+        let claim = claim.ok_or_else(|| Failure::wrong("no claim was made for the limit"))?;
+        let held = uuids(&context.held(&claim)?);
+        same("the number of GPUs", &held.len(), &2)?;
+        let both: Vec<_> = held.iter().filter(|gpu| shared.contains(gpu)).collect();
+        same("the GPUs that are shared as well", &both, &vec![])?;
+        same(
+            "the GPUs in the container",
+            &context.lists("by-limit", "main")?,
+            &held,
+        )?;
+        context.delete_pods(&["by-limit", "one-share", "other-share"])
+    })
+}
+
 pub(crate) fn a_share_that_must_be_held_is_refused_with_what_its_device_has(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
