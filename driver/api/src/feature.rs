@@ -22,7 +22,7 @@ pub enum Feature {
 }
 
 /// What this version has. A feature is added here in the change that makes it act.
-pub const AVAILABLE: &[Feature] = &[Feature::ComputeDomains];
+pub const AVAILABLE: &[Feature] = &[Feature::ComputeDomains, Feature::Shares];
 
 impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::resource::v1::{
     DeviceAllocationResult, DeviceRequestAllocationResult, ResourceClaim,
 };
-use tessera_api::Config;
+use tessera_api::{Config, ShareConfig};
 use tessera_device::{DeviceName, IdError};
 use thiserror::Error;
 
 use crate::ClaimRef;
-use crate::configuration::{ConfigurationRefusal, Configurations};
+use crate::configuration::{ConfigurationRefusal, Configurations, Effective};
 use crate::share::{Consumed, ShareError, share};
 
 /// What a claim allocates of one driver's devices.
@@ -41,6 +41,8 @@ pub struct AllocatedDevice {
     pub consumed: Consumed,
     /// The configuration that applies to the device, if anybody wrote one.
     pub configuration: Option<Config>,
+    /// What its share of the device must be held to, if anybody wrote that.
+    pub share_configuration: Option<ShareConfig>,
 }
 
 /// Why a claim gives this driver nothing to prepare.
@@ -223,7 +225,10 @@ fn allocated_device(
     result: &DeviceRequestAllocationResult,
     device: DeviceName,
     (share_id, consumed): (Option<String>, Consumed),
-    configuration: Option<Config>,
+    Effective {
+        device: configuration,
+        share: share_configuration,
+    }: Effective,
 ) -> AllocatedDevice {
     let request = result.request.split('/').next().unwrap_or_default();
     AllocatedDevice {
@@ -234,6 +239,7 @@ fn allocated_device(
         share_id,
         consumed,
         configuration,
+        share_configuration,
     }
 }
 

@@ -11,7 +11,9 @@
 //! of a GPU or else a MIG device has a configuration for either.
 
 use k8s_openapi::api::resource::v1::DeviceAllocationConfiguration;
-use tessera_api::{AVAILABLE, Config, ConfigError, Document, Driver, FieldPath, Kind, Unsupported};
+use tessera_api::{
+    AVAILABLE, Config, ConfigError, Document, Driver, FieldPath, Kind, ShareConfig, Unsupported,
+};
 use tessera_device::DeviceName;
 use thiserror::Error;
 
@@ -66,6 +68,15 @@ pub enum ConfigurationRefusal {
     },
 }
 
+/// What applies to one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effective {
+    /// The configuration of the device. `None`: nobody wrote one, so that it is used as it is.
+    pub(crate) device: Option<Config>,
+    /// What the share of it may have, or must be held to.
+    pub(crate) share: Option<ShareConfig>,
+}
+
 /// The configurations of one allocation that are addressed to one driver, decoded.
 pub(crate) struct Configurations<'c>(Vec<Addressed<'c>>);
 
@@ -114,23 +125,32 @@ impl<'c> Configurations<'c> {
     }
 
     /// The configuration of `device`, which was allocated for `request` (`main`, or `main/sub` of a
-    /// prioritized list). `None`: nobody wrote one, so that it is used as it is.
+    /// prioritized list).
     ///
     /// Limits of a share are a question of their own: a configuration of the device does not take their
-    /// place, nor they its. Nothing acts on them yet, so whoever asks for them is refused here.
+    /// place, nor they its.
     pub(crate) fn effective(
         &self,
         request: &str,
         device: &DeviceName,
-    ) -> Result<Option<Config>, ConfigurationRefusal> {
+    ) -> Result<Effective, ConfigurationRefusal> {
         let fitting = fitting(device);
-        if shareable(fitting) {
+        let share = if shareable(fitting) {
             self.last(request, device, Kind::ShareConfig, |kind| {
                 kind == Kind::ShareConfig
-            })?;
-        }
-        self.last(request, device, fitting, |kind| {
+            })?
+        } else {
+            None
+        };
+        let of_device = self.last(request, device, fitting, |kind| {
             kind != Kind::ShareConfig || !shareable(fitting)
+        })?;
+        Ok(Effective {
+            device: of_device,
+            share: share.and_then(|config| match config {
+                Config::Share(share) => Some(share),
+                _ => None,
+            }),
         })
     }
 

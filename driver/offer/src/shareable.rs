@@ -15,7 +15,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::Bytes;
 use tessera_sharing::{
     COMPUTE_SHARE, ConsumableShares, FULL_COMPUTE, MEMORY, MEMORY_ENFORCEMENT, Mechanisms, SHARES,
-    Tier,
 };
 
 /// Memory is asked for in multiples of this.
@@ -89,8 +88,7 @@ pub(crate) fn share(
         capacity.insert(SHARES.to_owned(), with(&number, &range));
     }
     let tier = DeviceAttribute {
-        // Nothing holds shares to what they have yet.
-        string: Some(Tier::None.as_str().to_owned()),
+        string: Some(Mechanisms::NONE.strongest().as_str().to_owned()),
         ..DeviceAttribute::default()
     };
     let name = format!("{}/{MEMORY_ENFORCEMENT}", Mechanisms::DOMAIN);

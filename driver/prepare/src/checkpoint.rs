@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+use tessera_claim::Consumed;
 use tessera_device::{DeviceName, GpuUuid, IdError};
 use thiserror::Error;
 
@@ -70,6 +71,8 @@ pub struct AllocatedResult {
     pub admin_access: bool,
     /// Which share of the device.
     pub share_id: Option<String>,
+    /// What the share takes of it, as far as that can be read.
+    pub consumed: Consumed,
 }
 
 /// A device that was prepared.
@@ -176,6 +179,8 @@ struct ResultEntry {
     admin_access: Option<bool>,
     #[serde(rename = "shareID")]
     share_id: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    consumed_capacity: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -279,7 +284,11 @@ fn read_claim(value: Value) -> Result<CheckpointedClaim, String> {
 }
 
 fn read_result(result: ResultEntry) -> AllocatedResult {
+    let amounts = result.consumed_capacity.iter();
+    let amounts = amounts.map(|(name, amount)| (name.as_str(), amount.as_str()));
+    let consumed = Consumed::of(amounts, &result.driver).unwrap_or_default();
     AllocatedResult {
+        consumed,
         request: result.request,
         driver: result.driver,
         pool: result.pool,

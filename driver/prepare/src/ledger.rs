@@ -284,6 +284,7 @@ mod tests {
                     share_id: None,
                     consumed: tessera_claim::Consumed::default(),
                     configuration: None,
+                    share_configuration: None,
                 },
                 gpu,
                 instance: None,

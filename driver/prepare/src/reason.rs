@@ -67,6 +67,8 @@ names! {
         GpuHeld,
         /// The shares of other claims leave no room on the GPU.
         GpuOverdrawn,
+        /// Nothing holds a share of the device to what the claim asks for.
+        ShareNotHeld,
         /// Another claim is releasing the GPU and has not done so in time.
         GpuBeingReleased,
         /// Something was left on the GPU that only another driver can take back.

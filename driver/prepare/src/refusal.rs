@@ -98,6 +98,18 @@ pub enum Refusal {
         /// Everybody else who has shares of it, and the device as which they have them.
         held_by: Vec<(ClaimRef, DeviceName)>,
     },
+    /// A share that must be held to what nothing here holds it to.
+    #[error("claim {claim} cannot have its share of {device} (GPU {gpu}): {refusal}")]
+    ShareNotHeld {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// What it asks for and what there is.
+        refusal: tessera_sharing::Refusal,
+    },
     /// A GPU whose former claim has been let go, but not been unprepared in time.
     #[error(
         "claim {claim} was allocated {device}, but its GPU {gpu} is still being released by \
@@ -164,6 +176,7 @@ impl Refusal {
             Self::MigLayoutChanged { .. } => Reason::MigLayoutChanged,
             Self::GpuHeld { .. } => Reason::GpuHeld,
             Self::GpuOverdrawn { .. } => Reason::GpuOverdrawn,
+            Self::ShareNotHeld { .. } => Reason::ShareNotHeld,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unclean { .. } => Reason::GpuUnclean,
             Self::Unaccounted { .. } => Reason::GpuUnaccounted,

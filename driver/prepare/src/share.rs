@@ -9,10 +9,12 @@ use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::mig::Part;
 use tessera_device::{Bytes, DeviceName, Gpu, GpuUuid};
 use tessera_sharing::{
-    Account, Capacity, ConsumableShares, Hold, Holder, Overdrawn, Part as Amounts,
+    Account, Capacity, ConsumableShares, Demand, Hold, Holder, Mechanisms, Overdrawn,
+    Part as Amounts, grant,
 };
 
 use crate::record::{View, part};
+use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 
 /// A share of a GPU, or of a MIG device of one.
@@ -108,6 +110,34 @@ fn holder(claim: &ClaimRef, share: Option<&String>) -> Holder {
     }
 }
 
+/// Fails if a share must be held to something that its device has nothing for.
+///
+/// Whoever has a device alone has a share of all its memory. Settings of the device as a whole cannot
+/// disagree yet: the only one that can be had is what the NVIDIA driver does by itself.
+pub fn refuse_unheld(claim: &ClaimRef, devices: &[ResolvedDevice<'_>]) -> Result<(), Refusal> {
+    for device in devices {
+        let Some(config) = &device.allocated.share_configuration else {
+            continue;
+        };
+        let all = device.memory();
+        let demand = Demand {
+            config,
+            guarantee: match device.view() {
+                View::Share(share) => share.amounts.memory,
+                View::Whole | View::Part(_) | View::Admin => all,
+            },
+            device: all,
+        };
+        grant(&demand, &Mechanisms::NONE).map_err(|refusal| Refusal::ShareNotHeld {
+            claim: claim.clone(),
+            device: device.allocated.device.clone(),
+            gpu: device.gpu.uuid.clone(),
+            refusal,
+        })?;
+    }
+    Ok(())
+}
+
 /// What a container is told of its share, in its environment: for whoever holds it to that, and for
 /// programs that want to know.
 ///
@@ -128,7 +158,7 @@ pub(crate) fn variable(share_id: &str, device: &DeviceName, gpu: &GpuUuid, share
     format!(
         "TESSERA_SHARE_{name}=device={device},gpu={gpu},memory={memory},computeShare={compute_share},\
          shares={shares},memoryEnforcement={}",
-        tessera_sharing::Tier::None
+        Mechanisms::NONE.strongest()
     )
 }
 

@@ -15,13 +15,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Map;
-use tessera_claim::{ClaimRef, ClaimUid};
+use tessera_claim::{ClaimRef, ClaimUid, Consumed};
 
 use crate::cdi::{self, CdiKind};
 use crate::checkpoint::{
     AllocatedResult, Checkpoint, CheckpointedClaim, CheckpointedDevice, DeviceKind,
 };
 use crate::record::{BootId, Phase, PreparedDevice, Record, View};
+use crate::share::Share;
 use crate::step::Effect;
 use crate::upkeep::{FoundSpec, nameless};
 
@@ -270,10 +271,7 @@ impl Successor<'_> {
                 device: device.name.clone(),
                 share_id: result.and_then(|result| result.share_id.clone()),
                 gpu: gpu.clone(),
-                view: match result {
-                    Some(result) if result.admin_access => View::Admin,
-                    _ => View::Whole,
-                },
+                view: view(result, &device.kind),
                 instance: None,
                 cdi_id: self.cdi_id(uid, device),
                 unknown: Map::new(),
@@ -379,6 +377,34 @@ fn is_of(result: &AllocatedResult, device: &CheckpointedDevice) -> bool {
     result.pool == device.pool
         && result.device == device.name.as_str()
         && (device.requests.is_empty() || device.requests.contains(&result.request))
+}
+
+/// How the claim uses the GPU. Of a share of which it is not known what it takes, and of all but whole
+/// GPUs, it is all.
+fn view(result: Option<&AllocatedResult>, kind: &DeviceKind) -> View {
+    let Some(result) = result else {
+        return View::Whole;
+    };
+    let share = result.share_id.is_some().then_some(result.consumed);
+    match (share, kind) {
+        _ if result.admin_access => View::Admin,
+        (
+            Some(Consumed {
+                memory: Some(memory),
+                compute_share,
+                shares,
+            }),
+            DeviceKind::Gpu(_),
+        ) => View::Share(Share {
+            of: None,
+            amounts: tessera_sharing::Part {
+                memory,
+                compute_share: compute_share.unwrap_or_default(),
+                shares: shares.unwrap_or_default(),
+            },
+        }),
+        _ => View::Whole,
+    }
 }
 
 /// The request without its sub-request, as a Prepare will compare it.

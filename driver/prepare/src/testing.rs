@@ -144,6 +144,7 @@ pub fn allocation(name: &str, minors: &[u32]) -> Allocation {
         share_id: None,
         consumed: Consumed::default(),
         configuration: None,
+        share_configuration: None,
     };
     Allocation {
         claim: claim(name),

@@ -52,6 +52,8 @@ pub enum NoNative {
     CgroupV1,
     /// It takes no limits for MIG devices.
     Mig,
+    /// Nobody asks it to.
+    Unused,
 }
 
 impl fmt::Display for NoNative {
@@ -59,6 +61,7 @@ impl fmt::Display for NoNative {
         f.write_str(match self {
             Self::Driver => "its driver takes no memory limits, which R615 and later do",
             Self::CgroupV1 => "its containers are in cgroups of version 1",
+            Self::Unused => "this version sets no limits yet",
             Self::Mig => "the driver takes no memory limits for MIG devices",
         })
     }
@@ -75,6 +78,15 @@ pub struct Mechanisms {
 }
 
 impl Mechanisms {
+    /// Those of every device, as long as nothing in this version holds shares.
+    pub const NONE: Self = Self {
+        native: Err(NoNative::Unused),
+        mps: false,
+        shim: false,
+        swap: SwapMechanism::None,
+        restore_mib_per_second: None,
+    };
+
     /// Those of a device of this form.
     pub fn of(facts: &NodeFacts, form: Form) -> Self {
         let native = match (facts.native_limits, facts.cgroup, form) {

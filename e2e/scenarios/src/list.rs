@@ -77,6 +77,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A pod with a whole GPU is pending with a reason while anybody has a share of that GPU, runs after, and nobody has a share meanwhile.",
     shares::two_shares_of_one_claim_are_told_apart_by_the_containers_that_have_them
         => "Of one claim with two shares of one GPU each container sees the GPU and is told of the share that it names, or of both if it names none.",
+    shares::a_limit_of_gpus_has_them_for_itself_beside_shares
+        => "Beside pods with shares, nvidia.com/gpu: 2 as a limit has two GPUs for itself, and none of those that are shared.",
+    shares::a_share_that_must_be_held_is_refused_with_what_its_device_has
+        => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs.",
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
     rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own

@@ -38,6 +38,7 @@ use tessera_prepare::plan;
 use tessera_prepare::record::{BootId, PreparedDevice, Record};
 use tessera_prepare::refusal::Refusal;
 use tessera_prepare::resolve::ResolvedDevice;
+use tessera_prepare::share::refuse_unheld;
 use tessera_prepare::standing::{Standing, standing};
 use tessera_prepare::step::{Step, undo_all};
 use tessera_prepare::upkeep::has_name;
@@ -311,6 +312,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             (Standing::New | Standing::Prepared | Standing::Leftover, _) => {}
         }
+        refuse_unheld(claim, &devices)?;
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
         let known = contents.records.iter().chain(&accounted).collect();
         let known = Known {

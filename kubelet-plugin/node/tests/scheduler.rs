@@ -14,9 +14,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tessera_claim::{ClaimRef, allocation};
-use tessera_device::Inventory;
 use tessera_device::mig::MigLayouts;
 use tessera_device::testing::{cut, driver, gpu};
+use tessera_device::{Bytes, Gpu, Inventory};
 use tessera_offer::Node;
 use tessera_prepare::cdi::{CdiKind, DriverInstall};
 use tessera_prepare::ledger::Ledger;
@@ -152,7 +152,8 @@ fn fit<'g>(
     for (name, capacity) in capacity {
         let amount = consumption(capacity, asked(name))?;
         let sum: u64 = others.iter().map(|other| other.consumed[name]).sum();
-        if !request.admin && sum + amount > number(&capacity.value) {
+        // The scheduler of 1.36 asks that of admin access as well, though it does not count it afterwards.
+        if sum + amount > number(&capacity.value) {
             return None;
         }
         consumed.insert(name.clone(), amount);
@@ -431,4 +432,49 @@ fn whoever_asks_for_no_amount_of_a_gpu_that_is_shared_by_memory_has_it_alone() {
         assert_eq!(device, expected, "claim {claim}");
         scheduler.given.extend(given.map(|given| (claim, given)));
     }
+}
+
+#[test]
+fn twenty_shares_of_20_gib_are_packed_on_as_few_h200_as_brute_force_finds() {
+    let h200 = |minor| Gpu {
+        memory: Bytes::from_mib(143_771),
+        ..gpu(minor)
+    };
+    let inventory = Inventory::new(driver("580.95.05"), (0..8).map(h200).collect()).unwrap();
+    let node = Node {
+        name: POOL.to_owned(),
+        uid: "uid".to_owned(),
+    };
+    let sharing = ConsumableShares::Memory;
+    let offer = tessera_offer::plan(&inventory, &node, DRIVER, sharing);
+    let mut scheduler = Scheduler {
+        devices: offer.devices().cloned().collect(),
+        given: BTreeMap::new(),
+        next_share: 0,
+    };
+    let mut prepared = Prepared {
+        inventory: &inventory,
+        sharing,
+        records: BTreeMap::new(),
+    };
+    let share = Request {
+        is_mig: false,
+        capacity: BTreeMap::from([("memory", 20 << 30)]),
+        admin: false,
+        count: 1,
+    };
+    let mut used: BTreeMap<String, u32> = BTreeMap::new();
+    for claim in 0..20 {
+        let given = scheduler
+            .allocate(std::slice::from_ref(&share), &[])
+            .unwrap();
+        prepared.prepare(claim, &given).unwrap();
+        *used.entry(given[0].device.clone()).or_default() += 1;
+        scheduler.given.insert(claim, given);
+    }
+    // All that matters of a way to divide equal shares among equal GPUs is how many each has.
+    let fit = (143_771_u32 << 10) / (20 << 20);
+    let fewest = (1..=8_u32).find(|gpus| gpus * fit >= 20).unwrap();
+    assert_eq!(used.len(), usize::try_from(fewest).unwrap());
+    assert_eq!(used.into_values().collect::<Vec<_>>(), [7, 7, 6]);
 }

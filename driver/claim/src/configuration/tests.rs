@@ -37,7 +37,16 @@ fn effective(
 ) -> Result<Option<Config>, ConfigurationRefusal> {
     let entries: Vec<DeviceAllocationConfiguration> =
         serde_json::from_value(Value::from(entries)).unwrap();
-    Configurations::decode(&entries, DRIVER)?.effective(request, &device.parse().unwrap())
+    Ok(both(&entries, request, device)?.device)
+}
+
+/// The same, with what applies to its share.
+fn both(
+    entries: &[DeviceAllocationConfiguration],
+    request: &str,
+    device: &str,
+) -> Result<Effective, ConfigurationRefusal> {
+    Configurations::decode(entries, DRIVER)?.effective(request, &device.parse().unwrap())
 }
 
 fn gpu() -> Config {
@@ -186,7 +195,7 @@ fn a_driver_without_kinds_refuses_what_it_would_ignore() {
     ));
 }
 
-/// Limits of a share, which this version refuses.
+/// Limits of a share.
 fn share() -> Value {
     json!({"apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig"})
 }
@@ -199,12 +208,12 @@ fn limits_of_a_share_are_not_lost_whichever_configuration_of_the_device_counts()
         vec![claim(&["gpu"], &plain), claim(&[], &share())],
         vec![claim(&["gpu"], &share())],
     ] {
-        match effective(&entries, "gpu", "gpu-0") {
-            Err(ConfigurationRefusal::Unsupported { wish, .. }) => {
-                assert_eq!(wish.feature, Feature::Shares);
-            }
-            other => panic!("{other:?}"),
-        }
+        let entries: Vec<DeviceAllocationConfiguration> =
+            serde_json::from_value(Value::from(entries)).unwrap();
+        let found = both(&entries, "gpu", "gpu-0").unwrap();
+        assert_eq!(found.share, Some(ShareConfig::default()));
+        let plain = entries.len() > 1;
+        assert_eq!(found.device, plain.then(gpu));
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn allocation(name: &str, pool: &str, device: &str, domain: Option<&s
             share_id: None,
             consumed: tessera_claim::Consumed::default(),
             configuration: domain.map(config),
+            share_configuration: None,
         }],
     }
 }

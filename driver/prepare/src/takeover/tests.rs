@@ -122,6 +122,25 @@ fn admin_access_shares_and_sub_requests_are_taken_over() {
 }
 
 #[test]
+fn shares_are_taken_over_as_shares_and_those_that_say_nothing_certain_as_the_whole_gpu() {
+    let with = |consumed: Value| {
+        let mut claim = made::completed("a", &[made::gpu("a", 0)]);
+        let result = &mut claim["status"]["allocation"]["devices"]["results"][0];
+        result["shareID"] = json!("share");
+        result["consumedCapacity"] = consumed;
+        record(&fate(&claim)).devices.remove(0).view
+    };
+    let View::Share(share) = with(json!({"memory": "20Gi", "shares": "1"})) else {
+        panic!("it is a share")
+    };
+    assert_eq!(share.amounts.memory.to_string(), "20Gi");
+    assert_eq!((share.of, share.amounts.shares), (None, 1));
+    for uncertain in [json!(null), json!({}), json!({"memory": "some"})] {
+        assert_eq!(with(uncertain.clone()), View::Whole, "{uncertain}");
+    }
+}
+
+#[test]
 fn what_only_the_reference_can_take_back_is_held_and_named() {
     let mut mps = made::completed("a", &[made::gpu("a", 0)]);
     mps["preparedDevices"][0]["configState"]["mpsControlDaemonID"] = json!("a-uid-12345");

@@ -9,7 +9,7 @@ use tessera_cluster::Node;
 
 use super::manifests::{example, on_node, pod_by_template};
 use super::whole_gpus::unschedulable;
-use crate::context::{Context, START_LIMIT, claim_of, uuids};
+use crate::context::{Context, START_LIMIT, claim_of, failed_preparation, uuids};
 use crate::failure::{Failure, same};
 use crate::gpus::DRIVER;
 use crate::kubernetes::{Objects, Scope, runs};
@@ -154,6 +154,68 @@ pub(crate) fn two_shares_of_one_claim_are_told_apart_by_the_containers_that_have
             }
         }
         context.delete_pods(&["divided"])
+    })
+}
+
+pub(crate) fn a_limit_of_gpus_has_them_for_itself_beside_shares(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    with_shares(context, |node| {
+        context.apply(&on_node(&example("shares")?, node))?;
+        let pods = context.running(&["one-share", "other-share"])?;
+        let mut shared = Vec::new();
+        for pod in ["one-share", "other-share"] {
+            shared.extend(uuids(&context.held(&claim_of(&pods[pod], "gpu")?)?));
+        }
+        context.apply(&example("extended-resource")?)?;
+        let pods = context.running(&["by-limit"])?;
+        let status = pods["by-limit"].status.clone().unwrap_or_default();
+        let made = status.extended_resource_claim_status;
+        let claim = made.map(|made| made.resource_claim_name);
+        let claim = claim.ok_or_else(|| Failure::wrong("no claim was made for the limit"))?;
+        let held = uuids(&context.held(&claim)?);
+        same("the number of GPUs", &held.len(), &2)?;
+        let both: Vec<_> = held.iter().filter(|gpu| shared.contains(gpu)).collect();
+        same("the GPUs that are shared as well", &both, &vec![])?;
+        same(
+            "the GPUs in the container",
+            &context.lists("by-limit", "main")?,
+            &held,
+        )?;
+        context.delete_pods(&["by-limit", "one-share", "other-share"])
+    })
+}
+
+pub(crate) fn a_share_that_must_be_held_is_refused_with_what_its_device_has(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    with_shares(context, |node| {
+        let gpu = last_gpu(context, node)?;
+        let share = |name: &str, memory: &str| {
+            let config = format!(
+                "
+    config:
+    - opaque:
+        driver: gpu.nvidia.com
+        parameters:
+          apiVersion: tessera-dra.github.io/v1alpha1
+          kind: ShareConfig
+          memory: {{{memory}}}
+---"
+            );
+            asking(&gpu, name, "capacity: {requests: {memory: 1Gi}}").replace("\n---", &config)
+        };
+        context.apply(&share("best-effort", "enforcement: BestEffort"))?;
+        context.running(&["best-effort"])?;
+        context.apply(&share("required", "enforcement: Required"))?;
+        let what = "the refusal of the share that must be held";
+        context.event(context.scope(), what, |event| {
+            let message = event.message.as_deref().unwrap_or_default();
+            failed_preparation(event)
+                && message.contains("memory.minimumTier Shim is required")
+                && message.contains("what holds the shares of this device is none")
+        })?;
+        context.delete_pods(&["required", "best-effort"])
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use tessera_api::{ConfigError, Feature, FieldPath, Kind, Unsupported};
+use tessera_api::{ConfigError, Feature, FieldPath, Kind, MinimumTier, Unsupported};
 use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal, ShareError};
 use tessera_device::follow::{Absence, Change};
 use tessera_device::mig::{MigMode, MigState};
@@ -20,7 +20,7 @@ use tessera_prepare::takeover::{Fate, Report, Taken, Takeover};
 use tessera_prepare::waiting::WaitingFor;
 use tessera_proto::RegistrationEvent;
 use tessera_proto::uds::Peer;
-use tessera_sharing::{Holder, Overdrawn};
+use tessera_sharing::{Holder, NoNative, Overdrawn, Tier};
 
 use crate::cdi_dir::CdiDir;
 use crate::channels::ChannelsBusy;
@@ -221,6 +221,16 @@ fn about_the_gpu() -> Vec<Refusal> {
             gpu: gpu(),
             overdrawn: Box::new(overdrawn()),
             held_by: vec![(by(), device())],
+        },
+        Refusal::ShareNotHeld {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            refusal: tessera_sharing::Refusal::Enforcement {
+                wanted: MinimumTier::Shim,
+                strongest: Tier::None,
+                no_native: Some(NoNative::Unused),
+            },
         },
         Refusal::GpuBeingReleased {
             claim: claim(),

@@ -15,6 +15,8 @@ use crate::testing::machine::TestClaims;
 enum Life {
     /// Three claims on different GPUs at once, then one whose GPU is held.
     Prepare,
+    /// Two claims with shares of one GPU at once, one of them with two, then one for which there is no room.
+    Share,
     /// A claim whose GPU is held by one that is let go and unprepared meanwhile.
     Wait,
     /// A claim that was allocated anew, on other GPUs.
@@ -25,8 +27,9 @@ enum Life {
     LookAfter,
 }
 
-const LIVES: [Life; 5] = [
+const LIVES: [Life; 6] = [
     Life::Prepare,
+    Life::Share,
     Life::Wait,
     Life::Move,
     Life::Unprepare,
@@ -60,7 +63,7 @@ impl Life {
         }
         let claims = machine.start();
         let prepared: &[&str] = match self {
-            Self::Prepare => &[],
+            Self::Prepare | Self::Share => &[],
             Self::Wait | Self::Move => &["a"],
             Self::Unprepare => &["a", "b", "c", "d"],
             Self::LookAfter => &["a", "b", "c", "d", "e"],
@@ -70,6 +73,12 @@ impl Life {
         }
         match self {
             Self::Prepare => machine.api.allocate("held", &[1, 6]),
+            Self::Share => {
+                let api = &machine.api;
+                api.allocate_shares("a", 0, &[("s1", 20), ("s2", 5)]);
+                api.allocate_shares("b", 0, &[("s3", 30)]);
+                api.allocate_shares("held", 0, &[("s4", 40)]);
+            }
             Self::Wait => {
                 machine.api.forget("a");
                 machine.api.allocate("next", &[1]);
@@ -89,6 +98,12 @@ impl Life {
                 let prepare = |n: usize| claims.prepare(&refs[n], soon());
                 let (a, b, c) = tokio::join!(prepare(0), prepare(1), prepare(2));
                 vec![("a", a), ("b", b), ("c", c), ("held", prepare(3).await)]
+            }
+            Self::Share => {
+                let refs = ["a", "b", "held"].map(claim);
+                let prepare = |n: usize| claims.prepare(&refs[n], soon());
+                let (a, b) = tokio::join!(prepare(0), prepare(1));
+                vec![("a", a), ("b", b), ("held", prepare(2).await)]
             }
             Self::Wait => {
                 let (next, former) = (claim("next"), claim("a"));
@@ -126,17 +141,35 @@ fn damage(machine: &Machine) {
     machine.api.forget("e");
 }
 
-/// No GPU is in two specs, whatever the journal says.
+/// No GPU is in two specs, whatever the journal says; or in shares that are together no more than it has.
 fn assert_no_gpu_is_given_twice(machine: &Machine) {
-    let mut given = BTreeSet::new();
+    let mut given: BTreeMap<u32, u64> = BTreeMap::new();
     for file in machine.files("cdi") {
         let spec = std::fs::read_to_string(machine.path("cdi").join(&file)).unwrap();
         for minor in 0..8 {
             if spec.contains(&format!("\"/dev/nvidia{minor}\"")) {
-                assert!(given.insert(minor), "GPU {minor} is in {file} and another");
+                let part = shares_of(&spec, minor).unwrap_or(WHOLE);
+                let sum = given.entry(minor).or_default();
+                *sum += part;
+                assert!(*sum <= WHOLE, "GPU {minor} is in {file} and another");
             }
         }
     }
+}
+
+/// The memory of the test GPU.
+const WHOLE: u64 = 81559 << 20;
+
+/// How much memory the shares of this GPU have together that a spec tells of, if it tells of any.
+fn shares_of(spec: &str, minor: u32) -> Option<u64> {
+    let device = format!("=device=gpu-{minor},");
+    let told = spec.split(&device).skip(1);
+    let memory = told.map(|share| {
+        let (_, amount) = share.split_once(",memory=").unwrap();
+        amount.split(',').next().unwrap().parse::<u64>().unwrap()
+    });
+    let memory: Vec<u64> = memory.collect();
+    (!memory.is_empty()).then(|| memory.iter().sum())
 }
 
 /// A node on which the process died at this call; nothing if there is no such call.

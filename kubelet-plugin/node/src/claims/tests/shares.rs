@@ -109,6 +109,32 @@ async fn a_share_of_which_only_the_spec_tells_counts_as_all_of_its_gpu_until_its
 }
 
 #[tokio::test]
+async fn a_share_that_must_be_held_is_refused_and_one_that_need_not_be_is_prepared() {
+    let machine = Machine::new();
+    let claims = machine.start();
+    for (enforcement, expected) in [("BestEffort", None), ("Required", Some("ShareNotHeld"))] {
+        machine.api.allocate_shares("a", 3, &[("s", 20)]);
+        let mut object = serde_json::to_value(&machine.api.claims.lock().unwrap()["a"]).unwrap();
+        object["status"]["allocation"]["devices"]["config"] = serde_json::json!([{
+            "source": "FromClaim", "requests": [], "opaque": {
+                "driver": "gpu.nvidia.com",
+                "parameters": {
+                    "apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig",
+                    "memory": {"enforcement": enforcement},
+                },
+            },
+        }]);
+        machine
+            .api
+            .put("a", serde_json::from_value(object).unwrap());
+        let prepared = claims.prepare(&claim("a"), soon()).await;
+        assert_eq!(prepared.as_ref().err().map(ClaimError::label), expected);
+        claims.unprepare(&claim("a"), soon()).await.unwrap();
+    }
+    assert!(machine.files("cdi").is_empty() && machine.files("claims").is_empty());
+}
+
+#[tokio::test]
 async fn an_allocation_that_says_nothing_certain_of_a_share_is_refused() {
     let machine = Machine::new();
     let claims = machine.start();
