@@ -28,11 +28,11 @@ pub(crate) fn or_exclusive(
     shares: ConsumableShares,
     offer: impl Fn(ConsumableShares) -> Offer,
 ) -> Offer {
-    let shared = offer(shares);
+    let offered = offer(shares);
     if shares.is_on() {
-        shared.or_exclusive(offer(ConsumableShares::Disabled))
+        offered.or_exclusive(offer(ConsumableShares::Disabled))
     } else {
-        shared
+        offered
     }
 }
 

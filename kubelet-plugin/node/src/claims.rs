@@ -314,9 +314,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
         }
         refuse_unheld(claim, &devices)?;
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
-        let known = contents.records.iter().chain(&accounted).collect();
         let known = Known {
-            known,
+            records: contents.records.iter().chain(&accounted).collect(),
             unreadable,
             sharing: self.identity.sharing,
         };

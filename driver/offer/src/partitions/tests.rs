@@ -219,7 +219,7 @@ fn gpus_of_which_nothing_can_be_made_are_offered_as_they_are_found() {
 fn a_whole_gpu_says_the_same_of_itself_whether_it_can_be_cut_or_not() {
     let divided = offer(vec![h100(0, MigMode::Off)], &MadeDevices::default());
     let inventory = Inventory::new(driver("580.95.05"), vec![gpu(0)]).unwrap();
-    let plain = crate::plan(&inventory, &node(), DRIVER);
+    let plain = crate::plan(&inventory, &node(), DRIVER, ConsumableShares::Disabled);
     let whole = divided.devices().find(|device| device.name == "gpu-0");
     let whole = Device {
         consumes_counters: None,

@@ -36,7 +36,7 @@ pub(super) struct Locks<'l> {
 /// What the journal tells of all claims.
 pub(super) struct Known<'r> {
     /// The records.
-    pub(super) known: Vec<&'r Record>,
+    pub(super) records: Vec<&'r Record>,
     /// The claims of which nothing tells what they hold.
     pub(super) unreadable: Vec<Unreadable>,
     /// How claims may share devices.
@@ -50,8 +50,8 @@ impl Known<'_> {
         allocation: &Allocation,
         devices: Vec<ResolvedDevice<'i>>,
     ) -> Result<Admitted<'l, 'i, HeldGpus>, Refusal> {
-        let known = self.known.iter().copied();
-        Ledger::under(held, known, self.unreadable.clone())
+        let records = self.records.iter().copied();
+        Ledger::under(held, records, self.unreadable.clone())
             .sharing(self.sharing)
             .admit(&allocation.claim, devices)
     }
