@@ -77,6 +77,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A pod with a whole GPU is pending with a reason while anybody has a share of that GPU, runs after, and nobody has a share meanwhile.",
     shares::two_shares_of_one_claim_are_told_apart_by_the_containers_that_have_them
         => "Of one claim with two shares of one GPU each container sees the GPU and is told of the share that it names, or of both if it names none.",
+    shares::admin_access_sees_a_gpu_that_is_shared_and_hinders_nobody
+        => "Admin access that asks for 1 MiB sees a GPU of which somebody has a share, and does not keep anybody from having all of it.",
     shares::a_limit_of_gpus_has_them_for_itself_beside_shares
         => "Beside pods with shares, nvidia.com/gpu: 2 as a limit has two GPUs for itself, and none of those that are shared.",
     shares::a_share_that_must_be_held_is_refused_with_what_its_device_has

@@ -27,6 +27,9 @@ const PODS: usize = 20;
 /// What so many pods may take to run on a machine of two cores.
 const MANY: Duration = Duration::from_mins(3);
 
+/// What a namespace must say before its claims may have admin access.
+const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
+
 const TWENTY_GIB: &str = "21474836480";
 
 pub(crate) fn twenty_pods_with_a_share_each_are_packed_on_as_few_gpus_as_can_hold_them(
@@ -154,6 +157,38 @@ pub(crate) fn two_shares_of_one_claim_are_told_apart_by_the_containers_that_have
             }
         }
         context.delete_pods(&["divided"])
+    })
+}
+
+pub(crate) fn admin_access_sees_a_gpu_that_is_shared_and_hinders_nobody(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    with_shares(context, |node| {
+        let gpu = last_gpu(context, node)?;
+        context.label_namespace(ADMIN_LABEL, "true")?;
+        context.apply(&asking(
+            &gpu,
+            "share",
+            "capacity: {requests: {memory: 1Gi}}",
+        ))?;
+        context.running(&["share"])?;
+        let watching = "adminAccess: true\n        capacity: {requests: {memory: 1Mi}}";
+        context.apply(&asking(&gpu, "monitor", watching))?;
+        context.running(&["monitor"])?;
+        same(
+            "the GPU that is watched",
+            &context.lists("monitor", "main")?,
+            &vec![gpu.clone()],
+        )?;
+        context.delete_pods(&["share"])?;
+        context.apply(&asking(&gpu, "whole", ""))?;
+        context.running(&["whole"])?;
+        same(
+            "the GPU of the whole",
+            &context.lists("whole", "main")?,
+            &vec![gpu],
+        )?;
+        context.delete_pods(&["monitor", "whole"])
     })
 }
 
