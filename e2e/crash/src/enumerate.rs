@@ -52,14 +52,10 @@ pub fn enumerate(
     let points = Points {
         changes: runs.each(Kind::Change)?,
         requests: runs.each(Kind::Request)?,
-        nvml: if operation.asks_nvml() {
-            runs.all(Point::Nvml)?
-        } else {
-            0
-        },
+        nvml: runs.nvml()?,
     };
     // A tracer or a driver that sees nothing must not pass for a plugin that does nothing.
-    if points.changes == 0 || (operation.asks_nvml() && points.nvml == 0) {
+    if points.changes == 0 || (!operation.nvml().is_empty() && points.nvml == 0) {
         return Err(Failure::NoPoints(operation.name()));
     }
     Ok(points)
@@ -78,6 +74,14 @@ impl Runs<'_> {
         let before = self.all(|n| Point::Nth(kind, When::Before, n))?;
         let after = self.all(|n| Point::Nth(kind, When::After, n))?;
         Ok(before + after)
+    }
+
+    fn nvml(&mut self) -> Result<usize, Failure> {
+        let mut points = 0;
+        for function in self.operation.nvml() {
+            points += self.all(|n| Point::Nvml(function, n))?;
+        }
+        Ok(points)
     }
 
     /// Dies at the first, the second and so on, until there is no such point.

@@ -29,15 +29,15 @@ pub enum Kind {
 pub enum Point {
     /// At the n-th of a kind, counted from 1.
     Nth(Kind, When, usize),
-    /// At the n-th NVML call, counted from 1. The simulated driver does the counting and the killing.
-    Nvml(usize),
+    /// At the n-th call of an NVML function, counted from 1. The simulated driver does the counting and the killing.
+    Nvml(&'static str, usize),
 }
 
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nth(kind, when, n) => write!(f, "{when:?} {kind:?} {n}"),
-            Self::Nvml(n) => write!(f, "NVML call {n}"),
+            Self::Nvml(function, n) => write!(f, "NVML call {n} of {function}"),
         }
     }
 }

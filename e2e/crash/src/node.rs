@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tessera_hw::injection::ANY_FUNCTION;
 use tessera_hw::{Artifacts, Effect, Injection, Installed, Repeat};
 use tessera_proto::SocketPaths;
 use tokio::sync::Mutex;
@@ -217,9 +216,9 @@ impl<'a> Node<'a> {
 
     /// Tells the driver at which call to kill, if it is to.
     fn doom(&self) -> Result<(), Failure> {
-        if let Some(Point::Nvml(n)) = self.fuse.point() {
+        if let Some(Point::Nvml(function, n)) = self.fuse.point() {
             let at = u64::try_from(n).unwrap_or(u64::MAX);
-            let death = Injection::new(ANY_FUNCTION, at, Repeat::Times(1), Effect::Die);
+            let death = Injection::new(function, at, Repeat::Times(1), Effect::Die);
             let driver = &self.place.driver.state;
             driver.update(|driver| driver.inject(death))?;
             self.doomed.store(true, Ordering::Relaxed);
@@ -259,7 +258,7 @@ impl<'a> Node<'a> {
 
     /// Whether the death of the plugin was asked for.
     pub(crate) fn was_killed(&self) -> Result<Option<String>, Failure> {
-        if let Some(point @ Point::Nvml(_)) = self.fuse.point() {
+        if let Some(point @ Point::Nvml(..)) = self.fuse.point() {
             if !self.doomed.load(Ordering::Relaxed) {
                 return Ok(None);
             }

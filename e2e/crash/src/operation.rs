@@ -7,10 +7,21 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use tessera_hw::facts::derive_uuid;
+use tessera_hw::injection::ANY_FUNCTION;
 
 use crate::claims::{CLAIMS, DRIVER, NODE, SLICES, object, object_of, uid};
 use crate::failure::Failure;
 use crate::node::Node;
+
+/// By what NVML changes how a GPU is cut.
+const CHANGES: [&str; 6] = [
+    "nvmlDeviceSetMigMode",
+    "nvmlDeviceCreateGpuInstance",
+    "nvmlDeviceCreateGpuInstanceWithPlacement",
+    "nvmlGpuInstanceCreateComputeInstance",
+    "nvmlComputeInstanceDestroy",
+    "nvmlGpuInstanceDestroy",
+];
 
 /// GPUs of the node.
 const GPUS: usize = 8;
@@ -28,7 +39,7 @@ pub enum Operation {
     Unprepare,
     /// It starts on a node where specs and records are missing or altered and a claim is gone.
     Reconcile,
-    /// It cuts a GPU for two claims, makes room for a third, and puts the GPU together for a fourth.
+    /// It cuts a GPU for two claims, and puts it together for a third.
     Cut,
     /// It starts on a node on which the reference driver has prepared a claim, begun with another and left a spec of a third.
     TakeOver,
@@ -89,9 +100,14 @@ impl Operation {
         }
     }
 
-    /// Whether the plugin looks for GPUs in it.
-    pub fn asks_nvml(self) -> bool {
-        matches!(self, Self::Publish | Self::Reconcile | Self::Cut)
+    /// The NVML functions at which the plugin dies in it: all where it looks for GPUs; where it changes them, those by which it
+    /// does, for between two of these it only looks.
+    pub fn nvml(self) -> &'static [&'static str] {
+        match self {
+            Self::Publish | Self::Reconcile => &[ANY_FUNCTION],
+            Self::Cut => &CHANGES,
+            Self::Prepare | Self::Wait | Self::Unprepare | Self::TakeOver => &[],
+        }
     }
 
     /// Does it on a fresh node and tells the end; then unprepares everything, ends the plugin and looks at what is left.
@@ -233,7 +249,7 @@ async fn reconcile(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Fail
 /// What is made has another identity in each run, so that everything is compared when it is gone.
 async fn cut(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
     node.with_dynamic_mig();
-    for (name, place) in [("left", 0), ("right", 1), ("again", 0)] {
+    for (name, place) in [("left", 0), ("right", 1)] {
         let device = format!("gpu-2-mig-1g10gb-19-{place}");
         node.api.put(CLAIMS, object_of(name, &[device]));
     }
@@ -242,14 +258,7 @@ async fn cut(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
     begin(node, &[]).await?;
     let mut answers = node.prepare(&["left", "right"]).await?;
     node.check()?;
-    match node.try_prepare(&["whole"]).await?.into_iter().next() {
-        Some((_, Err(refusal))) => answers.insert("held".to_owned(), refusal),
-        _ => return Err(Failure::Admitted("whole".to_owned())),
-    };
-    node.unprepare(&["left"]).await?;
-    answers.extend(node.prepare(&["again"]).await?);
-    node.check()?;
-    node.unprepare(&["right", "again"]).await?;
+    node.unprepare(&["left", "right"]).await?;
     answers.extend(node.prepare(&["whole"]).await?);
     match node.cut()?.pop() {
         Some(cut) => Err(Failure::Leaked(cut)),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -372,10 +373,14 @@ fn a_gpu_that_is_lost_gone_or_without_mig_is_told_apart() {
     assert!(nvml.mig_state(&gpu, &kernel).unwrap().is_none());
 }
 
-/// Where the second process of the test below finds its driver.
+/// Where the second process of the last test finds its driver.
 const READ_ONLY_ROOT: &str = "TESSERA_TEST_READ_ONLY_ROOT";
 
-/// Runs [`below_a_read_only_root`] in a mount namespace in which `root` cannot be written.
+/// The last test, which runs itself in a namespace of its own.
+const BELOW_A_READ_ONLY_ROOT: &str =
+    "below_a_read_only_root_the_simulated_kernel_does_what_is_asked_and_without_it_nobody";
+
+/// Runs [`look_below_a_read_only_root`] in a mount namespace in which `root` cannot be written.
 fn below_a_read_only_mount(root: &Path) {
     let script =
         "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && exec \"$@\"";
@@ -383,12 +388,7 @@ fn below_a_read_only_mount(root: &Path) {
         .args(["--mount", "sh", "-c", script, "sh"])
         .arg(root)
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "below_a_read_only_root",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", BELOW_A_READ_ONLY_ROOT, "--nocapture"])
         .env(READ_ONLY_ROOT, root)
         .output()
         .unwrap();
@@ -400,12 +400,8 @@ fn below_a_read_only_mount(root: &Path) {
     );
 }
 
-#[test]
-#[ignore = "run by the test below, in a namespace of its own"]
-fn below_a_read_only_root() {
-    let machine = Machine {
-        root: std::env::var_os(READ_ONLY_ROOT).unwrap().into(),
-    };
+fn look_below_a_read_only_root(root: OsString) {
+    let machine = Machine { root: root.into() };
     let refused = fs::write(machine.root.join("dev/x"), "").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     let gpu = machine.gpu(2);
@@ -426,6 +422,9 @@ fn below_a_read_only_root() {
 
 #[test]
 fn below_a_read_only_root_the_simulated_kernel_does_what_is_asked_and_without_it_nobody() {
+    if let Some(root) = std::env::var_os(READ_ONLY_ROOT) {
+        return look_below_a_read_only_root(root);
+    }
     let machine = installed("h100");
     below_a_read_only_mount(&machine.root);
     machine.inject("nvmlDeviceSetMigMode", Effect::Fail(UNKNOWN));
