@@ -6,7 +6,7 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_cluster::Node;
 
 use super::manifests::{example, on_node, one_gpu_on};
-use super::versions::speak;
+use super::setting;
 use crate::context::{Context, START_LIMIT, claim_of};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
@@ -66,7 +66,18 @@ pub(crate) fn gpus_are_cut_when_pods_need_it_and_whole_for_the_next(
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
     let mut driver = Driver::of(node)?;
-    speak(context, "FEATURE_GATES=DynamicMIG=true")?;
+    setting::with(context, "FEATURE_GATES", "DynamicMIG=true", || {
+        cut_and_put_together(context, node, &mut driver)
+    })?;
+    await_views(context, node, GPUS)?;
+    driver.heal()
+}
+
+fn cut_and_put_together(
+    context: &Context<'_>,
+    node: &Node,
+    driver: &mut Driver<'_>,
+) -> Result<(), Failure> {
     let views = await_views(context, node, GPUS * VIEWS)?;
 
     // More than one GPU has room for, at once.
@@ -137,11 +148,7 @@ pub(crate) fn gpus_are_cut_when_pods_need_it_and_whole_for_the_next(
     same("GPUs in MIG mode", &driver.gpus_in_mig_mode()?, &0)?;
     context.delete_pods(&whole)?;
     context.no_claims()?;
-    context.nothing_left()?;
-
-    speak(context, "FEATURE_GATES-")?;
-    await_views(context, node, GPUS)?;
-    driver.heal()
+    context.nothing_left()
 }
 
 /// Waits until the node offers so many devices, and returns them with the versions of their slices.

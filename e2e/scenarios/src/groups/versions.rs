@@ -1,14 +1,13 @@
 //! Older versions of the resource API, on an API server that has them beside the newest.
 
-use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_cluster::Node;
 
 use super::manifests::one_gpu;
+use super::setting;
 use crate::context::{Context, START_LIMIT, claim_of, uuids};
 use crate::failure::{Failure, same};
 use crate::kubernetes::{Objects, Scope};
-use crate::release::{RELEASE, all_ready};
 
 /// The variable by which the plugin is told which version to speak.
 const VERSION: &str = "RESOURCE_API_VERSION";
@@ -17,22 +16,22 @@ pub(crate) fn pods_get_their_gpus_whichever_version_of_the_resource_api_the_plug
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     for version in ["v1beta1", "v1beta2"] {
-        speak(context, &format!("{VERSION}={version}"))?;
-        written_anew(context, version)?;
-        let pod = format!("pod-{version}");
-        context.apply(&one_gpu(&pod))?;
-        let pods = context.running(&[&pod])?;
-        let held = uuids(&context.held(&claim_of(&pods[&pod], "gpu")?)?);
-        same(
-            &format!("the GPU in a pod under {version}"),
-            &context.seen(&pod, "main")?,
-            &held,
-        )?;
-        context.delete_pods(&[&pod])?;
-        context.nothing_left()?;
+        setting::with(context, VERSION, version, || {
+            written_anew(context, version)?;
+            let pod = format!("pod-{version}");
+            context.apply(&one_gpu(&pod))?;
+            let pods = context.running(&[&pod])?;
+            let held = uuids(&context.held(&claim_of(&pods[&pod], "gpu")?)?);
+            same(
+                &format!("the GPU in a pod under {version}"),
+                &context.seen(&pod, "main")?,
+                &held,
+            )?;
+            context.delete_pods(&[&pod])?;
+            context.nothing_left()
+        })?;
     }
-    // Back to the one that it finds for itself.
-    speak(context, &format!("{VERSION}-"))
+    Ok(())
 }
 
 /// Deletes all slices, and returns when every node has offered its GPUs again in this version.
@@ -68,21 +67,4 @@ fn written_anew(context: &Context<'_>, version: &str) -> Result<(), Failure> {
 fn is_written_as(slice: &ResourceSlice, version: &str) -> bool {
     let mut writers = slice.metadata.managed_fields.iter().flatten();
     writers.any(|writer| writer.api_version.as_deref() == Some(version))
-}
-
-/// Changes the environment of the plugin, and returns when every node has it.
-pub(super) fn speak(context: &Context<'_>, variable: &str) -> Result<(), Failure> {
-    let kubernetes = context.kubernetes();
-    let ours = Scope::Namespace(RELEASE);
-    let sets: Objects<DaemonSet> = kubernetes.list(ours)?;
-    for set in sets.keys() {
-        let plugins = format!("daemonset/{set}");
-        let arguments = ["set", "env", &plugins, "--containers=gpus", variable];
-        kubernetes.command(RELEASE, &arguments, None)?;
-    }
-    let nodes = i32::try_from(context.nodes().len()).unwrap_or(i32::MAX);
-    let what = format!("every node to have the plugin with {variable}");
-    kubernetes.wait(ours, &what, START_LIMIT * 2, |sets: &Objects<DaemonSet>| {
-        all_ready(sets, nodes).then_some(())
-    })
 }
