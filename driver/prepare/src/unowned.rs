@@ -63,13 +63,13 @@ pub fn vanished<'r>(
     record: &'r Record,
 ) -> impl Iterator<Item = &'r DeviceName> {
     let is_prepared = record.phase == Phase::Prepared;
-    let mut devices: Vec<&PreparedDevice> = Vec::new();
-    if is_prepared {
-        devices.extend(record.devices.iter().filter(|device| device.gpu == *gpu));
-    }
     let is_there = |uuid: &MigUuid| mig.instances.iter().any(|there| there.uuid == *uuid);
-    devices.retain(|device| device.instance.as_ref().is_some_and(|uuid| !is_there(uuid)));
-    devices.into_iter().map(|device| &device.device)
+    let gone = move |device: &&PreparedDevice| {
+        let instance = device.instance.as_ref();
+        device.gpu == *gpu && instance.is_some_and(|uuid| !is_there(uuid))
+    };
+    let devices = record.devices.iter().filter(move |_| is_prepared);
+    devices.filter(gone).map(|device| &device.device)
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ impl Unowned {
 }
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
-    /// Looks for MIG devices of claims that are gone, and for those that nobody accounts for, and destroys those that have been so for the time
-    /// of grace. One that a process uses is not destroyed: the driver refuses that.
+    /// Tells of MIG devices of prepared claims that are gone, and destroys those that nobody has accounted
+    /// for during the time of grace. One that a process uses is not destroyed: the driver refuses that.
     pub(super) async fn look_after_mig(
         &self,
         let_go: &mut LetGo,
