@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use tessera_device::GpuUuid;
 use tessera_device::mig::{MigInstance, MigMode, MigState};
@@ -154,6 +155,10 @@ impl Mig {
         limit: Deadline,
         call: impl FnOnce(&dyn MigOperations) -> Result<T, MigError> + Send + 'static,
     ) -> Result<T, MigError> {
+        // What is begun cannot be stopped, and would go on when its caller has let go of the GPU's lock.
+        if !limit.allows(Duration::ZERO) {
+            return Err(MigError::TimedOut { action });
+        }
         let (done, answer) = oneshot::channel();
         let operations = self.0.clone();
         let work = move || {
@@ -167,5 +172,50 @@ impl Mig {
             Ok(Err(_)) => Err(MigError::not_run(action, &"a defect of the plugin")),
             Err(_) => Err(MigError::TimedOut { action }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tessera_device::testing::gpu_uuid;
+
+    use super::*;
+
+    /// Counts the switches that are begun.
+    #[derive(Clone, Default)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl MigOperations for Counting {
+        fn states(&self, _: &BTreeSet<GpuUuid>) -> Result<Vec<(GpuUuid, MigState)>, MigError> {
+            Ok(Vec::new())
+        }
+
+        fn switch(&self, _: &GpuUuid, _: MigMode) -> Result<(), MigError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn create(&self, _: &MigDevice) -> Result<MigInstance, MigError> {
+            unreachable!("nothing is created")
+        }
+
+        fn destroy(&self, _: &MigDevice) -> Result<(), MigError> {
+            unreachable!("nothing is destroyed")
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_when_no_time_is_left_for_it() {
+        let begun = Counting::default();
+        let mig = Mig::by(begun.clone());
+        let switch = |limit| mig.switch(gpu_uuid(0), MigMode::On, limit);
+        let late = switch(Deadline::after(Duration::ZERO)).await;
+        assert!(matches!(late, Err(MigError::TimedOut { .. })), "{late:?}");
+        switch(Deadline::after(Duration::from_secs(10)))
+            .await
+            .unwrap();
+        assert_eq!(begun.0.load(Ordering::SeqCst), 1);
     }
 }
