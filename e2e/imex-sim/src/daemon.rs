@@ -223,19 +223,20 @@ impl Daemon {
 
 impl Shared {
     fn change(&self, change: impl FnOnce(&mut Session)) {
+        // The session stays locked until the file says the same, so that of two changes the later
+        // one is what is kept, and nobody sees a connection that a crash would forget.
         let mut session = lock(&self.session);
         change(&mut session);
-        let importers: Vec<String> = session.importers().map(|peer| peer.to_string()).collect();
-        let ending = session.state() == DaemonState::ShuttingDown;
-        drop(session);
-        if ending {
+        if session.state() == DaemonState::ShuttingDown {
             // A clean end leaves nothing to recover from.
             let _ = fs::remove_file(&self.persisted);
             return;
         }
+        let importers: Vec<String> = session.importers().map(|peer| peer.to_string()).collect();
         let text = format!("{:08x} {}\n", self.greeting.nodes, importers.join(" "));
         // A daemon that cannot write it recovers from nothing, as one whose file was lost.
-        let _ = fs::write(&self.persisted, text);
+        let new = self.persisted.with_extension("new");
+        let _ = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.persisted));
     }
 
     fn is_ending(&self) -> bool {
