@@ -1,6 +1,6 @@
 //! Connects to the API server over a connector of our own.
 //!
-//! The stack differs from kube's default in four points, each with its reason:
+//! The stack differs from kube's default in five points, each with its reason:
 //!
 //! - `TCP_NODELAY` is on. kube speaks HTTP/1.1, so a request beside an open watch needs a second
 //!   connection. With a resumed TLS session its last handshake flight and the request leave as two
@@ -10,6 +10,7 @@
 //!   `NodePrepareResources` 45 s. Who calls knows its deadline and decides about retries.
 //! - The connect timeout covers the TLS handshake too, because an API server that accepts and then
 //!   stays silent is as dead as one that does not accept.
+//! - Certificates and tokens are our own part (`credentials`), because kube's brings what no node uses.
 //! - A connection whose peer is silent is given up after half a minute, and none is kept unused for
 //!   longer than some seconds.
 //!
@@ -18,17 +19,24 @@
 //! timeout of its own, since watches last for minutes: wrap every other call in a deadline.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderValue;
 use axum::http::header::USER_AGENT;
+use axum::http::{HeaderValue, Uri};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, Service as _, ServiceBuilder, service_fn};
+
+pub use self::credentials::CredentialsError;
+use self::credentials::{Bearer, Trust, refuse_other_methods};
+
+mod credentials;
 
 /// Bounds TCP connect and TLS handshake together. A handshake on a loaded control plane takes
 /// hundreds of milliseconds; the kubelet's 45 s leave room for a second try.
@@ -91,16 +99,16 @@ pub enum ConnectError {
     UseCredentials {
         /// URL of the API server.
         server: String,
-        /// What kube says about them.
+        /// What is wrong with them.
         #[source]
-        source: Box<kube::Error>,
+        source: CredentialsError,
     },
 }
 
 /// Makes a client for the API server that `source` names; needs a tokio runtime.
 ///
-/// Bearer tokens from files, as service accounts have them, are read again by kube about once a
-/// minute, and so is the cluster's CA. Environment variables for proxies are ignored: what runs on
+/// Bearer tokens from files, as service accounts have them, are read again once a minute, and their
+/// cluster's CA with each new connection. Environment variables for proxies are ignored: what runs on
 /// a node must reach the API server when the proxy is down.
 pub async fn connect(source: &ApiSource) -> Result<Client, ConnectError> {
     let config = match &source.kubeconfig {
@@ -109,7 +117,7 @@ pub async fn connect(source: &ApiSource) -> Result<Client, ConnectError> {
     };
     build(&config, source.program).map_err(|source| ConnectError::UseCredentials {
         server: config.cluster_url.to_string(),
-        source: Box::new(source),
+        source,
     })
 }
 
@@ -149,19 +157,17 @@ fn proxy_of_current_cluster(kubeconfig: &Kubeconfig) -> Option<String> {
         .filter(|proxy| !proxy.is_empty())
 }
 
-fn build(config: &Config, program: &str) -> kube::Result<Client> {
-    let mut tcp = HttpConnector::new();
-    // The TLS layer above decides about the scheme.
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(KEEPALIVE));
-    tcp.set_keepalive_interval(Some(PROBE_EVERY));
-    tcp.set_tcp_user_timeout(Some(SILENCE));
+fn build(config: &Config, program: &str) -> Result<Client, CredentialsError> {
+    refuse_other_methods(&config.auth_info)?;
+    let bearer = Bearer::of(&config.auth_info)?;
+    let trust = Arc::new(Trust::of(config)?);
+    let tcp = tcp();
+    let connect = move |server: Uri| HttpsConnector::from((tcp.clone(), trust.now())).call(server);
     let connector = ServiceBuilder::new()
         // hyper wants a future that may move; the one that races a timer may not.
         .map_future(Box::pin)
         .timeout(CONNECT_TIMEOUT)
-        .service(config.rustls_https_connector_with_connector(tcp)?);
+        .service(service_fn(connect));
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
         .pool_max_idle_per_host(SPARE_CONNECTIONS)
         .pool_idle_timeout(SPARE_FOR)
@@ -171,11 +177,22 @@ fn build(config: &Config, program: &str) -> kube::Result<Client> {
     identified.headers.push((USER_AGENT, user_agent(program)));
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(identified.extra_headers_layer()?)
+        .map_request(move |request| bearer.sign(request))
+        .layer(identified.extra_headers_layer().map_err(Box::new)?)
         .map_err(BoxError::from)
         .service(http);
     Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    // The TLS layer above decides about the scheme.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive_interval(Some(PROBE_EVERY));
+    tcp.set_tcp_user_timeout(Some(SILENCE));
+    tcp
 }
 
 fn user_agent(program: &str) -> HeaderValue {

@@ -2,6 +2,8 @@ use std::io::Write as _;
 
 use axum::Router;
 use axum::extract::Request;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -68,7 +70,12 @@ async fn a_request_carries_the_token_and_names_the_program() {
 
 #[tokio::test]
 async fn a_client_is_made_while_the_api_server_is_down() {
-    let file = kubeconfig("https://127.0.0.1:1", "");
+    let authority = rcgen::generate_simple_self_signed([]).unwrap().cert.pem();
+    let authority = format!(
+        ", certificate-authority-data: {}",
+        STANDARD.encode(authority)
+    );
+    let file = kubeconfig("https://127.0.0.1:1", &authority);
     connect(&source(file.path())).await.unwrap();
 }
 
