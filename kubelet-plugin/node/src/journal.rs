@@ -16,12 +16,13 @@
 
 mod damaged;
 mod entry;
+mod remembered;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -32,6 +33,7 @@ use tessera_prepare::record::{PreparedDevice, RecordOf, RecordedDevice};
 use thiserror::Error;
 
 use self::damaged::{Damaged, remove_whatever};
+use self::remembered::{Identity, Remembered};
 use crate::file_error::{FileError, concerns_the_file, if_there};
 use crate::replace::{replace, sweep};
 
@@ -155,7 +157,7 @@ pub struct JournalOf<D> {
     copies: PathBuf,
     damaged: Damaged,
     kind: CdiKind,
-    devices: PhantomData<fn() -> D>,
+    remembered: Arc<Remembered<D>>,
 }
 
 impl<D: RecordedDevice> JournalOf<D> {
@@ -173,7 +175,7 @@ impl<D: RecordedDevice> JournalOf<D> {
             copies,
             damaged,
             kind,
-            devices: PhantomData,
+            remembered: Arc::default(),
         })
     }
 
@@ -224,7 +226,7 @@ impl<D: RecordedDevice> JournalOf<D> {
         let moved = self.damaged.place(claim).and_then(|place| {
             match replacement {
                 Some(record) => {
-                    write_at(&place, record)?;
+                    write_at(&place, &record.encode())?;
                     exchange(&place, &path).inspect_err(|_| {
                         // What is there is our own unused replacement.
                         let _ = fs::remove_file(&place);
@@ -251,8 +253,20 @@ impl<D: RecordedDevice> JournalOf<D> {
 
 impl<D: RecordedDevice> Records<D> for JournalOf<D> {
     fn read(&self, claim: &ClaimUid) -> Result<Option<EntryOf<D>>, JournalError> {
-        match self.read_at(claim, &self.path(claim))? {
-            Some(EntryOf::Record(record)) => Ok(Some(EntryOf::Record(record))),
+        let path = self.path(claim);
+        // Taken before the file is read, so that it is never newer than what is remembered with it.
+        let file = fs::symlink_metadata(&path).ok().filter(Metadata::is_file);
+        let file = file.map(Identity::from);
+        if let Some(record) = file.and_then(|file| self.remembered.recall(claim, file)) {
+            return Ok(Some(EntryOf::Record(record)));
+        }
+        match self.read_at(claim, &path)? {
+            Some(EntryOf::Record(record)) => {
+                if let Some(file) = file {
+                    self.remembered.remember(claim, file, &record);
+                }
+                Ok(Some(EntryOf::Record(record)))
+            }
             Some(EntryOf::Unreadable(mut unreadable)) => {
                 unreadable.copy = self.copy(claim)?;
                 Ok(Some(EntryOf::Unreadable(unreadable)))
@@ -264,6 +278,7 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
     fn read_all(&self) -> Result<ContentsOf<D>, JournalError> {
         let mut claims = list(&self.directory)?;
         claims.append(&mut list(&self.copies)?);
+        self.remembered.retain(|claim| claims.contains(claim));
         let mut contents = ContentsOf::default();
         for claim in claims {
             match self.read(&claim)? {
@@ -282,8 +297,9 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
         } else {
             (&self.directory, &self.copies)
         };
-        put(first, record)?;
-        put(second, record)
+        let (claim, bytes) = (&record.claim.uid, record.encode());
+        put(first, claim, &bytes)?;
+        put(second, claim, &bytes)
     }
 
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
@@ -306,7 +322,7 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
         let claim = &unreadable.claim;
         match replacement {
             Some(record) if !self.is_there(claim) => return self.write(record),
-            Some(record) => put(&self.copies, record)?,
+            Some(record) => put(&self.copies, claim, &record.encode())?,
             None => remove(&self.copies, claim)?,
         }
         if self.is_there(claim) {
@@ -331,9 +347,9 @@ fn list(directory: &Path) -> Result<BTreeSet<ClaimUid>, JournalError> {
     Ok(claims)
 }
 
-/// Puts the record in the place of what the directory has of its claim.
-fn put<D: RecordedDevice>(directory: &Path, record: &RecordOf<D>) -> Result<(), JournalError> {
-    let path = path(directory, &record.claim.uid);
+/// Puts a record in the place of what the directory has of its claim.
+fn put(directory: &Path, claim: &ClaimUid, record: &[u8]) -> Result<(), JournalError> {
+    let path = path(directory, claim);
     write_at(&path, record).map_err(FileError::of("write", &path))?;
     Ok(())
 }
@@ -345,8 +361,8 @@ fn remove(directory: &Path, claim: &ClaimUid) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn write_at<D: RecordedDevice>(path: &Path, record: &RecordOf<D>) -> io::Result<()> {
-    replace(path, RECORD_MODE, |file| file.write_all(&record.encode()))
+fn write_at(path: &Path, record: &[u8]) -> io::Result<()> {
+    replace(path, RECORD_MODE, |file| file.write_all(record))
 }
 
 fn exchange(one: &Path, other: &Path) -> io::Result<()> {

@@ -1,9 +1,9 @@
 //! Replaces a file in one step, and removes what dead processes have left of such steps.
 //!
 //! A file is written under a temporary name and renamed, so a reader sees the former contents or the
-//! new ones. A process that is killed in between leaves the temporary file. Its writer holds a lock on
-//! it, which ends with the writer: so what is not locked is nobody's, although two plugin processes may
-//! write into one directory during an upgrade.
+//! new ones. A process that is killed in between leaves the temporary file. Its writer holds a shared lock
+//! on it, which ends with the writer: so what can be locked for oneself is nobody's, although two plugin
+//! processes may write into one directory during an upgrade.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -19,6 +19,10 @@ use crate::file_error::if_there;
 /// journal for no record.
 const NAME: (&str, &str) = (".tessera-", ".tmp");
 
+/// The bits of a mode that say who may run a file, and all that can be set.
+const ANYBODY_RUNS: u32 = 0o111;
+const MODE_BITS: u32 = 0o7777;
+
 /// Each attempt fails only if another process starts in the very moment between two system calls.
 const ATTEMPTS: usize = 10;
 
@@ -31,7 +35,7 @@ pub fn replace(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let (mut temporary, _lock) = match temporary(directory, mode) {
+    let mut temporary = match temporary(directory, mode) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(directory)?;
             temporary(directory, mode)?
@@ -39,40 +43,46 @@ pub fn replace(
         other => other?,
     };
     write(temporary.as_file_mut())?;
-    // Closed first: a program that somebody still writes to cannot be run.
+    if mode & ANYBODY_RUNS == 0 {
+        // Closed, and so unlocked, after the renaming.
+        temporary.persist(path)?;
+        return Ok(());
+    }
+    // A program that somebody still writes to cannot be run, so it is closed first, and another lock
+    // holds it until it is renamed.
+    let reader = File::open(temporary.path())?;
+    reader.try_lock_shared()?;
     temporary.into_temp_path().persist(path)?;
     Ok(())
 }
 
-/// An empty file, and the lock by which a [`sweep`] knows that it is somebody's.
-fn temporary(directory: &Path, mode: u32) -> io::Result<(NamedTempFile, File)> {
+/// An empty file, locked so that a [`sweep`] knows that it is somebody's.
+fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let (prefix, suffix) = NAME;
     for _ in 0..ATTEMPTS {
-        let file = Builder::new()
+        let temporary = Builder::new()
             .prefix(prefix)
             .suffix(suffix)
+            .permissions(Permissions::from_mode(mode))
             .tempfile_in(directory)?;
-        if let Some(lock) = lock(file.path())? {
-            // Set, because a mode that is given at creation is cut by the umask.
-            let mode = Permissions::from_mode(mode);
-            file.as_file().set_permissions(mode)?;
-            return Ok((file, lock));
+        let file = temporary.as_file();
+        match file.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => continue,
+            Err(TryLockError::Error(error)) => return Err(error),
         }
+        let found = file.metadata()?;
+        // It may have been swept away between its making and the lock.
+        if found.nlink() == 0 {
+            continue;
+        }
+        // A mode that is given at creation is cut by the umask.
+        if found.mode() & MODE_BITS != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        return Ok(temporary);
     }
     Err(io::Error::other("each temporary file was swept away"))
-}
-
-/// Locks a file; nothing if somebody else has locked it, or it is gone.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let Some(file) = if_there(File::open(path))? else {
-        return Ok(None);
-    };
-    match file.try_lock() {
-        // It may have gone between the opening and the locking.
-        Ok(()) => Ok((file.metadata()?.nlink() > 0).then_some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
 }
 
 /// Removes the temporary files of dead processes. What cannot be removed harms nobody, so it is only
@@ -104,10 +114,15 @@ fn files(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 fn remove_if_nobodys(path: &Path) -> io::Result<bool> {
-    let Some(_lock) = lock(path)? else {
+    let Some(file) = if_there(File::open(path))? else {
         return Ok(false);
     };
-    // Its writer may have renamed it in this moment.
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(false),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    // Its writer may have renamed it in this moment, and another sweep removed it.
     Ok(if_there(fs::remove_file(path))?.is_some())
 }
 
@@ -164,6 +179,20 @@ mod tests {
         replace(&directory.path().join("written"), 0o600, write).unwrap();
         let left = [".tessera-file", "file", "note.tmp", "written"];
         assert_eq!(names(directory.path()), left);
+    }
+
+    #[test]
+    fn a_program_can_be_run_at_once_and_is_not_swept_before_it_is_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        let write = |file: &mut File| {
+            sweep(directory.path());
+            file.write_all(b"#!/bin/sh\nexit 7\n")
+        };
+        replace(&program, 0o755, write).unwrap();
+        let ended = std::process::Command::new(&program).status().unwrap();
+        assert_eq!(ended.code(), Some(7));
+        assert_eq!(names(directory.path()), ["program"]);
     }
 
     #[test]

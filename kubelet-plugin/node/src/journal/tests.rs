@@ -134,6 +134,37 @@ fn a_damaged_record_that_is_set_aside_for_nothing_is_gone_from_the_journal() {
 }
 
 #[test]
+fn what_was_read_before_counts_only_while_the_file_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    journal.write(&record("a", &[0])).unwrap();
+    let read = || journal.read(&uid("a")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read(), Some(Entry::Record(record("a", &[0]))));
+    }
+    // Another process of the driver, as during an upgrade.
+    open(directory.path()).write(&record("a", &[1])).unwrap();
+    assert_eq!(read(), Some(Entry::Record(record("a", &[1]))));
+    // A bit flips in the place of a file of the same size, which the file system tells by its time.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let path = journal.path(&uid("a"));
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let mut file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all(&bytes).unwrap();
+    assert_eq!(
+        unreadable(&journal, "a").copy,
+        Some(record("a", &[1])),
+        "the copy is as it was"
+    );
+    journal.remove(&uid("a")).unwrap();
+    assert_eq!(read(), None);
+    journal.write(&record("a", &[2])).unwrap();
+    assert_eq!(read(), Some(Entry::Record(record("a", &[2]))));
+    assert_eq!(journal.read_all().unwrap().records, [record("a", &[2])]);
+}
+
+#[test]
 fn a_directory_that_vanished_is_made_again() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(&directory.path().join("driver/claims"));
