@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::panic::resume_unwind;
+use std::thread;
 
 use crate::failure::Failure;
 use crate::fuse::{Fuse, Kind, Point, When};
@@ -36,24 +38,24 @@ impl Points {
 
 /// Kills the plugin at every point of an operation, one run each, and compares each end with that of an unharmed life.
 ///
+/// A run waits more than it works, so the points are gone through in three series side by side, each in a place of its own.
 /// Between two runs it asks whether it is `interrupted`.
 pub fn enumerate(
-    place: &mut Place,
+    place: &(dyn Fn() -> Result<Place, Failure> + Sync),
     operation: Operation,
-    interrupted: &dyn Fn() -> bool,
+    interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Points, Failure> {
-    let unharmed = attempt(place, operation, None)?.end;
-    let mut runs = Runs {
-        place,
-        operation,
-        unharmed,
-        interrupted,
-    };
-    let points = Points {
-        changes: runs.each(Kind::Change)?,
-        requests: runs.each(Kind::Request)?,
-        nvml: runs.nvml()?,
-    };
+    let series = [Series::Before, Series::After, Series::Nvml];
+    let counted: Vec<_> = thread::scope(|scope| {
+        let runs = series
+            .map(|series| scope.spawn(move || Runs::of(series, place, operation, interrupted)));
+        let ends = runs.map(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ends.into()
+    });
+    let mut points = Points::default();
+    for counted in counted {
+        points += counted?;
+    }
     // A tracer or a driver that sees nothing must not pass for a plugin that does nothing.
     if points.changes == 0 || (!operation.nvml().is_empty() && points.nvml == 0) {
         return Err(Failure::NoPoints(operation.name()));
@@ -61,25 +63,62 @@ pub fn enumerate(
     Ok(points)
 }
 
-/// The runs of one operation.
+/// Points that are gone through one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Series {
+    /// Before the effect of a change or request.
+    Before,
+    /// After it.
+    After,
+    /// At a call of the driver.
+    Nvml,
+}
+
+/// The runs of one series of an operation.
 struct Runs<'a> {
-    place: &'a mut Place,
+    place: Place,
     operation: Operation,
     unharmed: End,
     interrupted: &'a dyn Fn() -> bool,
 }
 
-impl Runs<'_> {
-    fn each(&mut self, kind: Kind) -> Result<usize, Failure> {
-        let before = self.all(|n| Point::Nth(kind, When::Before, n))?;
-        let after = self.all(|n| Point::Nth(kind, When::After, n))?;
-        Ok(before + after)
+impl<'a> Runs<'a> {
+    fn of(
+        series: Series,
+        place: &dyn Fn() -> Result<Place, Failure>,
+        operation: Operation,
+        interrupted: &'a dyn Fn() -> bool,
+    ) -> Result<Points, Failure> {
+        if series == Series::Nvml && operation.nvml().is_empty() {
+            return Ok(Points::default());
+        }
+        let mut place = place()?;
+        let unharmed = attempt(&mut place, operation, None)?.end;
+        let mut runs = Self {
+            place,
+            operation,
+            unharmed,
+            interrupted,
+        };
+        match series {
+            Series::Before => runs.each(When::Before),
+            Series::After => runs.each(When::After),
+            Series::Nvml => runs.nvml(),
+        }
     }
 
-    fn nvml(&mut self) -> Result<usize, Failure> {
-        let mut points = 0;
+    fn each(&mut self, when: When) -> Result<Points, Failure> {
+        Ok(Points {
+            changes: self.all(|n| Point::Nth(Kind::Change, when, n))?,
+            requests: self.all(|n| Point::Nth(Kind::Request, when, n))?,
+            nvml: 0,
+        })
+    }
+
+    fn nvml(&mut self) -> Result<Points, Failure> {
+        let mut points = Points::default();
         for function in self.operation.nvml() {
-            points += self.all(|n| Point::Nvml(function, n))?;
+            points.nvml += self.all(|n| Point::Nvml(function, n))?;
         }
         Ok(points)
     }
@@ -98,7 +137,7 @@ impl Runs<'_> {
         if (self.interrupted)() {
             return Err(Failure::Interrupted);
         }
-        let Attempt { end, killed } = attempt(self.place, self.operation, Some(point))?;
+        let Attempt { end, killed } = attempt(&mut self.place, self.operation, Some(point))?;
         compare(&self.unharmed, &end).map_err(at(self.operation, killed.as_deref()))?;
         Ok(killed.is_some())
     }

@@ -39,8 +39,8 @@ pub(crate) fn run(profile: Profile) -> anyhow::Result<Tally> {
             let (programs, artifacts) = (&programs, &artifacts);
             scope.spawn(move || {
                 let begun = Instant::now();
-                let points = Place::new(programs, artifacts)
-                    .and_then(|mut place| enumerate(&mut place, operation, &interrupt::requested));
+                let place = || Place::new(programs, artifacts);
+                let points = enumerate(&place, operation, &interrupt::requested);
                 let took = begun.elapsed();
                 Outcome {
                     operation,
