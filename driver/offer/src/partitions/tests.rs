@@ -10,7 +10,7 @@ use crate::limits::{
     ATTRIBUTES_AND_CAPACITIES_PER_DEVICE, COUNTER_SETS_PER_SLICE, COUNTERS_PER_SET,
     USED_COUNTERS_PER_SLICE,
 };
-use crate::{FieldPath, dropped_fields};
+use crate::{FieldPath, Write, dropped_fields, reconcile};
 
 const DRIVER: &str = "gpu.nvidia.com";
 
@@ -99,6 +99,22 @@ fn what_the_driver_makes_and_destroys_changes_nothing_of_the_offer() {
         .insert((cut.uuid.clone(), instances[1].placement));
     let during = offer(vec![h100(0, MigMode::On), cut], &made);
     assert_eq!(before.slices(1), during.slices(1));
+}
+
+#[test]
+fn a_gpu_whose_layout_changes_is_one_write() {
+    let none = MadeDevices::default();
+    let whole = |minor| h100(minor, MigMode::Off);
+    let before = offer((0..8).map(whole).collect(), &none);
+    let stored = before.slices(1);
+    assert_eq!(reconcile(&before, &stored), []);
+    let cut = |minor| match minor {
+        3 => cut_into(minor, &["1g.10gb", "3g.40gb"]),
+        _ => whole(minor),
+    };
+    let after = offer((0..8).map(cut).collect(), &none);
+    let writes = reconcile(&after, &stored);
+    assert!(matches!(&writes[..], [Write::Replace(_)]), "{writes:#?}");
 }
 
 #[test]
