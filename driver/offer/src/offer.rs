@@ -147,8 +147,16 @@ impl Offer {
         Self { bound, ..self }
     }
 
-    /// The same, and another in its place for a server on which devices cannot be shared.
+    /// The same, and another in its place for a server on which devices cannot be shared. So is the one for a
+    /// server that keeps no counters, for one that does neither.
     pub(crate) fn or_exclusive(mut self, exclusive: Self) -> Self {
+        let smaller = self.without_counters.take();
+        self.without_counters = match (smaller, &exclusive.without_counters) {
+            (Some(smaller), Some(instead)) => {
+                Some(Box::new(smaller.or_exclusive(Self::clone(instead))))
+            }
+            (smaller, _) => smaller,
+        };
         self.exclusive = Some(Box::new(exclusive));
         self
     }

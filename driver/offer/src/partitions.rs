@@ -18,7 +18,9 @@ use tessera_device::{DeviceName, Gpu, GpuUuid, Inventory, MigUuid};
 use tessera_sharing::ConsumableShares;
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
+use crate::mig_device::Slots;
 use crate::offer::{Dropped, Node, Offer};
+use crate::plan::in_slices;
 use crate::{mig_device, plan, whole_gpu};
 
 /// The MIG devices that the driver has made, or is about to make.
@@ -54,16 +56,7 @@ pub fn partitions(
     shares: ConsumableShares,
 ) -> Offer {
     plan::or_exclusive(shares, |shares| {
-        let offered = Offered::of(inventory, made, shares);
-        let full = offered.full.offer(node, driver).bound_by(offered.bound);
-        if offered.counters.is_empty() {
-            return full;
-        }
-        let smaller = plan::or_exclusive(shares, |shares| {
-            let offered = Offered::of(inventory, made, shares);
-            offered.smaller.offer(node, driver)
-        });
-        full.counted(offered.counters, smaller)
+        Offered::of(inventory, made, shares).offer(node, driver)
     })
 }
 
@@ -88,6 +81,14 @@ impl Offered {
             offered.add(inventory, gpu, choices.as_ref());
         }
         offered
+    }
+
+    fn offer(self, node: &Node, driver: &str) -> Offer {
+        let full = self.full.offer(node, driver).bound_by(self.bound);
+        if self.counters.is_empty() {
+            return full;
+        }
+        full.counted(self.counters, self.smaller.offer(node, driver))
     }
 
     fn add(&mut self, inventory: &Inventory, gpu: &Gpu, choices: Option<&Choices<'_>>) {
@@ -144,16 +145,17 @@ impl Views {
             let device = mig_device::device(gpu, other, driver, self.shares, dropped);
             devices.push(counters.used_by(instance_part(gpu, other), device));
         }
+        let mut slots = Slots::of(gpu, driver);
         for slot in &choices.slots {
-            let device = mig_device::slot(gpu, *slot, driver, dropped);
+            let device = slots.device(*slot, dropped);
             devices.push(counters.used_by(Some(slot_part(*slot)), device));
         }
         if choices.whole {
             let device = whole_gpu::device(gpu, driver, self.shares, dropped);
             devices.push(counters.used_by(Some(counters.set.counters.clone()), device));
         }
-        let slices = devices.chunks(ELABORATE_DEVICES_PER_SLICE);
-        self.slices.extend(slices.map(<[Device]>::to_vec));
+        self.slices
+            .extend(in_slices(devices, ELABORATE_DEVICES_PER_SLICE));
         self.open = false;
     }
 

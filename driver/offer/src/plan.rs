@@ -42,11 +42,17 @@ fn offer(inventory: &Inventory, node: &Node, driver: &str, shares: ConsumableSha
         .offered()
         .map(|part| device(part, inventory.driver(), shares, &mut dropped))
         .collect();
-    let slices = devices
-        .chunks(devices_per_slice(&devices))
-        .map(<[Device]>::to_vec)
-        .collect();
-    Offer::new(driver, node, slices, dropped)
+    let limit = devices_per_slice(&devices);
+    Offer::new(driver, node, in_slices(devices, limit).collect(), dropped)
+}
+
+/// The devices in their order, no more than `limit` in a slice.
+pub(crate) fn in_slices(devices: Vec<Device>, limit: usize) -> impl Iterator<Item = Vec<Device>> {
+    let mut rest = devices.into_iter();
+    std::iter::from_fn(move || {
+        let slice: Vec<Device> = rest.by_ref().take(limit).collect();
+        (!slice.is_empty()).then_some(slice)
+    })
 }
 
 /// What is found on a node as a device.

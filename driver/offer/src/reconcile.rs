@@ -42,68 +42,82 @@ pub struct SliceRef {
 ///
 /// Slices of another driver, node or pool are never touched, whatever their name is.
 pub fn reconcile(desired: &Offer, existing: &[ResourceSlice]) -> Vec<Write> {
-    let pool = Pool::of(desired, existing);
-    let wanted = desired.slices(pool.target_generation(desired));
+    let stored: BTreeMap<&str, &ResourceSlice> = existing
+        .iter()
+        .filter(|slice| desired.owns(slice))
+        .map(|slice| (name(slice), slice))
+        .collect();
+    let generations = stored.values().map(|slice| slice.spec.pool.generation);
+    let current = generations.max().unwrap_or(FIRST_GENERATION);
+    let wanted = desired.slices(current);
+    let leftovers = leftovers(&stored, &wanted);
+    let mut compared: Vec<Compared<'_>> = wanted
+        .into_iter()
+        .map(|want| Compared::with(stored.get(name(&want)).copied(), want))
+        .collect();
+    let removes = leftovers
+        .iter()
+        .any(|slice| slice.spec.pool.generation == current);
+    if !stored.is_empty() && (removes || needs_a_generation(&compared)) {
+        for slice in &mut compared {
+            slice.advance();
+        }
+    }
+    let deletions = leftovers
+        .into_iter()
+        .map(|slice| Write::Delete(slice_ref(slice)));
+    let writes = compared.into_iter().filter_map(Compared::write);
+    writes.chain(deletions).collect()
+}
+
+/// What is stored and has no place in the offer.
+fn leftovers<'a>(
+    stored: &BTreeMap<&str, &'a ResourceSlice>,
+    wanted: &[ResourceSlice],
+) -> Vec<&'a ResourceSlice> {
     let names: BTreeSet<&str> = wanted.iter().map(name).collect();
-    let leftovers = pool
-        .stored
-        .iter()
-        .filter(|(name, _)| !names.contains(*name))
-        .map(|(name, slice)| Write::Delete(slice_ref(name, slice)));
-    wanted
-        .iter()
-        .filter_map(|want| match pool.stored.get(name(want)) {
-            None => Some(Write::Create(Box::new(want.clone()))),
-            Some(have) if same(want, have) => None,
-            Some(have) => Some(Write::Replace(Box::new(replacement(want, have)))),
-        })
-        .chain(leftovers)
-        .collect()
+    let others = stored.iter().filter(|(name, _)| !names.contains(*name));
+    others.map(|(_, slice)| *slice).collect()
 }
 
-/// The stored slices of one pool, by name.
-struct Pool<'a> {
-    stored: BTreeMap<&'a str, &'a ResourceSlice>,
-    generation: Option<i64>,
+/// Whether a scheduler that sees some of the writes must be kept from taking the slices for a whole pool.
+fn needs_a_generation(compared: &[Compared<'_>]) -> bool {
+    let adds = compared.iter().any(|slice| slice.stored.is_none());
+    let differing = compared.iter().filter(|slice| slice.differs).count();
+    adds || differing > 1
 }
 
-impl<'a> Pool<'a> {
-    fn of(desired: &Offer, existing: &'a [ResourceSlice]) -> Self {
-        let stored: BTreeMap<&str, &ResourceSlice> = existing
-            .iter()
-            .filter(|slice| desired.owns(slice))
-            .map(|slice| (name(slice), slice))
-            .collect();
-        let generation = stored.values().map(|slice| slice.spec.pool.generation);
+/// A slice of the offer beside what is stored under its name.
+struct Compared<'a> {
+    want: ResourceSlice,
+    stored: Option<&'a ResourceSlice>,
+    differs: bool,
+}
+
+impl<'a> Compared<'a> {
+    fn with(stored: Option<&'a ResourceSlice>, want: ResourceSlice) -> Self {
+        let differs = stored.is_some_and(|have| !same(&want, have));
         Self {
-            generation: generation.max(),
+            want,
             stored,
+            differs,
         }
     }
 
-    /// The generation under which the offer is to be stored.
-    fn target_generation(&self, desired: &Offer) -> i64 {
-        let Some(current) = self.generation else {
-            return FIRST_GENERATION;
-        };
-        let wanted = desired.slices(current);
-        let names: BTreeSet<&str> = wanted.iter().map(name).collect();
-        let removed = self
-            .stored
-            .iter()
-            .any(|(name, slice)| slice.spec.pool.generation == current && !names.contains(name));
-        let added = names.iter().any(|name| !self.stored.contains_key(name));
-        let differing = wanted
-            .iter()
-            .filter(|want| {
-                let stored = self.stored.get(name(want));
-                stored.is_some_and(|have| !same(want, have))
-            })
-            .count();
-        if added || removed || differing > 1 {
-            current.saturating_add(1)
-        } else {
-            current
+    /// Moves it to the next generation, if there is one.
+    fn advance(&mut self) {
+        let generation = &mut self.want.spec.pool.generation;
+        if let Some(next) = generation.checked_add(1) {
+            *generation = next;
+            self.differs = true;
+        }
+    }
+
+    fn write(self) -> Option<Write> {
+        match self.stored {
+            None => Some(Write::Create(Box::new(self.want))),
+            Some(_) if !self.differs => None,
+            Some(have) => Some(Write::Replace(Box::new(replacement(self.want, have)))),
         }
     }
 }
@@ -112,9 +126,9 @@ fn name(slice: &ResourceSlice) -> &str {
     slice.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn slice_ref(name: &str, slice: &ResourceSlice) -> SliceRef {
+fn slice_ref(slice: &ResourceSlice) -> SliceRef {
     SliceRef {
-        name: name.to_owned(),
+        name: name(slice).to_owned(),
         uid: slice.metadata.uid.clone(),
         resource_version: slice.metadata.resource_version.clone(),
     }
@@ -122,11 +136,11 @@ fn slice_ref(name: &str, slice: &ResourceSlice) -> SliceRef {
 
 /// The wanted content under the stored identity: resource version, UID and what others have
 /// written beside us stay.
-fn replacement(want: &ResourceSlice, have: &ResourceSlice) -> ResourceSlice {
+fn replacement(want: ResourceSlice, have: &ResourceSlice) -> ResourceSlice {
     let mut metadata = have.metadata.clone();
     metadata.managed_fields = None;
     let others = metadata.owner_references.unwrap_or_default();
-    let ours = want.metadata.owner_references.clone().unwrap_or_default();
+    let ours = want.metadata.owner_references.unwrap_or_default();
     // The API takes one controller only, and a node that was created anew has a new UID.
     let others = others.into_iter().filter(|owner| {
         owner.controller != Some(true) && ours.iter().all(|our| our.uid != owner.uid)
@@ -134,7 +148,7 @@ fn replacement(want: &ResourceSlice, have: &ResourceSlice) -> ResourceSlice {
     metadata.owner_references = Some(ours.iter().cloned().chain(others).collect());
     ResourceSlice {
         metadata,
-        spec: want.spec.clone(),
+        spec: want.spec,
     }
 }
 
