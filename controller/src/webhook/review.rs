@@ -214,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn what_configurations_may_ask_for_is_up_to_the_feature_gates() {
+        let mut config = config("gpu.nvidia.com", "GpuConfig");
+        config["opaque"]["parameters"]["sharing"] = json!({"strategy": "TimeSlicing"});
+        let review = review("resourceclaims", &claim(&[config]), &Value::Null).to_string();
+        let refused = |features| answer(review.as_bytes(), features).unwrap().refused;
+        let off = refused(tessera_api::available(false)).unwrap();
+        assert!(
+            off.contains("feature gate TimeSlicingSettings is off"),
+            "{off}"
+        );
+        assert_eq!(refused(tessera_api::available(true)), None);
+    }
+
+    #[test]
     fn a_field_that_stands_twice_is_seen() {
         let object = claim(&[config("gpu.nvidia.com", "GpuConfig")]);
         let text = review("resourceclaims", &object, &Value::Null).to_string();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tessera_api::Interval;
 use tessera_device::GpuUuid;
+use tessera_shell::logging::chain;
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -84,7 +85,8 @@ pub enum TimeSliceError {
 }
 
 impl TimeSliceError {
-    /// Whether there is nothing to set back: the GPU has no time slice, or it is gone with its setting.
+    /// Whether there is nothing to set back: the GPU has no time slice, or is gone with its setting, or the
+    /// whole driver is.
     ///
     /// By the codes of nvidia-smi's manual page: the operation is not available on the device (3), the GPU
     /// is not found (6), the driver is not loaded (9), its library knows no such function (13), the GPU has
@@ -92,10 +94,11 @@ impl TimeSliceError {
     fn leaves_nothing(&self) -> bool {
         matches!(
             self,
-            Self::Refused {
-                code: Some(3 | 6 | 9 | 13 | 15),
-                ..
-            }
+            Self::Driver(DriverRootError::OpenRoot { .. } | DriverRootError::FindNvml { .. })
+                | Self::Refused {
+                    code: Some(3 | 6 | 9 | 13 | 15),
+                    ..
+                }
         )
     }
 }
@@ -149,7 +152,7 @@ impl TimeSlices {
         match done.await {
             Ok(()) => info!(%gpu, "time slice set back"),
             Err(error) if error.leaves_nothing() => {
-                info!(%gpu, %error, "there is no time slice to set back");
+                warn!(%gpu, error = %chain(&error), "there is no time slice to set back");
             }
             Err(error @ TimeSliceError::Refused { .. }) if !was_set => {
                 warn!(%gpu, %error, "the time slice was not set back, and may not have been set before");
@@ -243,6 +246,30 @@ mod tests {
             let done = slices.set(&gpu_uuid(0), Interval::Short, soon()).await;
             assert!(done.is_err(), "a refusal to set is always an error");
         }
+    }
+
+    /// A node whose driver has been removed.
+    struct Nothing;
+
+    impl TimeSliceOperations for Nothing {
+        fn admit_all(&self, _: &GpuUuid, _: Deadline) -> Result<(), TimeSliceError> {
+            Err(TimeSliceError::NoProgram)
+        }
+
+        fn set(&self, _: &GpuUuid, _: Interval, _: Deadline) -> Result<(), TimeSliceError> {
+            Err(TimeSliceError::Driver(DriverRootError::FindNvml {
+                mounted: "/driver-root".into(),
+                host: "/".into(),
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_was_removed_keeps_no_claim_from_ending_and_serves_none() {
+        let slices = TimeSlices::by(Nothing);
+        let gpu = gpu_uuid(0);
+        slices.reset(&gpu, true, soon()).await.unwrap();
+        assert!(slices.set(&gpu, Interval::Short, soon()).await.is_err());
     }
 
     #[tokio::test]

@@ -82,9 +82,9 @@ impl NvidiaSmi {
         arguments: &[&str],
         limit: Deadline,
     ) -> Result<(), TimeSliceError> {
+        let library = driver_root::find_nvml(&self.driver_root)?;
         let program = driver_root::find_smi(&self.driver_root)?;
         let program = program.ok_or(TimeSliceError::NoProgram)?;
-        let library = driver_root::find_nvml(&self.driver_root)?;
         let started = |source| TimeSliceError::Start {
             gpu: gpu.clone(),
             program: program.clone(),
