@@ -22,6 +22,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use clap::Args;
+use tessera_api::{Feature, available};
+use tessera_shell::feature_gates::FeatureGates;
 use tessera_shell::http::{self, HttpError, ListenAddress};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,11 @@ pub struct WebhookArgs {
     /// Port for HTTPS.
     #[arg(long, env = "WEBHOOK_PORT", default_value_t = 443)]
     pub port: u16,
+
+    /// Features that are on or off, as the reference driver names them: what the plugins of the nodes are
+    /// told, so that configurations are judged as they judge them.
+    #[arg(long, env = "FEATURE_GATES", default_value = "")]
+    pub feature_gates: FeatureGates,
 }
 
 /// Why the webhook does not run.
@@ -76,12 +83,17 @@ pub async fn run(args: &WebhookArgs, stop: CancellationToken) -> Result<(), Webh
     let tcp = http::listen(&ListenAddress::Everywhere(args.port)).await?;
     let Some(tcp) = tcp else { return Ok(()) };
     info!(port = args.port, "the webhook listens");
-    serve(TlsListener::new(tcp, config), stop).await
+    let features = available(args.feature_gates.time_slicing_settings);
+    serve(TlsListener::new(tcp, config), features, stop).await
 }
 
-async fn serve(listener: TlsListener, stop: CancellationToken) -> Result<(), WebhookError> {
-    let serving =
-        axum::serve(listener, router()).with_graceful_shutdown(stop.clone().cancelled_owned());
+async fn serve(
+    listener: TlsListener,
+    features: &'static [Feature],
+    stop: CancellationToken,
+) -> Result<(), WebhookError> {
+    let serving = axum::serve(listener, router(features))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(http::GRACE).await;
@@ -92,15 +104,16 @@ async fn serve(listener: TlsListener, stop: CancellationToken) -> Result<(), Web
     }
 }
 
-fn router() -> Router {
+fn router(features: &'static [Feature]) -> Router {
+    let admit = move |body: Bytes| async move { admit(&body, features) };
     Router::new()
         .route(PATH, post(admit))
         .route(http::READYZ, get(|| async { "ok" }))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
-async fn admit(body: Bytes) -> Response {
-    match review::answer(&body) {
+fn admit(body: &[u8], features: &[Feature]) -> Response {
+    match review::answer(body, features) {
         Ok(answer) => {
             if let Some(refused) = answer.refused() {
                 info!(reason = refused, "refused a configuration");

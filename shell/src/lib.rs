@@ -4,6 +4,7 @@
 //! and no Kubernetes object is decided here.
 
 pub mod client;
+pub mod feature_gates;
 pub mod http;
 pub mod logging;
 pub mod metrics;

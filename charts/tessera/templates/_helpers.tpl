@@ -179,3 +179,15 @@ true
     - port: 53
       protocol: TCP
 {{- end -}}
+
+{{/* The variable by which programs are told of feature gates, if any is set. */}}
+{{- define "tessera.featureGates" -}}
+{{- with .Values.featureGates }}
+{{- $gates := list }}
+{{- range $gate, $value := . }}
+{{- $gates = append $gates (printf "%s=%t" $gate $value) }}
+{{- end }}
+- name: FEATURE_GATES
+  value: {{ join "," $gates | quote }}
+{{- end }}
+{{- end -}}

@@ -69,14 +69,7 @@ ports' names) and livenessPeriod.
     - name: GPU_CLIQUE_LABEL_ENABLED
       value: {{ .values.gpuCliqueLabelEnabled | quote }}
     {{- end }}
-    {{- with $root.Values.featureGates }}
-    {{- $gates := list }}
-    {{- range $gate, $value := . }}
-    {{- $gates = append $gates (printf "%s=%t" $gate $value) }}
-    {{- end }}
-    - name: FEATURE_GATES
-      value: {{ join "," $gates | quote }}
-    {{- end }}
+    {{- include "tessera.featureGates" $root | nindent 4 }}
     - name: LOG_VERBOSITY
       value: {{ $root.Values.logVerbosity | quote }}
     - name: LOG_FORMAT

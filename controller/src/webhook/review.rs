@@ -1,7 +1,7 @@
 //! From an `AdmissionReview` to its answer.
 
 use serde_json::json;
-use tessera_api::{AVAILABLE, Config, Document, Driver, FieldPath};
+use tessera_api::{Config, Document, Driver, Feature, FieldPath};
 use thiserror::Error;
 
 /// Version of the reviews that are asked and answered.
@@ -58,8 +58,9 @@ impl Answer {
     }
 }
 
-/// Looks at every configuration for our driver in the object that the review is about.
-pub(super) fn answer(body: &[u8]) -> Result<Answer, ReviewError> {
+/// Looks at every configuration for our driver in the object that the review is about. They may ask for these
+/// features.
+pub(super) fn answer(body: &[u8], features: &[Feature]) -> Result<Answer, ReviewError> {
     let review: Document = serde_json::from_slice(body)?;
     let text = |document: &Document, name| {
         let text = document.get(name).and_then(Document::text);
@@ -79,7 +80,7 @@ pub(super) fn answer(body: &[u8]) -> Result<Answer, ReviewError> {
     let configs = |object| request.get(object).and_then(|object| find(object, path));
     // A finalizer of an object that was accepted earlier must come off, whatever we think now.
     let refused = match configs("object") {
-        Some(new) if configs("oldObject") != Some(new) => refusal(new, &path.join(".")),
+        Some(new) if configs("oldObject") != Some(new) => refusal(new, &path.join("."), features),
         _ => None,
     };
     Ok(Answer { uid, refused })
@@ -100,7 +101,7 @@ fn find<'d>(object: &'d Document, path: &[&str]) -> Option<&'d Document> {
 }
 
 /// What is wrong with these configurations. Those of other drivers are not ours to judge.
-fn refusal(configs: &Document, path: &str) -> Option<String> {
+fn refusal(configs: &Document, path: &str, features: &[Feature]) -> Option<String> {
     let problems: Vec<String> = configs
         .list()
         .iter()
@@ -111,7 +112,7 @@ fn refusal(configs: &Document, path: &str) -> Option<String> {
             (driver == Driver::Gpu.as_str()).then_some(())?;
             let at = FieldPath::parameters(format!("{path}[{index}].opaque.parameters"));
             let parameters = opaque.get("parameters").unwrap_or(&Document::Null);
-            problem(&at, parameters)
+            problem(&at, parameters, features)
         })
         .collect();
     let count = problems.len();
@@ -119,11 +120,11 @@ fn refusal(configs: &Document, path: &str) -> Option<String> {
     (count > 0).then(|| format!("{count} {noun} failed to validate: {}", problems.join("; ")))
 }
 
-fn problem(at: &FieldPath, parameters: &Document) -> Option<String> {
+fn problem(at: &FieldPath, parameters: &Document, features: &[Feature]) -> Option<String> {
     match Config::decode(Driver::Gpu, at, parameters) {
         Err(error) => Some(error.to_string()),
         Ok(config) => config
-            .require(at, AVAILABLE)
+            .require(at, features)
             .err()
             .map(|wish| wish.to_string()),
     }
@@ -133,6 +134,7 @@ fn problem(at: &FieldPath, parameters: &Document) -> Option<String> {
 mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
+    use tessera_api::AVAILABLE;
 
     use super::*;
 
@@ -144,7 +146,7 @@ mod tests {
     }
 
     fn answered(review: &Value) -> Value {
-        let answer = answer(review.to_string().as_bytes()).unwrap();
+        let answer = answer(review.to_string().as_bytes(), AVAILABLE).unwrap();
         serde_json::from_str(&answer.to_json()).unwrap()
     }
 
@@ -212,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn what_configurations_may_ask_for_is_up_to_the_feature_gates() {
+        let mut config = config("gpu.nvidia.com", "GpuConfig");
+        config["opaque"]["parameters"]["sharing"] = json!({"strategy": "TimeSlicing"});
+        let review = review("resourceclaims", &claim(&[config]), &Value::Null).to_string();
+        let refused = |features| answer(review.as_bytes(), features).unwrap().refused;
+        let off = refused(tessera_api::available(false)).unwrap();
+        assert!(
+            off.contains("feature gate TimeSlicingSettings is off"),
+            "{off}"
+        );
+        assert_eq!(refused(tessera_api::available(true)), None);
+    }
+
+    #[test]
     fn a_field_that_stands_twice_is_seen() {
         let object = claim(&[config("gpu.nvidia.com", "GpuConfig")]);
         let text = review("resourceclaims", &object, &Value::Null).to_string();
@@ -219,7 +235,7 @@ mod tests {
             r#""kind":"GpuConfig""#,
             r#""kind":"GpuConfig","kind":"GpuConfig""#,
         );
-        let message = answer(text.as_bytes()).unwrap().refused.unwrap();
+        let message = answer(text.as_bytes(), AVAILABLE).unwrap().refused.unwrap();
         assert!(message.contains("duplicate field \"kind\""), "{message}");
     }
 
@@ -246,18 +262,18 @@ mod tests {
                 "no request",
             ),
         ] {
-            let error = answer(body.as_bytes()).unwrap_err().to_string();
+            let error = answer(body.as_bytes(), AVAILABLE).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
         let pods = review("pods", &Value::Null, &Value::Null).to_string();
-        let error = answer(pods.as_bytes()).unwrap_err().to_string();
+        let error = answer(pods.as_bytes(), AVAILABLE).unwrap_err().to_string();
         assert!(error.contains("\"pods\""), "{error}");
     }
 
     proptest! {
         #[test]
         fn no_body_panics_the_reviewer(body: Vec<u8>) {
-            let _ = answer(&body);
+            let _ = answer(&body, AVAILABLE);
         }
     }
 }

@@ -41,7 +41,7 @@ async fn start(directory: &Path) -> Running {
     let address = tcp.local_addr().unwrap();
     let listener = TlsListener::new(tcp, tls::config(Arc::new(renewed)).unwrap());
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, stop.clone()));
+    let task = tokio::spawn(serve(listener, tessera_api::AVAILABLE, stop.clone()));
     Running {
         address,
         stop,
@@ -111,7 +111,10 @@ async fn post(body: String) -> (StatusCode, String) {
     let request = Request::post(PATH)
         .body(axum::body::Body::from(body))
         .unwrap();
-    let response = router().oneshot(request).await.unwrap();
+    let response = router(tessera_api::AVAILABLE)
+        .oneshot(request)
+        .await
+        .unwrap();
     let status = response.status();
     let body = axum::body::to_bytes(response.into_body(), BODY_MAX)
         .await

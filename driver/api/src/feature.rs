@@ -21,8 +21,33 @@ pub enum Feature {
     ComputeDomains,
 }
 
-/// What this version has. A feature is added here in the change that makes it act.
+/// What this version has where no feature gate is switched on. A feature is added here, or to those with a
+/// gate, in the change that makes it act.
 pub const AVAILABLE: &[Feature] = &[Feature::ComputeDomains, Feature::Shares];
+
+/// What this version has where the feature gates are switched like this.
+pub fn available(time_slicing_settings: bool) -> &'static [Feature] {
+    const WITH_TIME_SLICING: &[Feature] = &[
+        Feature::ComputeDomains,
+        Feature::Shares,
+        Feature::TimeSlicing,
+    ];
+    if time_slicing_settings {
+        WITH_TIME_SLICING
+    } else {
+        AVAILABLE
+    }
+}
+
+impl Feature {
+    /// The feature gate that switches it on, by the name of the reference driver.
+    fn gate(self) -> Option<&'static str> {
+        match self {
+            Self::TimeSlicing => Some("TimeSlicingSettings"),
+            Self::Mps | Self::Passthrough | Self::Shares | Self::ComputeDomains => None,
+        }
+    }
+}
 
 impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,9 +65,7 @@ impl fmt::Display for Feature {
 ///
 /// It is refused and not ignored, because whoever wrote it expects it to act.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{at}: {value:?} asks for {feature}, which this version does not have yet; remove {remove}"
-)]
+#[error("{at}: {value:?} asks for {feature}, {} remove {remove}", missing(*feature))]
 pub struct Unsupported {
     /// The field that asks.
     pub at: FieldPath,
@@ -52,4 +75,12 @@ pub struct Unsupported {
     pub feature: Feature,
     /// What to take out of the configuration to be rid of the wish.
     pub remove: &'static str,
+}
+
+/// Why a feature is not there, and what can be done beside doing without it.
+fn missing(feature: Feature) -> String {
+    match feature.gate() {
+        Some(gate) => format!("whose feature gate {gate} is off; switch it on, or"),
+        None => "which this version does not have yet;".to_owned(),
+    }
 }

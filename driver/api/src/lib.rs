@@ -35,7 +35,7 @@ pub use domain::{
     ComputeDomainStatus, ComputeDomainTemplate, DomainSize, NODES_IN_STATUS, Readiness,
 };
 pub use error::ConfigError;
-pub use feature::{AVAILABLE, Feature, Unsupported};
+pub use feature::{AVAILABLE, Feature, Unsupported, available};
 pub use group::{API_VERSION, GROUP, OWN_API_VERSION, OWN_GROUP, OWN_VERSION, VERSION};
 pub use path::FieldPath;
 pub use policy::{

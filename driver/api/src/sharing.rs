@@ -57,6 +57,13 @@ impl Interval {
             Self::Long => "Long",
         }
     }
+
+    /// The interval of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|interval| interval.as_str() == name)
+    }
 }
 
 /// A device among those of a claim that a limit is for.

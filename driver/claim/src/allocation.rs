@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::resource::v1::{
     DeviceAllocationResult, DeviceRequestAllocationResult, ResourceClaim,
 };
-use tessera_api::{Config, ShareConfig};
+use tessera_api::{Config, Feature, ShareConfig};
 use tessera_device::{DeviceName, IdError};
 use thiserror::Error;
 
@@ -112,12 +112,13 @@ pub enum ClaimRefusal {
 
 /// Reads what `claim` allocates of `driver`'s devices, and how they are to be configured.
 ///
-/// `wanted` is the claim that the kubelet named. Results of other drivers are skipped: a claim
+/// `wanted` is the claim that the kubelet named; `features` is what configurations may ask for. Results of other drivers are skipped: a claim
 /// may join a GPU and a network card.
 pub fn allocation(
     claim: &ResourceClaim,
     wanted: &ClaimRef,
     driver: &str,
+    features: &[Feature],
 ) -> Result<Allocation, ClaimRefusal> {
     if !wanted.is(claim) {
         return Err(ClaimRefusal::Replaced {
@@ -133,7 +134,7 @@ pub fn allocation(
         refusal: Box::new(refusal),
     };
     let entries = allocated.config.as_deref().unwrap_or_default();
-    let configurations = Configurations::decode(entries, driver).map_err(refused)?;
+    let configurations = Configurations::decode(entries, driver, features).map_err(refused)?;
     let read = |result: &DeviceRequestAllocationResult| {
         let device = device_name(result, wanted)?;
         let configuration = configurations
@@ -246,6 +247,7 @@ fn allocated_device(
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use tessera_api::AVAILABLE;
     use tessera_device::Bytes;
 
     use super::*;
@@ -281,7 +283,7 @@ mod tests {
 
     #[track_caller]
     fn check(status: &Value, expected: Result<&[(&str, &str)], &str>) {
-        let found = allocation(&claim(status), &wanted(), DRIVER);
+        let found = allocation(&claim(status), &wanted(), DRIVER, AVAILABLE);
         match expected {
             Ok(devices) => {
                 let found = found.unwrap();
@@ -351,9 +353,20 @@ mod tests {
     fn a_device_comes_with_the_configuration_that_applies_to_it() {
         let parameters = json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"});
         let status = configured(&parameters);
-        let found = allocation(&claim(&status), &wanted(), DRIVER).unwrap();
+        let found = allocation(&claim(&status), &wanted(), DRIVER, AVAILABLE).unwrap();
         let encoded = found.devices[0].configuration.as_ref().map(Config::encode);
         assert_eq!(encoded, Some(parameters));
+    }
+
+    #[test]
+    fn what_a_configuration_may_ask_for_is_up_to_the_caller() {
+        let status = configured(&json!({
+            "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig",
+            "sharing": {"strategy": "TimeSlicing"},
+        }));
+        check(&status, Err("feature gate TimeSlicingSettings is off"));
+        let features = tessera_api::available(true);
+        allocation(&claim(&status), &wanted(), DRIVER, features).unwrap();
     }
 
     #[test]
@@ -371,7 +384,7 @@ mod tests {
         other.uid = "11111111-6bb6-4a7c-8b7c-3b1c3c0a9f6e".parse().unwrap();
         let status =
             json!({"allocation": {"devices": {"results": [result("a", DRIVER, "gpu-0")]}}});
-        let error = allocation(&claim(&status), &other, DRIVER).unwrap_err();
+        let error = allocation(&claim(&status), &other, DRIVER, AVAILABLE).unwrap_err();
         assert!(matches!(error, ClaimRefusal::Replaced { .. }));
     }
 
@@ -402,7 +415,13 @@ mod tests {
             };
             json!({"allocation": {"devices": {"results": ids.map(result)}}})
         };
-        let found = allocation(&claim(&shares(["one", "two"])), &wanted(), DRIVER).unwrap();
+        let found = allocation(
+            &claim(&shares(["one", "two"])),
+            &wanted(),
+            DRIVER,
+            AVAILABLE,
+        )
+        .unwrap();
         let memory = found.devices.iter().map(|device| device.consumed.memory);
         let twenty = Some(Bytes::from_mib(20 << 10));
         assert_eq!(memory.collect::<Vec<_>>(), [twenty, twenty]);
@@ -416,7 +435,7 @@ mod tests {
             "request": "a", "driver": DRIVER, "pool": "node0", "device": "gpu-0",
             "adminAccess": true, "shareID": "a671734a-e8e5-11e4-8fde-42010af09327",
         }]}}});
-        let found = allocation(&claim(&status), &wanted(), DRIVER).unwrap();
+        let found = allocation(&claim(&status), &wanted(), DRIVER, AVAILABLE).unwrap();
         assert!(found.devices[0].admin_access);
         assert_eq!(
             found.devices[0].share_id.as_deref(),

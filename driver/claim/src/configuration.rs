@@ -12,7 +12,7 @@
 
 use k8s_openapi::api::resource::v1::DeviceAllocationConfiguration;
 use tessera_api::{
-    AVAILABLE, Config, ConfigError, Document, Driver, FieldPath, Kind, ShareConfig, Unsupported,
+    Config, ConfigError, Document, Driver, Feature, FieldPath, Kind, ShareConfig, Unsupported,
 };
 use tessera_device::DeviceName;
 use thiserror::Error;
@@ -78,7 +78,10 @@ pub(crate) struct Effective {
 }
 
 /// The configurations of one allocation that are addressed to one driver, decoded.
-pub(crate) struct Configurations<'c>(Vec<Addressed<'c>>);
+pub(crate) struct Configurations<'c> {
+    addressed: Vec<Addressed<'c>>,
+    features: &'c [Feature],
+}
 
 struct Addressed<'c> {
     config: Config,
@@ -92,6 +95,7 @@ impl<'c> Configurations<'c> {
     pub(crate) fn decode(
         entries: &'c [DeviceAllocationConfiguration],
         driver: &str,
+        features: &'c [Feature],
     ) -> Result<Self, ConfigurationRefusal> {
         let mut class = Vec::new();
         let mut claim = Vec::new();
@@ -121,7 +125,10 @@ impl<'c> Configurations<'c> {
             });
         }
         class.append(&mut claim);
-        Ok(Self(class))
+        Ok(Self {
+            addressed: class,
+            features,
+        })
     }
 
     /// The configuration of `device`, which was allocated for `request` (`main`, or `main/sub` of a
@@ -163,11 +170,13 @@ impl<'c> Configurations<'c> {
         asked: impl Fn(Kind) -> bool,
     ) -> Result<Option<Config>, ConfigurationRefusal> {
         let asked = |addressed: &&Addressed<'_>| asked(addressed.config.kind());
-        for addressed in self.0.iter().rev().filter(asked) {
+        for addressed in self.addressed.iter().rev().filter(asked) {
             let fits = addressed.config.kind() == fitting;
             match addressed.reach(request) {
                 Reach::Device if !fits => return Err(addressed.mismatch(request, device, fitting)),
-                Reach::Device | Reach::Fitting if fits => return addressed.granted().map(Some),
+                Reach::Device | Reach::Fitting if fits => {
+                    return addressed.granted(self.features).map(Some);
+                }
                 Reach::Device | Reach::Fitting | Reach::Nothing => {}
             }
         }
@@ -198,8 +207,8 @@ impl Addressed<'_> {
         }
     }
 
-    fn granted(&self) -> Result<Config, ConfigurationRefusal> {
-        match self.config.require(&self.at, AVAILABLE) {
+    fn granted(&self, features: &[Feature]) -> Result<Config, ConfigurationRefusal> {
+        match self.config.require(&self.at, features) {
             Ok(()) => Ok(self.config.clone()),
             Err(wish) => Err(ConfigurationRefusal::Unsupported {
                 origin: self.origin,

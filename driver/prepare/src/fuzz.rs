@@ -71,6 +71,7 @@ impl Texts {
                     Use::Admin | Use::AdminOfPart => View::Admin,
                 },
                 instance: part.then(|| "MIG-11111111-2222-3333-4444-555555555555".parse().unwrap()),
+                time_slice: share.as_deref().and_then(tessera_api::Interval::named),
                 cdi_id: format!("k8s.gpu.nvidia.com/claim={request}"),
                 unknown: Map::new(),
             }

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use tessera_api::Interval;
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::{DeviceName, GpuUuid};
 use tessera_sharing::ConsumableShares;
@@ -17,6 +18,7 @@ use crate::record::{Phase, PreparedDevice, Record, RecordOf, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 use crate::share::{NoRoom, Sharer, find_room};
+use crate::time_slice;
 
 /// Proof that locks on certain GPUs are held. The shell's lock guard implements it.
 pub trait GpuGuard {
@@ -78,6 +80,19 @@ struct Holder {
     device: DeviceName,
     share_id: Option<String>,
     view: View,
+    time_slice: Option<Interval>,
+}
+
+impl Holder {
+    fn sharer(&self) -> Sharer<'_> {
+        Sharer {
+            claim: &self.claim,
+            device: &self.device,
+            share_id: self.share_id.as_ref(),
+            view: self.view,
+            time_slice: self.time_slice,
+        }
+    }
 }
 
 /// Devices that a claim may have, for as long as the locks are held.
@@ -110,6 +125,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                         device: device.device.clone(),
                         share_id: device.share_id.clone(),
                         view: device.view,
+                        time_slice: device.time_slice,
                     });
                 }
             }
@@ -145,6 +161,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 device.gpu.uuid
             );
             if device.view() == View::Admin {
+                self.refuse_other_setting(claim, device, &devices[..=at])?;
                 continue;
             }
             self.refuse_unaccounted(claim, device)?;
@@ -166,6 +183,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 });
             }
             self.refuse_overdrawn(claim, device, &devices[..=at])?;
+            self.refuse_other_setting(claim, device, &devices[..=at])?;
         }
         Ok(Admitted {
             _guard: self.guard,
@@ -214,13 +232,7 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
         device: &ResolvedDevice<'_>,
         devices: &[ResolvedDevice<'_>],
     ) -> Result<(), Refusal> {
-        let holders = self.holders.get(&device.gpu.uuid);
-        let sharers = holders.into_iter().flatten().map(|holder| Sharer {
-            claim: &holder.claim,
-            device: &holder.device,
-            share_id: holder.share_id.as_ref(),
-            view: holder.view,
-        });
+        let sharers = self.sharers(device);
         find_room(claim, devices, sharers, self.sharing).map_err(|NoRoom { overdrawn, held_by }| {
             Refusal::GpuOverdrawn {
                 claim: claim.clone(),
@@ -230,6 +242,34 @@ impl<'g, G: GpuGuard> Ledger<'g, G> {
                 held_by,
             }
         })
+    }
+
+    /// Refuses `device`, the last of `devices`, where it wants its GPU to be set otherwise than it is.
+    fn refuse_other_setting(
+        &self,
+        claim: &ClaimRef,
+        device: &ResolvedDevice<'_>,
+        devices: &[ResolvedDevice<'_>],
+    ) -> Result<(), Refusal> {
+        let agreed = time_slice::agree(claim, devices, self.sharers(device));
+        agreed.map_err(|conflict| {
+            let others = self.sharers(device);
+            let mut others = others.filter(|other| other.claim.uid != claim.uid);
+            let holder = others.find(|other| *other.claim == conflict.by.claim);
+            Refusal::SettingConflict {
+                claim: claim.clone(),
+                device: device.allocated.device.clone(),
+                gpu: device.gpu.uuid.clone(),
+                held_by: holder.map(|holder| (holder.claim.clone(), holder.device.clone())),
+                conflict: Box::new(conflict),
+            }
+        })
+    }
+
+    /// All who have the GPU of the device, or something of it.
+    fn sharers(&self, device: &ResolvedDevice<'_>) -> impl Iterator<Item = Sharer<'_>> {
+        let holders = self.holders.get(&device.gpu.uuid);
+        holders.into_iter().flatten().map(Holder::sharer)
     }
 
     /// The first claim other than `claim` whose use of the GPU leaves no room for this device, and

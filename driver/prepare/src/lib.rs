@@ -23,6 +23,7 @@ pub mod step;
 pub mod takeover;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod time_slice;
 pub mod unowned;
 pub mod upkeep;
 pub mod waiting;

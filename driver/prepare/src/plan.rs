@@ -18,6 +18,7 @@ use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 use crate::share;
 use crate::step::{Effect, MigDevice, Step};
+use crate::time_slice;
 
 /// What to do to prepare a claim for GPUs.
 pub type Plan = PlanOf<PreparedDevice>;
@@ -66,16 +67,18 @@ pub fn plan<G>(
             }
         })
         .collect();
+    let devices: Vec<PreparedDevice> = devices
+        .iter()
+        .map(|device| prepared_device(claim, device, kind))
+        .collect();
     let file = cdi::file_name(kind, &claim.uid);
-    let steps = vec![write_cdi(file, &gpus, kind, install)];
+    let mut steps = time_slice::set(&devices);
+    steps.push(write_cdi(file, &gpus, kind, install));
     let record = Record {
         boot: boot.clone(),
         claim: claim.clone(),
         phase: Phase::Preparing,
-        devices: devices
-            .iter()
-            .map(|device| prepared_device(claim, device, kind))
-            .collect(),
+        devices,
         effects: steps.iter().filter_map(Step::effect).collect(),
         unknown: Map::new(),
     };
@@ -122,7 +125,14 @@ pub fn restore(
         Effect::MigDevice(_) | Effect::Foreign { .. } => None,
     });
     let file = file.unwrap_or_else(|| cdi::file_name(kind, &record.claim.uid));
-    let steps = vec![write_cdi(file, &gpus, kind, install)];
+    // A driver that was replaced has forgotten how its GPUs were set.
+    let is_there = |device: &&PreparedDevice| {
+        let mut there = inventory.gpus().iter();
+        there.any(|gpu| gpu.uuid == device.gpu)
+    };
+    let there = record.devices.iter().filter(is_there).cloned();
+    let mut steps = time_slice::set(&there.collect::<Vec<_>>());
+    steps.push(write_cdi(file, &gpus, kind, install));
     let is_spec = |effect: &&Effect| matches!(effect, Effect::CdiFile { .. });
     let others = record.effects.iter().filter(|effect| !is_spec(effect));
     // What was made before the spec was written is taken back after it.
@@ -194,6 +204,7 @@ pub(crate) fn prepared_device(
     let gpu = device.gpu.uuid.clone();
     let view = device.view();
     let instance = device.mig().cloned();
+    let time_slice = time_slice::wanted(claim, device);
     PreparedDevice {
         request,
         pool,
@@ -202,6 +213,7 @@ pub(crate) fn prepared_device(
         gpu,
         view,
         instance,
+        time_slice,
         cdi_id,
         unknown: Map::new(),
     }

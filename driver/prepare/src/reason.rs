@@ -67,6 +67,8 @@ names! {
         GpuHeld,
         /// The shares of other claims leave no room on the GPU.
         GpuOverdrawn,
+        /// Claims want different settings of one GPU.
+        SettingConflict,
         /// Nothing holds a share of the device to what the claim asks for.
         ShareNotHeld,
         /// Another claim is releasing the GPU and has not done so in time.
@@ -113,6 +115,8 @@ names! {
         MigDeviceBusy,
         /// A GPU could not be cut as it must be, or not be looked at.
         MigFailed,
+        /// A time slice could not be set.
+        TimeSliceFailed,
         /// The plugin met a mistake of its own.
         Defect,
     }

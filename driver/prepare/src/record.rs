@@ -12,12 +12,13 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tessera_api::Interval;
 use tessera_claim::ClaimRef;
 use tessera_device::mig::Part;
 use tessera_device::{DeviceName, GpuUuid, MigUuid};
 use thiserror::Error;
 
-use self::fields::optional_text;
+use self::fields::{optional_interval, optional_text};
 pub(crate) use self::fields::{part, placement, text};
 use crate::cdi::{self, CdiKind};
 use crate::share::Share;
@@ -128,6 +129,14 @@ pub struct PreparedDevice {
         skip_serializing_if = "Option::is_none"
     )]
     pub instance: Option<MigUuid>,
+    /// The time slice that the claim wants the GPU to have, before it is set. Versions that do not know it
+    /// leave the GPU as it is set.
+    #[serde(
+        default,
+        with = "optional_interval",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub time_slice: Option<Interval>,
     /// CDI device for the container runtime, `vendor/class=name`.
     pub cdi_id: String,
     /// Fields of a newer version.
@@ -150,6 +159,10 @@ pub trait RecordedDevice:
     fn share_id(&self) -> Option<&str>;
     /// Which of [`Self::TYPES`] it is.
     fn device_type(&self) -> &'static str;
+    /// The GPU whose time slice the claim wants to be set, and to what.
+    fn time_slice(&self) -> Option<(&GpuUuid, Interval)> {
+        None
+    }
     /// The lowest format of records that says all of it.
     fn format(&self) -> u32 {
         FIRST_FORMAT
@@ -176,6 +189,10 @@ impl RecordedDevice for PreparedDevice {
             (Some(_), _) | (None, View::Part(_)) => "mig",
             (None, View::Whole | View::Share(_) | View::Admin) => "gpu",
         }
+    }
+
+    fn time_slice(&self) -> Option<(&GpuUuid, Interval)> {
+        Some((&self.gpu, self.time_slice?))
     }
 
     fn format(&self) -> u32 {

@@ -4,7 +4,7 @@ use tessera_claim::{ClaimRef, ClaimRefusal, ClaimUid, ConfigurationRefusal};
 use tessera_device::follow::Absence;
 use tessera_device::mig::MigState;
 use tessera_device::{DeviceName, GpuUuid};
-use tessera_sharing::Overdrawn;
+use tessera_sharing::{Conflict, Overdrawn};
 use thiserror::Error;
 
 use crate::channel::ChannelRefusal;
@@ -98,6 +98,20 @@ pub enum Refusal {
         /// Everybody else who has shares of it, and the device as which they have them.
         held_by: Vec<(ClaimRef, DeviceName)>,
     },
+    /// A device that the claim wants to be set otherwise than others have it.
+    #[error("claim {claim} cannot have {device} (GPU {gpu}) as it wants it: {conflict}")]
+    SettingConflict {
+        /// The claim.
+        claim: ClaimRef,
+        /// The device.
+        device: DeviceName,
+        /// The GPU behind it.
+        gpu: GpuUuid,
+        /// What is wanted, and who has what.
+        conflict: Box<Conflict>,
+        /// Who has it otherwise, and the device as which: another claim, if it is not this one.
+        held_by: Option<(ClaimRef, DeviceName)>,
+    },
     /// A share that must be held to what nothing here holds it to.
     #[error("claim {claim} cannot have its share of {device} (GPU {gpu}): {refusal}")]
     ShareNotHeld {
@@ -176,6 +190,7 @@ impl Refusal {
             Self::MigLayoutChanged { .. } => Reason::MigLayoutChanged,
             Self::GpuHeld { .. } => Reason::GpuHeld,
             Self::GpuOverdrawn { .. } => Reason::GpuOverdrawn,
+            Self::SettingConflict { .. } => Reason::SettingConflict,
             Self::ShareNotHeld { .. } => Reason::ShareNotHeld,
             Self::GpuBeingReleased { .. } => Reason::GpuBeingReleased,
             Self::Unclean { .. } => Reason::GpuUnclean,

@@ -5,6 +5,7 @@
 //! device has, whatever a scheduler has counted.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tessera_api::Interval;
 use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::mig::Part;
 use tessera_device::{Bytes, DeviceName, Gpu, GpuUuid};
@@ -26,13 +27,14 @@ pub struct Share {
     pub amounts: Amounts,
 }
 
-/// Somebody who has a share of a GPU.
+/// Somebody who has a GPU, or a share of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sharer<'l> {
     pub(crate) claim: &'l ClaimRef,
     pub(crate) device: &'l DeviceName,
     pub(crate) share_id: Option<&'l String>,
     pub(crate) view: View,
+    pub(crate) time_slice: Option<Interval>,
 }
 
 /// Who is in the way of a share.
@@ -112,8 +114,8 @@ fn holder(claim: &ClaimRef, share: Option<&String>) -> Holder {
 
 /// Fails if a share must be held to something that its device has nothing for.
 ///
-/// Whoever has a device alone has a share of all its memory. Settings of the device as a whole cannot
-/// disagree yet: the only one that can be had is what the NVIDIA driver does by itself.
+/// Whoever has a device alone has a share of all its memory. Whether claims agree on the settings of the
+/// device as a whole is the ledger's question.
 pub fn refuse_unheld(claim: &ClaimRef, devices: &[ResolvedDevice<'_>]) -> Result<(), Refusal> {
     for device in devices {
         let Some(config) = &device.allocated.share_configuration else {

@@ -5,6 +5,7 @@
 //! something new adds a variant to both; the loop that runs them stays as it is.
 
 use serde::{Deserialize, Serialize};
+use tessera_api::Interval;
 use tessera_device::GpuUuid;
 use tessera_device::mig::{MigInstance, MigMode};
 
@@ -36,6 +37,20 @@ pub enum Step {
     CreateMig(MigDevice),
     /// Destroy a MIG device, or what there is of it. It may be gone already.
     DestroyMig(MigDevice),
+    /// Set the time slice of a GPU, and let any number of programs use it.
+    SetTimeSlice {
+        /// The GPU.
+        gpu: GpuUuid,
+        /// How long the slice is.
+        interval: Interval,
+    },
+    /// Set the time slice of a GPU back to the NVIDIA driver's own. The GPU may be gone.
+    ResetTimeSlice {
+        /// The GPU.
+        gpu: GpuUuid,
+        /// Whether it is certain that it was set. If not, it may be one that cannot be set.
+        was_set: bool,
+    },
 }
 
 /// What came of a step that was done.
@@ -78,8 +93,13 @@ impl Step {
                 crc32: crc32fast::hash(contents),
             }),
             Self::CreateMig(device) => Some(Effect::MigDevice(device.clone())),
-            // The mode of a GPU that nobody uses is nobody's: whoever needs another switches it.
-            Self::RemoveCdi { .. } | Self::SwitchMigMode { .. } | Self::DestroyMig(_) => None,
+            // The mode of a GPU that nobody uses is nobody's: whoever needs another switches it. The time
+            // slice is that of all who want it, and stands with the device of each.
+            Self::RemoveCdi { .. }
+            | Self::SwitchMigMode { .. }
+            | Self::DestroyMig(_)
+            | Self::SetTimeSlice { .. }
+            | Self::ResetTimeSlice { .. } => None,
         }
     }
 }

@@ -273,6 +273,8 @@ impl Successor<'_> {
                 gpu: gpu.clone(),
                 view: view(result, &device.kind),
                 instance: None,
+                // What the reference driver has set stays set.
+                time_slice: None,
                 cdi_id: self.cdi_id(uid, device),
                 unknown: Map::new(),
             }));

@@ -6,6 +6,7 @@
 )]
 
 use serde_json::Map;
+use tessera_api::{Config, GpuConfig, GpuSharing, Interval};
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef, Consumed};
 use tessera_device::testing::{cut, gpu, gpu_uuid};
 use tessera_device::{Bytes, DeviceName, GpuUuid, Offered};
@@ -42,6 +43,7 @@ pub fn record(name: &str, minors: &[u32]) -> Record {
             gpu: gpu_uuid(*minor),
             view: View::Whole,
             instance: None,
+            time_slice: None,
             cdi_id: cdi::device_id(&kind, &claim.uid, &device, None),
             device,
             unknown: Map::new(),
@@ -119,6 +121,23 @@ pub fn share_allocation(name: &str, minor: u32, shares: &[(&str, u64)]) -> Alloc
         ..of.clone()
     };
     allocation.devices = shares.iter().map(device).collect();
+    allocation
+}
+
+/// The same record, of a claim that wants this time slice of its GPUs.
+pub fn slicing(mut record: Record, interval: Interval) -> Record {
+    for device in &mut record.devices {
+        device.time_slice = Some(interval);
+    }
+    record
+}
+
+/// The same allocation, of a claim that wants this time slice of its GPUs.
+pub fn wants_slices(mut allocation: Allocation, interval: Interval) -> Allocation {
+    for device in &mut allocation.devices {
+        let sharing = Some(GpuSharing::TimeSlicing(interval));
+        device.configuration = Some(Config::Gpu(GpuConfig { sharing }));
+    }
     allocation
 }
 

@@ -162,6 +162,8 @@ pub(crate) fn rebuild(
             // is the safe assumption.
             view: instance.map_or(View::Whole, |instance| View::Part(instance.part())),
             instance: instance.map(|instance| instance.uuid.clone()),
+            // A spec does not tell. It is known again when the claim is asked for.
+            time_slice: None,
             cdi_id: cdi::device_id(kind, claim, &device, share_id.as_deref()),
             share_id,
             device,

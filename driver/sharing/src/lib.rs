@@ -5,7 +5,8 @@
 //! together or refuses. What concerns the device as a whole is agreed on in [`merge`]. [`Account`] adds up what was
 //! given away, and [`decide`] moves the limits of shares that may grow.
 //!
-//! Nothing here acts. Of these decisions the node makes [`grant`] and those of [`Account`]; limits are set by nobody yet.
+//! Nothing here acts. Of these decisions the node makes [`grant`], [`merge`] and those of [`Account`]; limits are set by
+//! nobody yet.
 
 mod account;
 mod consumable;

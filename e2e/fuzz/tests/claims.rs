@@ -325,7 +325,7 @@ impl Claim {
 fn an_allocation_is_all_that_the_claim_gives_this_driver_or_a_refusal() {
     fuzz!(3_000, Claim, |made| {
         let claim: ResourceClaim = serde_json::from_value(made.json()).unwrap();
-        let Ok(allocation) = allocation(&claim, &wanted(), DRIVER) else {
+        let Ok(allocation) = allocation(&claim, &wanted(), DRIVER, tessera_api::AVAILABLE) else {
             return;
         };
         assert!(made.same_uid && made.allocated);
@@ -355,7 +355,7 @@ fn no_answer_of_the_api_server_breaks_the_reader() {
         let at = usize::from(*at) % bytes.len();
         bytes[at] ^= bits;
         if let Ok(claim) = serde_json::from_slice::<ResourceClaim>(&bytes)
-            && let Ok(allocation) = allocation(&claim, &wanted(), DRIVER)
+            && let Ok(allocation) = allocation(&claim, &wanted(), DRIVER, tessera_api::AVAILABLE)
         {
             assert!(!allocation.devices.is_empty());
         }

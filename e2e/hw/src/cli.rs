@@ -8,7 +8,7 @@ use std::{fmt::Write as _, path::PathBuf, sync::atomic::AtomicBool};
 use anyhow::{Context as _, Result};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tessera_hw::{
-    Artifacts, Effect, Gpu, Injection, Node, Repeat,
+    Artifacts, ComputeMode, Condition, Effect, Gpu, Injection, Node, Repeat, TimeSlice,
     injection::ReturnCode,
     install::{self, Replaced, find_state},
     kernel,
@@ -333,6 +333,18 @@ fn inject(node: &mut Node, calls: Calls, effect: Effect) {
     });
 }
 
+/// Settings that are not as they are by themselves.
+fn policies(condition: &Condition) -> String {
+    let mut text = String::new();
+    if condition.time_slice != TimeSlice::Default {
+        let _ = write!(text, "  time slice {}", condition.time_slice.name());
+    }
+    if condition.compute_mode != ComputeMode::Default {
+        let _ = write!(text, "  compute mode {}", condition.compute_mode.name());
+    }
+    text
+}
+
 fn describe(node: &Node) -> String {
     let mut text = format!(
         "{}: {} simulated GPUs (profile {}), driver {}, CUDA {}\n",
@@ -354,9 +366,10 @@ fn describe(node: &Node) -> String {
             Presence::Resetting => "  BEING RESET",
         };
         let held = if condition.held { "  held" } else { "" };
+        let policies = policies(condition);
         let _ = writeln!(
             text,
-            "  {:>2}  {}  {}  {}  {}C  {}W  {}/{}MiB{presence}{held}",
+            "  {:>2}  {}  {}  {}  {}C  {}W  {}/{}MiB{presence}{held}{policies}",
             facts.minor,
             facts.pci,
             facts.name,

@@ -37,6 +37,7 @@ use crate::{
     injection::Effect,
     install::{self, InstallError, find_state},
     mig::{Done, Operation, Refusal},
+    policy::Policy,
     state::{Node, StateError},
 };
 
@@ -63,6 +64,13 @@ pub enum Request {
         /// What.
         operation: Operation,
     },
+    /// A setting of the GPU with this UUID.
+    Set {
+        /// The GPU.
+        gpu: String,
+        /// What it is set to.
+        policy: Policy,
+    },
     /// A call of this function counted for the injections that all processes count together.
     Count {
         /// Its C name.
@@ -76,6 +84,8 @@ pub enum Request {
 pub enum Answer {
     /// It was done.
     Done(Done),
+    /// It was set.
+    Set,
     /// The driver does not do it.
     Refused(Refusal),
     /// What happens to the call, and by which injection.
@@ -120,6 +130,11 @@ fn change(root: &Path, request: &Request) -> Result<Answer, InstallError> {
             let operate = |node: &mut Node| Ok::<_, InstallError>(node.operate(gpu, *operation));
             let outcome = install::change(root, operate)?;
             Ok(outcome.map_or_else(Answer::Refused, Answer::Done))
+        }
+        Request::Set { gpu, policy } => {
+            let set = |node: &mut Node| Ok::<_, InstallError>(node.set_policy(gpu, *policy));
+            let outcome = install::change(root, set)?;
+            Ok(outcome.map_or_else(Answer::Refused, |()| Answer::Set))
         }
         Request::Count { function } => {
             let due = find_state(root)?.update(|node| node.observe(function))?;

@@ -14,6 +14,7 @@ pub mod injection;
 pub mod install;
 pub mod kernel;
 pub mod mig;
+pub mod policy;
 pub mod profile;
 pub mod state;
 
@@ -23,5 +24,6 @@ pub use facts::{AddressingMode, Architecture, Brand, Driver, Facts, PciFunction,
 pub use injection::{Effect, Injection, Repeat};
 pub use install::{InstallError, Installed, Replaced, install, uninstall, upgrade};
 pub use mig::LayoutError;
+pub use policy::{ComputeMode, Policy, TimeSlice};
 pub use profile::{Profile, ProfileError};
 pub use state::{Condition, Gpu, Node, StateError, StateFile};

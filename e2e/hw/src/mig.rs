@@ -197,6 +197,7 @@ impl Gpu {
     pub fn end_reset(&mut self) {
         self.condition.presence = Presence::Present;
         self.condition.held = false;
+        self.condition.forget_policies();
         let Mig {
             pending, created, ..
         } = self.condition.mig;

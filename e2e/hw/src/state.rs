@@ -15,6 +15,7 @@ use crate::{
     facts::{Driver, Facts},
     injection::{Effect, Injection},
     mig::Mig,
+    policy::{ComputeMode, TimeSlice},
 };
 
 /// Everything about the GPUs of one node.
@@ -85,6 +86,12 @@ pub struct Condition {
     /// Whether another client holds it open, as monitoring does.
     #[serde(default)]
     pub held: bool,
+    /// How long its programs' turns are.
+    #[serde(default)]
+    pub time_slice: TimeSlice,
+    /// How many programs may use it.
+    #[serde(default)]
+    pub compute_mode: ComputeMode,
     /// How it is cut.
     pub mig: Mig,
 }
@@ -102,6 +109,8 @@ impl Condition {
             uncorrectable_errors: 0,
             correctable_errors: 0,
             held: false,
+            time_slice: TimeSlice::Default,
+            compute_mode: ComputeMode::Default,
             mig: Mig::default(),
         }
     }

@@ -276,6 +276,23 @@ fn feature_gates_reach_the_plugin() {
 }
 
 #[test]
+fn time_slices_are_judged_by_the_gate_wherever_configurations_are_judged() {
+    let rendered = |install: &Install| serde_json::to_string(&install.render().unwrap()).unwrap();
+    let install = Install::default().set("webhook.enabled=true");
+    let said = "gate TimeSlicingSettings is off";
+    let off = rendered(&install);
+    assert!(
+        off.contains(said) && !off.contains("FEATURE_GATES"),
+        "{off}"
+    );
+    let on = rendered(&install.set("featureGates.TimeSlicingSettings=true"));
+    assert!(!on.contains(said), "{on}");
+    // The plugin's containers for GPUs and for compute domains, and the webhook.
+    let told = on.matches("TimeSlicingSettings=true").count();
+    assert_eq!(told, 3, "{on}");
+}
+
+#[test]
 fn the_plugin_is_probed_on_its_health_port_and_not_at_all_without_one() {
     let with = objects(&Install::default()).unwrap();
     for container in &plugin(&with).unwrap().containers {

@@ -10,12 +10,7 @@ use crate::report::Report;
 /// user guide do ("Enable MIG Mode").
 pub(crate) fn mig_mode(nvml: &Nvml, id: Option<&str>, enabled: bool) -> Result<Report, NvmlError> {
     let mut text = String::new();
-    let devices = match id {
-        Some(id) => vec![find(nvml, id)?],
-        None => (0..nvml.device_count()?)
-            .map(|index| nvml.device_by_index(index))
-            .collect::<Result<_, _>>()?,
-    };
+    let devices = devices(nvml, id)?;
     let (done, pending) = if enabled {
         ("Enabled", "enable")
     } else {
@@ -35,6 +30,16 @@ pub(crate) fn mig_mode(nvml: &Nvml, id: Option<&str>, enabled: bool) -> Result<R
     }
     text.push_str("All done.\n");
     Ok(Report { text, code: 0 })
+}
+
+/// The GPU that is named, or all.
+pub(crate) fn devices<'n>(nvml: &'n Nvml, id: Option<&str>) -> Result<Vec<Device<'n>>, NvmlError> {
+    match id {
+        Some(id) => Ok(vec![find(nvml, id)?]),
+        None => (0..nvml.device_count()?)
+            .map(|index| nvml.device_by_index(index))
+            .collect(),
+    }
 }
 
 fn find<'n>(nvml: &'n Nvml, id: &str) -> Result<Device<'n>, NvmlError> {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tessera_hw::{Artifacts, Effect, Injection, Node, Repeat, StateFile, install, state::Presence};
+use tessera_hw::{
+    Artifacts, ComputeMode, Effect, Injection, Node, Repeat, StateFile, TimeSlice, install,
+    state::Presence,
+};
 
 const UUID: &str = "nvmlDeviceGetUUID";
 
@@ -252,4 +255,68 @@ fn mig_devices_stand_below_their_gpu_in_the_format_of_the_real_one() {
         ]
     );
     assert!(lines[3].starts_with("GPU 2: "), "{}", lines[3]);
+}
+
+#[test]
+fn time_slice_and_compute_mode_are_set_on_the_named_gpu_alone() {
+    let machine = machine("h100");
+    let node = || machine.state.read().unwrap().1;
+    let uuid = node().gpus[3].facts.uuid.clone();
+    let run = |arguments: &[&str]| {
+        let output = machine.command(arguments).output().unwrap();
+        (output.status.code(), stdout(&output))
+    };
+    let mode = ["-i", &uuid, "-c", "EXCLUSIVE_PROCESS"];
+    let expected = "Set compute mode to EXCLUSIVE_PROCESS for GPU 00000000:5D:00.0.\nAll done.\n";
+    assert_eq!(run(&mode), (Some(0), expected.to_owned()));
+    let slice = ["compute-policy", "-i", &uuid, "--set-timeslice", "3"];
+    assert_eq!(run(&slice).0, Some(0));
+    let list = run(&["compute-policy", "--list"]).1;
+    let long: Vec<_> = list
+        .lines()
+        .map(|line| line.contains("is LONG (simulated)"))
+        .collect();
+    assert_eq!(
+        long,
+        [false, false, false, true, false, false, false, false]
+    );
+    let set: Vec<_> = node()
+        .gpus
+        .iter()
+        .map(|gpu| (gpu.condition.time_slice, gpu.condition.compute_mode))
+        .collect();
+    assert_eq!(set[3], (TimeSlice::Long, ComputeMode::ExclusiveProcess));
+    assert_eq!(set[2], Default::default());
+}
+
+#[test]
+fn what_cannot_be_set_exits_as_the_real_one_does() {
+    let machine = machine("h100");
+    let code = |arguments: &[&str]| {
+        let output = machine.command(arguments).output().unwrap();
+        output.status.code()
+    };
+    let set = |gpu: &str| code(&["compute-policy", "-i", gpu, "--set-timeslice", "1"]);
+    assert_eq!(set("GPU-00000000-0000-0000-0000-000000000000"), Some(6));
+    machine
+        .state
+        .update(|node| {
+            node.gpus[0].condition.mig.enabled = true;
+            node.gpus[1].condition.presence = Presence::Lost;
+        })
+        .unwrap();
+    assert_eq!(set("0"), Some(3));
+    assert_eq!(set("1"), Some(15));
+    assert_eq!(
+        code(&["compute-policy", "-i", "2", "--set-timeslice", "4"]),
+        Some(2)
+    );
+    machine.inject(Injection::new(
+        "simulatedDeviceSetTimeSlice",
+        1,
+        Repeat::Times(1),
+        Effect::Fail(4),
+    ));
+    assert_eq!(set("2"), Some(4));
+    assert_eq!(set("2"), Some(0));
 }

@@ -11,6 +11,7 @@ mod event;
 mod fabric;
 mod instance;
 mod mig;
+mod policy;
 mod system;
 
 use std::{

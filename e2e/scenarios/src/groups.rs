@@ -26,6 +26,7 @@ pub(crate) mod shares;
 pub(crate) mod sharing;
 pub(crate) mod survival;
 pub(crate) mod takeover;
+pub(crate) mod time_slices;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
 pub(crate) mod versions;

@@ -3,7 +3,7 @@
 use crate::groups::{
     api_away, cleanup, configuration, damage, domains, driver, dynamic_mig, events, hostile,
     isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, shapes, shares,
-    sharing, survival, takeover, uninstall, upgrade, versions, webhook, whole_gpus,
+    sharing, survival, takeover, time_slices, uninstall, upgrade, versions, webhook, whole_gpus,
 };
 use crate::scenario::Scenario;
 
@@ -83,6 +83,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "Beside pods with shares, nvidia.com/gpu: 2 as a limit has two GPUs for itself, and none of those that are shared.",
     shares::a_share_that_must_be_held_is_refused_with_what_its_device_has
         => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs.",
+    time_slices::a_time_slice_is_set_while_somebody_wants_it_and_no_other_gpu_is_touched
+        => "A time slice is set while somebody wants it: for two pods of one claim, for ten claims with shares of one GPU, and for nobody after the last of them. Another interval is refused with both names, and a claim that asks for none touches nothing.",
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
     rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tessera_cluster::Node;
 use tessera_hw::install::keep;
 use tessera_hw::state::{Gpu, Presence};
-use tessera_hw::{Artifacts, Effect, Injection, LayoutError, Repeat, Replaced};
+use tessera_hw::{Artifacts, Effect, Injection, LayoutError, Repeat, Replaced, TimeSlice};
 
 use crate::failure::Failure;
 
@@ -105,6 +105,22 @@ impl<'a> Driver<'a> {
     /// How many GPUs are in MIG mode.
     pub(crate) fn gpus_in_mig_mode(&self) -> Result<usize, Failure> {
         self.look(|gpus| gpus.iter().filter(|gpu| gpu.condition.mig.enabled).count())
+    }
+
+    /// The GPUs whose time slice is not the driver's own, by their UUIDs.
+    pub(crate) fn time_slices(&self) -> Result<Vec<(String, TimeSlice)>, Failure> {
+        let set = |gpu: &Gpu| (gpu.facts.uuid.clone(), gpu.condition.time_slice);
+        let is_set = |set: &(String, TimeSlice)| set.1 != TimeSlice::Default;
+        self.look(|gpus| gpus.iter().map(set).filter(is_set).collect())
+    }
+
+    /// Sets the time slice of a GPU, as an administrator does by hand.
+    pub(crate) fn set_time_slice(&mut self, uuid: &str, slice: TimeSlice) -> Result<(), Failure> {
+        self.change(|node| {
+            if let Some(gpu) = node.gpu_mut(uuid) {
+                gpu.condition.time_slice = slice;
+            }
+        })
     }
 
     fn look<T>(&self, look: impl FnOnce(&[Gpu]) -> T) -> Result<T, Failure> {

@@ -8,11 +8,11 @@ use jiff::SignedDuration;
 use tessera_device::mig::MigLayouts;
 use tessera_resource_api::Version;
 use tessera_sharing::ConsumableShares;
+use tessera_shell::feature_gates::FeatureGates;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
 
 use crate::claims::UnownedMig;
-use crate::feature_gates::FeatureGates;
 
 /// How a worker is told from the keeper that starts it.
 pub const KEPT: &str = "--kept";
@@ -161,8 +161,8 @@ pub struct Args {
     #[arg(long, env = "GPU_CLIQUE_LABEL_ENABLED", default_value_t = false, action = ArgAction::Set)]
     pub gpu_clique_label_enabled: bool,
 
-    /// Features that are on or off, as the reference driver names them: DynamicMIG=true. Others of its
-    /// gates are taken and without effect.
+    /// Features that are on or off, as the reference driver names them: DynamicMIG=true,
+    /// TimeSlicingSettings=true. Others of its gates are taken and without effect.
     #[arg(long, env = "FEATURE_GATES", default_value = "")]
     pub feature_gates: FeatureGates,
 

@@ -170,8 +170,13 @@ where
     /// What the claim may have, as the API server says it.
     async fn read(&self, claim: &ClaimRef, deadline: Deadline) -> Result<Vec<Granted>, ClaimError> {
         let object = self.read_claim(claim, deadline).await?;
-        let allocation =
-            allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
+        let allocation = allocation(
+            &object,
+            claim,
+            &self.identity.driver,
+            self.identity.features,
+        )
+        .map_err(Refusal::from)?;
         let mut granted = Vec::new();
         for wanted in wanted(&allocation, &self.identity.pool)? {
             let facts = self.facts(claim, &wanted, deadline).await?;

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use k8s_openapi::api::resource::v1::ResourceClaim;
+use tessera_api::Feature;
 use tessera_claim::{Allocation, ClaimRef, allocation};
 use tessera_device::GpuUuid;
 use tessera_device::mig::MigLayouts;
@@ -40,7 +41,7 @@ use tessera_prepare::refusal::Refusal;
 use tessera_prepare::resolve::ResolvedDevice;
 use tessera_prepare::share::refuse_unheld;
 use tessera_prepare::standing::{Standing, standing};
-use tessera_prepare::step::{Step, undo_all};
+use tessera_prepare::step::Step;
 use tessera_prepare::upkeep::has_name;
 use tessera_prepare::waiting::WaitingFor;
 use tessera_sharing::ConsumableShares;
@@ -83,6 +84,8 @@ pub struct Identity {
     pub boot: BootId,
     /// How claims may share devices.
     pub sharing: ConsumableShares,
+    /// What configurations may ask for.
+    pub features: &'static [Feature],
 }
 
 /// What becomes of a MIG device that nobody accounts for.
@@ -144,8 +147,13 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             ) => return self.without_api(claim, error),
             read => read?,
         };
-        let allocation =
-            allocation(&object, claim, &self.identity.driver).map_err(Refusal::from)?;
+        let allocation = allocation(
+            &object,
+            claim,
+            &self.identity.driver,
+            self.identity.features,
+        )
+        .map_err(Refusal::from)?;
         if self.hardware.now().is_none()
             && let Some(devices) = self.prepared_before(&allocation, deadline).await?
         {
@@ -196,7 +204,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             Some(Entry::Unreadable(unreadable)) => {
                 let copied = unreadable.copy.as_ref();
-                let mut steps = copied.map_or_else(Vec::new, |copy| undo_all(&copy.effects));
+                let undone = copied.map(|copy| executor::undo(copy, records));
+                let mut steps = undone.transpose()?.unwrap_or_default();
                 steps.extend(self.usual_leftovers(claim));
                 take_back_unreadable(&unreadable, &steps, records, node, deadline).await?;
             }
@@ -259,7 +268,9 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 // What was seen of the GPUs was the state before something was taken back.
                 Ok(None) => {}
                 Err(ClaimError::Refused(
-                    refusal @ (Refusal::GpuHeld { .. } | Refusal::GpuOverdrawn { .. }),
+                    refusal @ (Refusal::GpuHeld { .. }
+                    | Refusal::GpuOverdrawn { .. }
+                    | Refusal::SettingConflict { .. }),
                 )) => {
                     drop(held);
                     self.await_release(refusal, deadline).await?;

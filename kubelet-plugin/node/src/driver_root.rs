@@ -114,6 +114,13 @@ pub fn find_nvml(root: &DriverRoot) -> Result<PathBuf, DriverRootError> {
     })
 }
 
+/// The program `nvidia-smi` as this process sees it, without links as [`find_nvml`]; nothing if the driver
+/// came without it.
+pub fn find_smi(root: &DriverRoot) -> Result<Option<PathBuf>, DriverRootError> {
+    let look = Look::into_root(root)?;
+    Ok(look.smi()?.map(|path| look.local(&path)))
+}
+
 /// Finds what containers need of the driver of this version.
 pub fn discover(root: &DriverRoot, version: &DriverVersion) -> Result<Discovery, DriverRootError> {
     let look = Look::into_root(root)?;

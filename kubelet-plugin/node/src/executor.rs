@@ -15,6 +15,7 @@ use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::plan::PlanOf;
 use tessera_prepare::record::{Phase, RecordOf, RecordedDevice};
 use tessera_prepare::step::{Done, Effect, Step, undo_all};
+use tessera_prepare::time_slice::set_back;
 use thiserror::Error;
 use tracing::warn;
 
@@ -23,6 +24,7 @@ use crate::deadline::Deadline;
 use crate::file_error::FileError;
 use crate::journal::{JournalError, Records};
 use crate::mig::{Mig, MigError};
+use crate::time_slice::{TimeSliceError, TimeSlices};
 
 /// What the steps act on.
 pub trait Node {
@@ -55,9 +57,12 @@ pub enum StepError {
     /// Something was not done to a GPU's MIG side.
     #[error(transparent)]
     Mig(#[from] MigError),
-    /// Another driver's claims have no MIG devices.
+    /// The time slice of a GPU was not set.
+    #[error(transparent)]
+    TimeSlice(#[from] TimeSliceError),
+    /// Another driver's claims have no GPUs.
     #[error("{what} is not this driver's to change; please report this as a bug")]
-    NoMig {
+    NotOurs {
         /// The GPU or MIG device.
         what: String,
     },
@@ -88,6 +93,8 @@ pub struct LocalNode {
     pub cdi: CdiDir,
     /// What is done to GPUs, for a driver that has some.
     pub mig: Option<Mig>,
+    /// What sets their time slices, for the same driver.
+    pub time_slices: Option<TimeSlices>,
 }
 
 impl LocalNode {
@@ -101,8 +108,15 @@ impl LocalNode {
     }
 
     fn mig(&self, what: &impl ToString) -> Result<&Mig, StepError> {
-        self.mig.as_ref().ok_or_else(|| StepError::NoMig {
+        self.mig.as_ref().ok_or_else(|| StepError::NotOurs {
             what: what.to_string(),
+        })
+    }
+
+    fn time_slices(&self, gpu: &GpuUuid) -> Result<&TimeSlices, StepError> {
+        let ours = self.time_slices.as_ref();
+        ours.ok_or_else(|| StepError::NotOurs {
+            what: gpu.to_string(),
         })
     }
 }
@@ -126,6 +140,12 @@ impl Node for LocalNode {
                 return Ok(Done::Created(made));
             }
             Step::DestroyMig(device) => self.mig(device)?.destroy(device.clone(), limit).await?,
+            Step::SetTimeSlice { gpu, interval } => {
+                self.time_slices(gpu)?.set(gpu, *interval, limit).await?;
+            }
+            Step::ResetTimeSlice { gpu, was_set } => {
+                self.time_slices(gpu)?.reset(gpu, *was_set, limit).await?;
+            }
         }
         Ok(Done::AsPlanned)
     }
@@ -209,8 +229,11 @@ pub async fn give_up<D: RecordedDevice>(
     node: &impl Node,
     limit: Deadline,
 ) {
-    let steps = undo_all(&record.effects);
-    if let Err(undo) = take_back(&record.claim.uid, &steps, records, node, limit).await {
+    let undone = async {
+        let steps = undo(record, records)?;
+        take_back(&record.claim.uid, &steps, records, node, limit).await
+    };
+    if let Err(undo) = undone.await {
         let claim_uid = record.claim.uid.as_str();
         warn!(claim_uid, error = %undo, "what was begun is left for the next attempt");
     }
@@ -258,6 +281,28 @@ pub async fn restore<D>(
     Ok(record)
 }
 
+/// The steps that take back what is recorded of a claim.
+///
+/// Whether the time slice of a GPU is set back depends on the claims beside it. Their records are read
+/// here, where the locks of the claim's GPUs are held: one that cannot be read counts by its copy.
+pub fn undo<D: RecordedDevice>(
+    record: &RecordOf<D>,
+    records: &impl Records<D>,
+) -> Result<Vec<Step>, JournalError> {
+    let mut steps = undo_all(&record.effects);
+    if record
+        .devices
+        .iter()
+        .any(|device| device.time_slice().is_some())
+    {
+        let all = records.read_all()?;
+        let unreadable = all.unreadable.iter();
+        let copies = unreadable.filter_map(|unreadable| unreadable.copy.as_ref());
+        steps.extend(set_back(record, all.records.iter().chain(copies)));
+    }
+    Ok(steps)
+}
+
 /// Takes back what is recorded of a claim, and forgets it but for what cannot be taken back.
 pub async fn take_back_recorded<D: RecordedDevice>(
     record: &RecordOf<D>,
@@ -265,7 +310,7 @@ pub async fn take_back_recorded<D: RecordedDevice>(
     node: &impl Node,
     limit: Deadline,
 ) -> Result<(), ExecuteError> {
-    let steps = undo_all(&record.effects);
+    let steps = undo(record, records)?;
     let Some(remains) = record.remains() else {
         return take_back(&record.claim.uid, &steps, records, node, limit).await;
     };

@@ -5,6 +5,7 @@
 
 pub mod api_read;
 pub mod args;
+pub mod blocking;
 pub mod cdi_dir;
 pub mod channels;
 pub mod claim_reader;
@@ -15,7 +16,6 @@ pub mod directories;
 pub mod driver_root;
 pub mod events;
 pub mod executor;
-pub mod feature_gates;
 pub mod file_error;
 pub mod hardware;
 pub mod health;
@@ -42,4 +42,5 @@ pub mod sockets;
 pub mod takeover;
 #[cfg(test)]
 mod testing;
+pub mod time_slice;
 pub mod wait;

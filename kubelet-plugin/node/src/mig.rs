@@ -8,19 +8,16 @@ mod nvml;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use tessera_device::GpuUuid;
 use tessera_device::mig::{MigInstance, MigMode, MigState};
 use tessera_nvml::{MigErrorReason, NvmlError};
 use tessera_prepare::step::MigDevice;
 use thiserror::Error;
-use tokio::sync::oneshot;
 
 pub use self::nvml::NvmlMig;
+use crate::blocking::{self, NoAnswer};
 use crate::deadline::Deadline;
 use crate::driver_root::DriverRootError;
 
@@ -83,13 +80,6 @@ impl MigError {
     /// Whether somebody uses what was to be changed, so that a later attempt may succeed.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Refused(error) if error.reason == MigErrorReason::InUse)
-    }
-
-    fn not_run(action: &'static str, problem: &impl fmt::Display) -> Self {
-        Self::NotRun {
-            action,
-            problem: problem.to_string(),
-        }
     }
 }
 
@@ -155,29 +145,19 @@ impl Mig {
         limit: Deadline,
         call: impl FnOnce(&dyn MigOperations) -> Result<T, MigError> + Send + 'static,
     ) -> Result<T, MigError> {
-        // What is begun cannot be stopped, and would go on when its caller has let go of the GPU's lock.
-        if !limit.allows(Duration::ZERO) {
-            return Err(MigError::TimedOut { action });
-        }
-        let (done, answer) = oneshot::channel();
         let operations = self.0.clone();
-        let work = move || {
-            // Nobody takes the answer when the deadline has passed.
-            let _ = done.send(call(&*operations));
-        };
-        let started = thread::Builder::new().name("mig".to_owned()).spawn(work);
-        started.map_err(|error: io::Error| MigError::not_run(action, &error))?;
-        match limit.run(answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(MigError::not_run(action, &"a defect of the plugin")),
-            Err(_) => Err(MigError::TimedOut { action }),
-        }
+        let answer = blocking::run("mig", limit, move || call(&*operations)).await;
+        answer.map_err(|none| match none {
+            NoAnswer::TimedOut => MigError::TimedOut { action },
+            NoAnswer::NotRun(problem) => MigError::NotRun { action, problem },
+        })?
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tessera_device::testing::gpu_uuid;
 

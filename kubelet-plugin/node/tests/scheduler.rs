@@ -201,7 +201,12 @@ impl Prepared<'_> {
             name: format!("claim-{number}"),
             uid: format!("uid-{number}").parse().unwrap(),
         };
-        let allocation = allocation(&object(&claim, given), &claim, DRIVER)?;
+        let allocation = allocation(
+            &object(&claim, given),
+            &claim,
+            DRIVER,
+            tessera_api::AVAILABLE,
+        )?;
         let devices = resolve(&allocation, POOL, self.inventory, MigLayouts::Static)?;
         let admitted = Ledger::under(&AllLocked, self.records.values(), vec![])
             .sharing(self.sharing)

@@ -4,6 +4,7 @@ use serde_json::json;
 use tessera_device::Bytes;
 
 use super::*;
+use crate::available;
 use crate::compute_domain::AllocationMode;
 use crate::share::{
     ComputeConfig, ComputeMode, Enforcement, MemoryConfig, MemoryLimit, MinimumTier, Pressure,
@@ -338,6 +339,22 @@ fn a_wish_for_a_feature_that_is_missing_names_field_value_and_feature() {
         )
     );
     assert_eq!(config.require(&at(), &[Feature::Mps]), Ok(()));
+    let slices = of_kind(
+        "GpuConfig",
+        &json!({"sharing": {"strategy": "TimeSlicing"}}),
+    );
+    let config = decode(Driver::Gpu, &slices).unwrap();
+    assert_eq!(config.require(&at(), available(true)), Ok(()));
+    assert_eq!(
+        config
+            .require(&at(), available(false))
+            .unwrap_err()
+            .to_string(),
+        format!(
+            "{BASE}.sharing.strategy: \"TimeSlicing\" asks for time-slicing settings, whose feature \
+             gate TimeSlicingSettings is off; switch it on, or remove sharing"
+        )
+    );
     let config = decode(Driver::Gpu, &of_kind("VfioDeviceConfig", &json!({}))).unwrap();
     assert_eq!(
         config.require(&at(), &[]).unwrap_err().to_string(),

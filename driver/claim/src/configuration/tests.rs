@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use tessera_api::{Feature, GpuConfig, MigDeviceConfig};
+use tessera_api::{AVAILABLE, Feature, GpuConfig, MigDeviceConfig};
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn both(
     request: &str,
     device: &str,
 ) -> Result<Effective, ConfigurationRefusal> {
-    Configurations::decode(entries, DRIVER)?.effective(request, &device.parse().unwrap())
+    Configurations::decode(entries, DRIVER, AVAILABLE)?.effective(request, &device.parse().unwrap())
 }
 
 fn gpu() -> Config {
@@ -188,9 +188,9 @@ fn a_driver_without_kinds_refuses_what_it_would_ignore() {
         [json!({"source": "FromClaim", "opaque": {"driver": "dra.net", "parameters": {}}})];
     let entries: Vec<DeviceAllocationConfiguration> =
         serde_json::from_value(Value::from(entries.as_slice())).unwrap();
-    assert!(Configurations::decode(&entries, DRIVER).is_ok());
+    assert!(Configurations::decode(&entries, DRIVER, AVAILABLE).is_ok());
     assert!(matches!(
-        Configurations::decode(&entries, "dra.net"),
+        Configurations::decode(&entries, "dra.net", AVAILABLE),
         Err(ConfigurationRefusal::NoKinds { .. })
     ));
 }

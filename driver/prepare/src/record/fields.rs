@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tessera_api::Interval;
 use tessera_device::mig::{Part, Placement};
 
 /// Serde by the text form of an identity, so that the device crate need not know serde.
@@ -43,6 +44,35 @@ pub(crate) mod optional_text {
         let text = Option::<String>::deserialize(d)?;
         text.map(|text| text.parse().map_err(de::Error::custom))
             .transpose()
+    }
+}
+
+/// Serde for a time slice, by the name that users write.
+pub(crate) mod optional_interval {
+    use super::{Deserialize, Deserializer, Interval, Serialize, Serializer, de};
+
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes the field"
+    )]
+    pub(crate) fn serialize<S: Serializer>(
+        interval: &Option<Interval>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        interval.map(Interval::as_str).serialize(s)
+    }
+
+    pub(crate) fn deserialize<'de, D>(d: D) -> Result<Option<Interval>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        let name = Option::<String>::deserialize(d)?;
+        let known = |name: String| {
+            let unknown = || de::Error::custom(format!("unknown time slice {name:?}"));
+            Interval::named(&name).ok_or_else(unknown)
+        };
+        name.map(known).transpose()
     }
 }
 

@@ -3,7 +3,7 @@ use serde_json::json;
 use tessera_device::mig::Placement;
 
 use super::*;
-use crate::testing::{mig_record, record, share_record};
+use crate::testing::{mig_record, record, share_record, slicing};
 
 #[test]
 fn a_record_reads_back_as_it_was_written() {
@@ -152,4 +152,21 @@ proptest! {
     fn no_bytes_panic_the_reader(bytes: Vec<u8>) {
         let _ = Record::decode(&bytes);
     }
+}
+
+#[test]
+fn the_time_slice_that_a_claim_wants_is_kept_in_a_field_that_older_versions_may_ignore() {
+    let plain = record("a", &[0]);
+    let slicing = slicing(plain.clone(), Interval::Short);
+    let bytes = slicing.encode();
+    assert!(bytes.starts_with(b"tessera-record 1 "));
+    assert_eq!(Record::decode(&bytes).unwrap(), slicing);
+    let value = serde_json::to_value(&slicing.devices[0]).unwrap();
+    assert_eq!(value["timeSlice"], json!("Short"));
+    // A record that says nothing of it is byte for byte what it was before there was the field.
+    assert!(
+        !String::from_utf8(plain.encode())
+            .unwrap()
+            .contains("timeSlice")
+    );
 }

@@ -4,7 +4,7 @@ use std::ptr;
 
 use nvml_wrapper_sys::bindings::{nvmlComputeInstance_t, nvmlDevice_t, nvmlGpuInstance_t};
 use tessera_hw::{
-    Facts, Gpu,
+    Facts, Gpu, Policy,
     kernel::{self, Answer, AskError, Request},
     mig::{
         COMPUTE_INSTANCES, Done, GPU_INSTANCES, GpuInstance, Instance, Operation, Profile, Refusal,
@@ -73,24 +73,44 @@ pub(crate) fn with_compute<T>(
 
 /// Lets the driver do something to the GPU with this UUID. Holds no lock meanwhile.
 pub(crate) fn operate(gpu: String, operation: Operation) -> Result<Done, Fault> {
-    // The capability `mig/config` is root's alone (MIG user guide).
+    match ask(&Request::Operate { gpu, operation })? {
+        Answer::Done(done) => Ok(done),
+        Answer::Refused(refusal) => Err(refused(refusal)),
+        Answer::Set | Answer::Due(_) | Answer::Failed(_) => Err(Fault::Unknown),
+    }
+}
+
+/// Lets the driver set something of the GPU with this UUID. Holds no lock meanwhile.
+pub(crate) fn set_policy(gpu: String, policy: Policy) -> Result<(), Fault> {
+    match ask(&Request::Set { gpu, policy })? {
+        Answer::Set => Ok(()),
+        Answer::Refused(refusal) => Err(refused(refusal)),
+        Answer::Done(_) | Answer::Due(_) | Answer::Failed(_) => Err(Fault::Unknown),
+    }
+}
+
+fn ask(request: &Request) -> Result<Answer, Fault> {
+    // The capability `mig/config` is root's alone (MIG user guide), and `nvml.h` asks for root where a
+    // GPU is set.
     if !rustix::process::geteuid().is_root() {
         return Err(Fault::NoPermission);
     }
     let root = with_session(|session| Ok(session.root.clone()))?;
-    match kernel::perform(&root, &Request::Operate { gpu, operation }) {
-        Ok(Answer::Done(done)) => Ok(done),
-        Ok(Answer::Refused(refusal)) => Err(match refusal {
-            Refusal::NotSupported => Fault::NotSupported,
-            Refusal::InvalidArgument => Fault::InvalidArgument,
-            Refusal::NoPermission => Fault::NoPermission,
-            Refusal::InsufficientResources => Fault::InsufficientResources,
-            Refusal::InUse => Fault::InUse,
-            Refusal::GpuIsLost => Fault::GpuIsLost,
-        }),
-        // A container that was given a GPU may not cut it.
-        Err(AskError::Nobody { .. }) => Err(Fault::NoPermission),
-        Ok(Answer::Due(_) | Answer::Failed(_)) | Err(_) => Err(Fault::Unknown),
+    kernel::perform(&root, request).map_err(|error| match error {
+        // A container that was given a GPU may not change it.
+        AskError::Nobody { .. } => Fault::NoPermission,
+        _ => Fault::Unknown,
+    })
+}
+
+fn refused(refusal: Refusal) -> Fault {
+    match refusal {
+        Refusal::NotSupported => Fault::NotSupported,
+        Refusal::InvalidArgument => Fault::InvalidArgument,
+        Refusal::NoPermission => Fault::NoPermission,
+        Refusal::InsufficientResources => Fault::InsufficientResources,
+        Refusal::InUse => Fault::InUse,
+        Refusal::GpuIsLost => Fault::GpuIsLost,
     }
 }
 

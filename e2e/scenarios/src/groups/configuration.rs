@@ -80,7 +80,7 @@ pub(super) const WRONG: &[(&str, &str)] = &[
     ),
     (
         "{apiVersion: resource.nvidia.com/v1beta1, kind: GpuConfig, sharing: {strategy: TimeSlicing}}",
-        r#"sharing.strategy: "TimeSlicing" asks for time-slicing settings, which this version does not have yet; remove sharing"#,
+        r#"sharing.strategy: "TimeSlicing" asks for time-slicing settings, whose feature gate TimeSlicingSettings is off; switch it on, or remove sharing"#,
     ),
     (
         "{apiVersion: resource.nvidia.com/v1beta1, kind: VfioDeviceConfig}",

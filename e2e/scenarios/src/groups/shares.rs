@@ -269,10 +269,16 @@ fn with_shares(
 
 fn switched(context: &Context<'_>, shares: &str) -> Result<(), Failure> {
     let kubernetes = context.kubernetes();
-    release::change(kubernetes, &[format!("consumableShares={shares}")])?;
-    let what = format!("all GPUs to be offered with consumableShares={shares}");
+    let values = format!("consumableShares={shares}");
+    release::change(kubernetes, std::slice::from_ref(&values))?;
+    offered_as(context, !shares.is_empty(), &values)
+}
+
+/// Waits until all GPUs are offered as ones that can be shared, or that cannot, after this was set.
+pub(super) fn offered_as(context: &Context<'_>, shared: bool, values: &str) -> Result<(), Failure> {
+    let what = format!("all GPUs to be offered with {values}");
     let is_shared = |device: &Device| device.allow_multiple_allocations == Some(true);
-    kubernetes.wait(
+    context.kubernetes().wait(
         Scope::Cluster,
         &what,
         START_LIMIT,
@@ -280,14 +286,14 @@ fn switched(context: &Context<'_>, shares: &str) -> Result<(), Failure> {
             let ours = slices.values().filter(|slice| slice.spec.driver == DRIVER);
             let mut devices = ours.flat_map(|slice| slice.spec.devices.iter().flatten());
             devices
-                .all(|device| is_shared(device) != shares.is_empty())
+                .all(|device| is_shared(device) == shared)
                 .then_some(())
         },
     )
 }
 
 /// The UUID of the last GPU of the node.
-fn last_gpu(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
+pub(super) fn last_gpu(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
     let slices: Objects<ResourceSlice> = context.kubernetes().list(Scope::Cluster)?;
     let offered = crate::gpus::offered(&slices);
     let mut ours = offered.iter().filter(|gpu| gpu.place.pool == node.name());

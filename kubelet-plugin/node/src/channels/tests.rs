@@ -30,7 +30,7 @@ use crate::executor::{LocalNode, StepError};
 use crate::journal::JournalOf;
 use crate::testing::claim;
 use crate::testing::cutting::Cutting;
-use crate::testing::machine::{Api, Fuse, FusedNode, FusedRecords, hardware};
+use crate::testing::machine::{Api, Fuse, FusedNode, FusedRecords, Slices, hardware};
 
 const DRIVER: &str = "compute-domain.nvidia.com";
 
@@ -114,6 +114,11 @@ impl Machine {
         let cdi = CdiDir::open(&path("cdi")).unwrap();
         let journal = JournalOf::open(&path("claims"), channel_kind()).unwrap();
         let (notices, _) = Notices::open();
+        let local = LocalNode {
+            cdi,
+            mig: None,
+            time_slices: None,
+        };
         let identity = Identity {
             driver: DRIVER.to_owned(),
             pool: "node0".to_owned(),
@@ -122,13 +127,14 @@ impl Machine {
             unowned_mig: UnownedMig::Destroy,
             boot: BootId("boot".to_owned()),
             sharing: tessera_sharing::ConsumableShares::Disabled,
+            features: tessera_api::AVAILABLE,
         };
         let registry = &mut Registry::default();
         let ports = Ports {
             claims: self.api.clone(),
             domains: self.domains.clone(),
             records: FusedRecords(journal, fuse.clone()),
-            node: FusedNode(LocalNode { cdi, mig: None }, fuse, Cutting::default()),
+            node: FusedNode(local, fuse, Cutting::default(), Slices::default()),
             kernel: self.kernel.clone(),
             lock: ChannelsLock::in_directory(&path("locks")),
             hardware,

@@ -77,7 +77,8 @@ impl ClaimError {
             Self::Look(error) | Self::Execute(ExecuteError::Step(error)) => match error {
                 StepError::Mig(error) if error.is_busy() => Reason::MigDeviceBusy,
                 StepError::Mig(_) => Reason::MigFailed,
-                StepError::File(_) | StepError::NoMig { .. } => Reason::StepFailed,
+                StepError::TimeSlice(_) => Reason::TimeSliceFailed,
+                StepError::File(_) | StepError::NotOurs { .. } => Reason::StepFailed,
             },
             Self::Defect => Reason::Defect,
         }

@@ -45,6 +45,13 @@ impl Obstacle {
                 held_by,
                 ..
             } => (claim, device, gpu, held_by.clone()),
+            Refusal::SettingConflict {
+                claim,
+                device,
+                gpu,
+                held_by,
+                ..
+            } => (claim, device, gpu, held_by.iter().cloned().collect()),
             _ => return None,
         };
         Some(Self {

@@ -6,6 +6,7 @@ mod faults;
 mod mig;
 mod odd;
 mod shares;
+mod time_slices;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

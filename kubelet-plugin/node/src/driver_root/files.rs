@@ -35,7 +35,8 @@ pub(super) const PROGRAMS: [&str; 7] = [
     "nvidia-imex-ctl",
 ];
 
-const NVIDIA_SMI: &str = "nvidia-smi";
+/// The program that tells of GPUs, and sets what NVML has no call for.
+pub(super) const NVIDIA_SMI: &str = "nvidia-smi";
 
 /// Folders with a subfolder of firmware for each driver version.
 pub(super) const FIRMWARE_FOLDERS: [&str; 2] = ["lib/firmware/nvidia", "usr/lib/firmware/nvidia"];

@@ -8,7 +8,7 @@ use tessera_prepare::cdi::{DriverFile, DriverInstall};
 
 use super::files::{
     self, ALWAYS_LINKED, BINARY_FOLDERS, CONTROL_NODES, FIRMWARE_FOLDERS, LDCONFIGS,
-    LIBRARY_FOLDERS, NVML, PROGRAMS, SOCKETS, is_firmware, missing_links,
+    LIBRARY_FOLDERS, NVIDIA_SMI, NVML, PROGRAMS, SOCKETS, is_firmware, missing_links,
 };
 use super::tree::{Fingerprint, Kind, Side};
 use super::{DriverRoot, DriverRootError};
@@ -37,6 +37,17 @@ impl<'a> Look<'a> {
     pub(super) fn nvml(&self) -> Result<Option<String>, DriverRootError> {
         for folder in LIBRARY_FOLDERS {
             let found = self.resolve(&join(folder, NVML), Kind::File)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The program `nvidia-smi`, links resolved.
+    pub(super) fn smi(&self) -> Result<Option<String>, DriverRootError> {
+        for folder in BINARY_FOLDERS {
+            let found = self.resolve(&join(folder, NVIDIA_SMI), Kind::File)?;
             if found.is_some() {
                 return Ok(found);
             }

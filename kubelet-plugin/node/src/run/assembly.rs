@@ -8,6 +8,7 @@ use anyhow::Context;
 use kube::Client;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use tessera_api::available;
 use tessera_device::mig::MigLayouts;
 use tessera_nvml::KernelFiles;
 use tessera_prepare::cdi::CdiKind;
@@ -39,6 +40,7 @@ use crate::reconcile::{self, LookAfter, RepairMetrics, Schedule};
 use crate::shares::Shares;
 use crate::slice_metrics::SliceMetrics;
 use crate::takeover::{self, TakeoverMetrics};
+use crate::time_slice::{NvidiaSmi, TimeSlices};
 use crate::wait::Waits;
 
 /// Where Linux says which boot this is.
@@ -164,6 +166,7 @@ impl<'a> Assembly<'a> {
             unowned_mig: self.args.unowned_mig_devices,
             boot: BootId(boot.trim().to_owned()),
             sharing: self.args.consumable_shares,
+            features: available(self.args.feature_gates.time_slicing_settings),
         })
     }
 
@@ -172,7 +175,11 @@ impl<'a> Assembly<'a> {
         let root = &self.args.cdi_root;
         let cdi =
             CdiDir::open(root).with_context(|| format!("open CDI directory {}", root.display()))?;
-        Ok(LocalNode { cdi, mig: None })
+        Ok(LocalNode {
+            cdi,
+            mig: None,
+            time_slices: None,
+        })
     }
 
     /// The claims for GPUs, with the node's directories made.
@@ -190,12 +197,16 @@ impl<'a> Assembly<'a> {
             ..
         } = self.places(None);
         // What was made is destroyed, whether more is to be made or not.
+        let time_slices = Some(TimeSlices::by(NvidiaSmi {
+            driver_root: driver_root.clone(),
+        }));
         let mig = Some(Mig::by(NvmlMig {
             driver_root,
             kernel,
         }));
         let node = LocalNode {
             mig,
+            time_slices,
             ..self.node()?
         };
         let locks = GpuLocks::open(&directories.locks())

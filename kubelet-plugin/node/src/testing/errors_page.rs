@@ -22,7 +22,7 @@ use tessera_prepare::takeover::{Fate, Report, Taken, Takeover};
 use tessera_prepare::waiting::WaitingFor;
 use tessera_proto::RegistrationEvent;
 use tessera_proto::uds::Peer;
-use tessera_sharing::{Holder, NoNative, Overdrawn, Tier};
+use tessera_sharing::{Conflict, Holder, NoNative, Overdrawn, Tier};
 
 use crate::cdi_dir::CdiDir;
 use crate::channels::ChannelsBusy;
@@ -35,6 +35,7 @@ use crate::journal::Journal;
 use crate::locks::LockError;
 use crate::mig::MigError;
 use crate::publisher::StoreError;
+use crate::time_slice::TimeSliceError;
 use crate::wait::Interrupted;
 
 use self::page::check;
@@ -129,6 +130,20 @@ fn overdrawn() -> Overdrawn {
     }
 }
 
+fn conflict() -> Conflict {
+    let holder = |name: &str, share: &str| Holder {
+        claim: super::claim(name),
+        share: Some(share.to_owned()),
+    };
+    Conflict {
+        holder: holder("next", "b1"),
+        setting: "the time-slice interval",
+        wanted: "Long",
+        by: holder("former", "a7"),
+        found: "Short",
+    }
+}
+
 fn about_the_gpu() -> Vec<Refusal> {
     let (claim, gpu, device) = (next, || gpu_uuid(3), || DeviceName::whole_gpu(3));
     let by = || super::claim("former");
@@ -163,6 +178,13 @@ fn about_the_gpu() -> Vec<Refusal> {
             gpu: gpu(),
             overdrawn: Box::new(overdrawn()),
             held_by: vec![(by(), device())],
+        },
+        Refusal::SettingConflict {
+            claim: claim(),
+            device: device(),
+            gpu: gpu(),
+            conflict: Box::new(conflict()),
+            held_by: Some((by(), device())),
         },
         Refusal::ShareNotHeld {
             claim: claim(),
@@ -260,7 +282,13 @@ fn about_the_node() -> Vec<ClaimError> {
     let cdi = CdiDir::open(&directory).unwrap();
     std::fs::remove_dir(&directory).unwrap();
     std::fs::write(&directory, "in the way").unwrap();
-    let look = LocalNode { cdi, mig: None }.spec_files().unwrap_err();
+    let look = LocalNode {
+        cdi,
+        mig: None,
+        time_slices: None,
+    }
+    .spec_files()
+    .unwrap_err();
     let refused = kube::Error::Service("403".into());
     vec![
         LockError::Busy { gpu }.into(),
@@ -285,6 +313,12 @@ fn about_the_node() -> Vec<ClaimError> {
         look.into(),
         StepError::from(mig_refused(MigErrorReason::InUse)).into(),
         StepError::from(mig_refused(MigErrorReason::NoRoom)).into(),
+        StepError::from(TimeSliceError::Refused {
+            arguments: "compute-policy -i GPU-3 --set-timeslice 1".to_owned(),
+            code: Some(3),
+            said: "not supported".to_owned(),
+        })
+        .into(),
         ClaimError::Defect,
     ]
 }

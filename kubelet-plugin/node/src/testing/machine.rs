@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use rustix::io::Errno;
 use serde_json::json;
 use tempfile::TempDir;
+use tessera_api::{Interval, available};
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::mig::{MigLayouts, MigState};
 use tessera_device::testing::{driver, inventory, inventory_that_lost};
@@ -84,6 +85,26 @@ impl Api {
             share
         };
         *results = shares.iter().map(share).collect();
+        let object = serde_json::from_value(object).unwrap();
+        claims.insert(name.to_owned(), object);
+    }
+
+    /// Lets the claim of this name ask for a time slice of its GPUs.
+    pub(crate) fn ask_for_slices(&self, name: &str, interval: Interval) {
+        let mut claims = self.claims.lock().unwrap();
+        let mut object = serde_json::to_value(&claims[name]).unwrap();
+        object["status"]["allocation"]["devices"]["config"] = json!([{
+            "source": "FromClaim", "requests": [], "opaque": {
+                "driver": "gpu.nvidia.com",
+                "parameters": {
+                    "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig",
+                    "sharing": {
+                        "strategy": "TimeSlicing",
+                        "timeSlicingConfig": {"interval": interval.as_str()},
+                    },
+                },
+            },
+        }]);
         let object = serde_json::from_value(object).unwrap();
         claims.insert(name.to_owned(), object);
     }
@@ -214,16 +235,26 @@ pub(crate) struct FusedNode(
     pub(crate) LocalNode,
     pub(crate) Arc<Fuse>,
     pub(crate) Cutting,
+    pub(crate) Slices,
 );
+
+/// The time slices of the GPUs that are set to another than their own.
+pub(crate) type Slices = Arc<Mutex<BTreeMap<GpuUuid, Interval>>>;
 
 impl FusedNode {
     /// GPUs are cut without a thread: a test's clock does not wait for one.
     async fn apply_unguarded(&self, step: &Step, limit: Deadline) -> Result<Done, StepError> {
-        let Self(files, _, cutting) = self;
+        let Self(files, _, cutting, slices) = self;
         match step {
             Step::SwitchMigMode { gpu, mode } => cutting.switch(gpu, *mode)?,
             Step::CreateMig(device) => return Ok(Done::Created(cutting.create(device)?)),
             Step::DestroyMig(device) => cutting.destroy(device)?,
+            Step::SetTimeSlice { gpu, interval } => {
+                slices.lock().unwrap().insert(gpu.clone(), *interval);
+            }
+            Step::ResetTimeSlice { gpu, .. } => {
+                slices.lock().unwrap().remove(gpu);
+            }
             Step::WriteCdi { .. } | Step::RemoveCdi { .. } => {
                 return files.apply(step, limit).await;
             }
@@ -269,6 +300,7 @@ pub(crate) struct Machine {
     layouts: MigLayouts,
     /// The GPUs, where they are cut.
     pub(crate) cutting: Cutting,
+    pub(crate) slices: Slices,
     hardware: Hardware,
 }
 
@@ -297,6 +329,7 @@ impl Machine {
             hurry: CancellationToken::new(),
             layouts: MigLayouts::Static,
             cutting: Cutting::default(),
+            slices: Slices::default(),
             hardware: hardware(),
         }
     }
@@ -330,7 +363,11 @@ impl Machine {
     pub(crate) fn start_on(&self, hardware: HardwareWatch, fuse: Fuse, boot: &str) -> TestClaims {
         let fuse = Arc::new(fuse);
         let journal = Journal::open(&self.path("claims"), CdiKind::claim()).unwrap();
-        let cdi = CdiDir::open(&self.path("cdi")).unwrap();
+        let node = LocalNode {
+            cdi: CdiDir::open(&self.path("cdi")).unwrap(),
+            mig: None,
+            time_slices: None,
+        };
         Claims::new(
             Identity {
                 driver: "gpu.nvidia.com".to_owned(),
@@ -340,10 +377,11 @@ impl Machine {
                 unowned_mig: UnownedMig::Destroy,
                 boot: BootId(boot.to_owned()),
                 sharing: ConsumableShares::Memory,
+                features: available(true),
             },
             self.api.clone(),
             FusedRecords(journal, fuse.clone()),
-            FusedNode(LocalNode { cdi, mig: None }, fuse, self.cutting.clone()),
+            FusedNode(node, fuse, self.cutting.clone(), self.slices.clone()),
             GpuLocks::open(&self.path("locks")).unwrap(),
             hardware,
             self.waits(),

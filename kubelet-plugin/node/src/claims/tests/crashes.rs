@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use tessera_api::Interval::{self, Long, Short};
+
 use super::*;
 use crate::testing::machine::TestClaims;
 
@@ -17,6 +19,11 @@ enum Life {
     Prepare,
     /// Two claims with shares of one GPU at once, one of them with two, then one for which there is no room.
     Share,
+    /// Two claims with shares of one GPU that want the same time slice, then one that wants another.
+    Slice,
+    /// One of two claims with such shares at once with a claim that had a GPU of its own set, while the other
+    /// stays.
+    Unslice,
     /// A claim whose GPU is held by one that is let go and unprepared meanwhile.
     Wait,
     /// A claim that was allocated anew, on other GPUs.
@@ -27,9 +34,11 @@ enum Life {
     LookAfter,
 }
 
-const LIVES: [Life; 6] = [
+const LIVES: [Life; 8] = [
     Life::Prepare,
     Life::Share,
+    Life::Slice,
+    Life::Unslice,
     Life::Wait,
     Life::Move,
     Life::Unprepare,
@@ -51,7 +60,18 @@ type Answers = BTreeMap<&'static str, Vec<PreparedDevice>>;
 #[derive(Debug, PartialEq)]
 struct End {
     files: BTreeMap<String, Vec<u8>>,
+    slices: BTreeMap<GpuUuid, Interval>,
     answers: Answers,
+}
+
+impl End {
+    fn of(machine: &Machine, answers: Answers) -> Self {
+        Self {
+            files: machine.everything(),
+            slices: machine.slices.lock().unwrap().clone(),
+            answers,
+        }
+    }
 }
 
 impl Life {
@@ -61,9 +81,18 @@ impl Life {
         for (name, gpus) in CLAIMS {
             machine.api.allocate(name, gpus);
         }
+        if let Self::Slice | Self::Unslice = self {
+            let api = &machine.api;
+            for (name, interval) in [("a", Short), ("b", Short), ("held", Long)] {
+                api.allocate_shares(name, 0, &[(name, 5)]);
+                api.ask_for_slices(name, interval);
+            }
+            api.ask_for_slices("c", Long);
+        }
         let claims = machine.start();
         let prepared: &[&str] = match self {
-            Self::Prepare | Self::Share => &[],
+            Self::Prepare | Self::Share | Self::Slice => &[],
+            Self::Unslice => &["a", "b", "c"],
             Self::Wait | Self::Move => &["a"],
             Self::Unprepare => &["a", "b", "c", "d"],
             Self::LookAfter => &["a", "b", "c", "d", "e"],
@@ -84,7 +113,7 @@ impl Life {
                 machine.api.allocate("next", &[1]);
             }
             Self::Move => machine.api.allocate("a", &[1, 6]),
-            Self::Unprepare => {}
+            Self::Slice | Self::Unslice | Self::Unprepare => {}
             Self::LookAfter => damage(&machine),
         }
         machine
@@ -99,7 +128,7 @@ impl Life {
                 let (a, b, c) = tokio::join!(prepare(0), prepare(1), prepare(2));
                 vec![("a", a), ("b", b), ("c", c), ("held", prepare(3).await)]
             }
-            Self::Share => {
+            Self::Share | Self::Slice => {
                 let refs = ["a", "b", "held"].map(claim);
                 let prepare = |n: usize| claims.prepare(&refs[n], soon());
                 let (a, b) = tokio::join!(prepare(0), prepare(1));
@@ -116,6 +145,12 @@ impl Life {
                 vec![("next", next)]
             }
             Self::Move => vec![("a", claims.prepare(&claim("a"), soon()).await)],
+            Self::Unslice => {
+                let refs = ["a", "c"].map(claim);
+                let unprepare = |n: usize| claims.unprepare(&refs[n], soon());
+                let _ = tokio::join!(unprepare(0), unprepare(1));
+                vec![]
+            }
             Self::Unprepare => {
                 let refs = ["a", "b", "c"].map(claim);
                 let unprepare = |n: usize| claims.unprepare(&refs[n], soon());
@@ -197,6 +232,7 @@ async fn assert_unprepare_leaves_nothing(machine: &Machine) {
     }
     assert!(machine.files("cdi").is_empty());
     assert!(machine.files("claims").is_empty());
+    assert!(machine.slices.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,8 +240,7 @@ async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_do
     for life in LIVES {
         let machine = life.set_up().await;
         let answers = life.act(&machine.start()).await;
-        let files = machine.everything();
-        let unharmed = End { files, answers };
+        let unharmed = End::of(&machine, answers);
         let mut points = 0;
         for effect_first in [false, true] {
             for burns_at in 0.. {
@@ -214,9 +249,8 @@ async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_do
                 };
                 points += 1;
                 let answers = life.act(&machine.start()).await;
-                let files = machine.everything();
                 let at = format!("{life:?} at call {burns_at}, after its effect: {effect_first}");
-                assert_eq!(End { files, answers }, unharmed, "{at}");
+                assert_eq!(End::of(&machine, answers), unharmed, "{at}");
                 machine.assert_specs_match_the_journal();
                 assert_no_gpu_is_given_twice(&machine);
                 assert_unprepare_leaves_nothing(&machine).await;

@@ -7,8 +7,7 @@ use tracing::{info, warn};
 
 /// Gates of the reference driver that are of no effect here: what they switch is always on, or is not
 /// there.
-const WITHOUT_EFFECT: [&str; 11] = [
-    "TimeSlicingSettings",
+const WITHOUT_EFFECT: [&str; 10] = [
     "MPSSupport",
     "IMEXDaemonsWithDNSNames",
     "PassthroughSupport",
@@ -26,6 +25,8 @@ const WITHOUT_EFFECT: [&str; 11] = [
 pub struct FeatureGates {
     /// GPUs are cut when claims need it.
     pub dynamic_mig: bool,
+    /// Claims may ask for a time slice of their GPUs.
+    pub time_slicing_settings: bool,
     /// Gates of the reference driver that are switched on and without effect here.
     without_effect: Vec<&'static str>,
     /// What was given that is not a gate with a value, or not a gate of anybody.
@@ -65,6 +66,9 @@ impl FromStr for FeatureGates {
             let name = name.trim();
             match (value.trim().parse::<bool>(), without_effect(name)) {
                 (Ok(value), _) if name == "DynamicMIG" => gates.dynamic_mig = value,
+                (Ok(value), _) if name == "TimeSlicingSettings" => {
+                    gates.time_slicing_settings = value;
+                }
                 (Ok(value), Some(known)) => gates.without_effect.extend(value.then_some(known)),
                 (Ok(_), None) | (Err(_), _) => gates.unknown.push(entry.to_owned()),
             }
@@ -96,6 +100,14 @@ mod tests {
             assert_eq!(gates(text).dynamic_mig, is_on, "{text:?}");
             assert!(gates(text).unknown.is_empty(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn time_slices_are_a_gate_of_their_own_and_off_by_default() {
+        assert!(!gates("DynamicMIG=true").time_slicing_settings);
+        let both = gates("TimeSlicingSettings=true,DynamicMIG=false");
+        assert!(both.time_slicing_settings && !both.dynamic_mig);
+        assert_eq!(both.without_effect, [""; 0]);
     }
 
     #[test]
