@@ -160,3 +160,41 @@ fn is_of_unserved(error: &watcher::Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tokio::time::timeout;
+    use tower::{BoxError, service_fn};
+
+    use super::*;
+
+    /// What Kubernetes 1.33 answers of `resource.k8s.io/v1`.
+    const UNKNOWN: &str = r#"{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "the server could not find the requested resource", "reason": "NotFound",
+        "details": {}, "code": 404}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_serve_a_kind_is_asked_for_it_once_a_minute() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let service = service_fn(move |_: Request<Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let answer = Response::builder()
+                .status(404)
+                .body(Body::from(UNKNOWN.as_bytes().to_vec()));
+            async move { Ok::<_, BoxError>(answer?) }
+        });
+        let mut changes = changes(&Client::new(service, "default"));
+        let minutes = 10;
+        let all = async { while changes.next().await.is_some() {} };
+        timeout(UNSERVED * minutes, all).await.unwrap_err();
+        // Each of six kinds; between two attempts a watch takes its own pause as well.
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((6 * 8..=6 * 10).contains(&asked), "{asked}");
+    }
+}
