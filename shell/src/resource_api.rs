@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIGroup;
 use kube::api::{Api, DynamicObject, GetParams};
 use kube::core::GroupVersionKind;
 use kube::core::discovery::ApiResource;
+use kube::core::response::StatusDetails;
 use kube::error::DiscoveryError;
 use kube::{Client, Error, Resource};
 use serde_json::Value;
@@ -134,10 +135,17 @@ pub fn resource(version: Version, kind: Kind) -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, plural)
 }
 
-/// Whether the server has no such path. Of an object that is not there it says so itself, with the
-/// reason `NotFound`.
+/// Whether the server has no such path.
+///
+/// Of an object that is not there the server says which it is, with the reason `NotFound`. Of a version that it does not
+/// serve it says `NotFound` too, of nothing (Kubernetes 1.33), or writes a page without a status.
 pub fn is_unserved(error: &Error) -> bool {
-    matches!(error, Error::Api(status) if status.code == 404 && status.reason != "NotFound")
+    let Error::Api(status) = error else {
+        return false;
+    };
+    let of_nothing = |details: &StatusDetails| details.name.is_empty() && details.kind.is_empty();
+    status.code == 404
+        && (status.reason != "NotFound" || status.details.as_ref().is_some_and(of_nothing))
 }
 
 #[cfg(test)]
@@ -233,6 +241,31 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("resource.k8s.io"), "{error}");
+    }
+
+    /// What Kubernetes 1.33 and 1.36 write.
+    #[test]
+    fn a_path_that_is_not_served_is_told_from_an_object_that_is_not_there() {
+        let details = |details: &str| {
+            let text = format!(
+                r#"{{"kind": "Status", "apiVersion": "v1", "metadata": {{}}, "status": "Failure",
+                    "message": "told", "reason": "NotFound", "details": {details}, "code": 404}}"#
+            );
+            Error::Api(serde_json::from_str::<Status>(&text).unwrap().boxed())
+        };
+        let gone = r#"{"name": "a", "group": "resource.k8s.io", "kind": "resourceclaims"}"#;
+        for (error, expected) in [
+            (page_not_found(), true),
+            (details("{}"), true),
+            (details(gone), false),
+            (details("null"), false),
+            (
+                Error::Api(Status::failure("no", "Forbidden").with_code(403).boxed()),
+                false,
+            ),
+        ] {
+            assert_eq!(is_unserved(&error), expected, "{error:?}");
+        }
     }
 
     #[test]

@@ -174,6 +174,11 @@ impl Change {
         }
     }
 
+    /// Whether it is that a MIG mode was asked for which comes with a reset alone.
+    pub fn waits_for_reset(&self) -> bool {
+        matches!(self, Self::MigChanged { mig, .. } if mig.waiting().is_some())
+    }
+
     /// Whether less can be used than before.
     pub fn is_loss(&self) -> bool {
         match self {

@@ -3,7 +3,7 @@
 //! [`plan`] turns an inventory into an [`Offer`], [`partitions`] into one of GPUs that are cut when claims
 //! need it, and [`channels`] into the one for compute domains;
 //! [`reconcile`] compares an offer with what is stored and lists the writes that make them equal;
-//! [`dropped_fields`] tells what a server did not keep. All are functions of their arguments: the same
+//! [`dropped_fields`] tells what a server did not keep, and [`Tried`] which writes are worth a dry run to know it in time. All are functions of their arguments: the same
 //! input gives the same bytes, so that a republication writes nothing and the scheduler's first fit
 //! never changes by chance.
 
@@ -21,6 +21,7 @@ mod quantity;
 mod reconcile;
 mod same;
 mod shareable;
+mod trial;
 mod whole_gpu;
 
 pub use channels::{HeldChannels, channels};
@@ -29,3 +30,4 @@ pub use offer::{DropReason, Dropped, Form, Node, Offer};
 pub use partitions::{MadeDevices, partitions};
 pub use plan::{nothing, plan};
 pub use reconcile::{SliceRef, Write, reconcile};
+pub use trial::Tried;

@@ -152,7 +152,9 @@ impl Happening<'_> {
         match self {
             // Another plugin takes over within seconds, and the kubelet tells the pod.
             Self::Failed { reason, .. } => *reason != Reason::PluginStopping,
-            Self::Changed { change, first_look } => change.is_loss() || !first_look,
+            Self::Changed { change, first_look } => {
+                change.is_loss() || change.waits_for_reset() || !first_look
+            }
             Self::TakenOver { report } => report.is_news(),
             Self::Waiting { .. }
             | Self::Rebuilt { .. }
@@ -186,7 +188,7 @@ impl Happening<'_> {
             | Self::Restored { .. }
             | Self::MigDeviceGone { .. } => true,
             Self::Waiting { .. } | Self::TakenBack { .. } => false,
-            Self::Changed { change, .. } => change.is_loss(),
+            Self::Changed { change, .. } => change.is_loss() || change.waits_for_reset(),
             Self::TakenOver { report } => report.is_warning(),
         };
         if is_warning {
@@ -257,6 +259,8 @@ fn news_of(change: &Change) -> News {
         Change::GpuMissing { .. } => News::GpuMissing,
         Change::GpuUnusable { .. } => News::GpuUnusable,
         Change::GpuArrived { .. } => News::GpuArrived,
+        // With a name of its own: what is told under one name within minutes keeps the first text.
+        Change::MigChanged { .. } if change.waits_for_reset() => News::MigPending,
         Change::MigChanged { .. } => News::MigChanged,
     }
 }

@@ -159,8 +159,10 @@ names! {
         GpuUnusable,
         /// A GPU serves that did not.
         GpuArrived,
-        /// A GPU is cut another way than before, or waits for a reset to be.
+        /// A GPU is cut another way than before.
         MigChanged,
+        /// The MIG mode of a GPU is to change, and waits for a reset.
+        MigPending,
     }
 }
 

@@ -43,6 +43,15 @@ impl Release {
         }
     }
 
+    /// The second number of its version, which counts the releases.
+    pub fn minor(self) -> u32 {
+        match self {
+            Self::V1_33 => 33,
+            Self::V1_34 => 34,
+            Self::V1_36 => 36,
+        }
+    }
+
     /// The version of the resource API in which a test writes and reads objects: the newest that its
     /// API server has. The product finds out for itself.
     pub fn resource_api(self) -> &'static str {
@@ -129,6 +138,7 @@ mod tests {
             assert_eq!(release.to_string().parse(), Ok(release));
             let written = serde_json::to_string(&release).unwrap();
             assert_eq!(written, format!("\"{release}\""));
+            assert_eq!(release.as_str(), format!("1.{}", release.minor()));
         }
         let error = "1.32".parse::<Release>().unwrap_err();
         assert!(error.to_string().contains("1.33, 1.34, 1.36"), "{error}");

@@ -204,6 +204,37 @@ fn every_metric_of_the_dashboard_is_one_that_a_scrape_shows() {
 }
 
 #[test]
+fn every_metric_has_its_place_in_the_dashboard() {
+    let dashboard = dashboard();
+    let expressions = expressions(&dashboard);
+    let seen: BTreeSet<&str> = expressions.iter().flat_map(|text| words(text)).collect();
+    for (name, kind, _) in METRICS {
+        let is_there = shown(name, *kind)
+            .iter()
+            .any(|shown| seen.contains(shown.as_str()));
+        assert!(is_there, "{name}");
+    }
+}
+
+#[test]
+fn panels_have_numbers_and_places_of_their_own() {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let numbers: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(numbers.len(), panels.len());
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let at = |side: &str| panel["gridPos"][side].as_u64().unwrap();
+        assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
+        for row in at("y")..at("y") + at("h") {
+            for column in at("x")..at("x") + at("w") {
+                assert!(taken.insert((row, column)), "{}", panel["title"]);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_dashboard_groups_by_labels_that_its_metrics_have() {
     for expression in expressions(&dashboard()) {
         let metric = METRICS.iter().find(|(name, kind, _)| {

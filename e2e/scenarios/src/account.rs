@@ -68,6 +68,11 @@ impl<'a> Account<'a> {
         })
     }
 
+    /// The version of the resource API that its server has.
+    pub(crate) fn resource_api(&self) -> &'static str {
+        self.kubernetes.cluster().kubernetes().resource_api()
+    }
+
     /// What `kubectl` with these arguments answers.
     pub(crate) fn kubectl(
         &self,
@@ -77,7 +82,8 @@ impl<'a> Account<'a> {
         let mut command = self.kubernetes.kubectl("default");
         // Of two, the last counts.
         command.arg("--kubeconfig").arg(self.kubeconfig.path());
-        run(command.args(arguments), input)
+        let input = input.map(|manifests| self.kubernetes.version().write(manifests));
+        run(command.args(arguments), input.as_deref())
     }
 
     /// Holds if this is refused, and the reason has all these words.

@@ -6,15 +6,30 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tessera_cluster::{Node, interrupt};
+use tessera_cluster::{Node, Release, interrupt};
 
 use crate::failure::Failure;
+use crate::kubernetes::Kubernetes;
 
-/// It has deleted the slices of its node, as it does when it starts.
-pub(crate) const WIPED: &str = "\"Deleted ResourceSlices\"";
+/// Something that a kubelet writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It has deleted the slices of its node, as it does when it starts.
+    Wiped,
+    /// It has taken a DRA driver on.
+    Registered,
+}
 
-/// It has taken a DRA driver on.
-pub(crate) const REGISTERED: &str = "\"Registered DRA plugin\"";
+impl Said {
+    /// How the kubelet of this release writes it (`pkg/kubelet/cm/dra/plugin`).
+    fn words(self, release: Release) -> &'static str {
+        match (self, release) {
+            (Self::Wiped, _) => "\"Deleted ResourceSlices\"",
+            (Self::Registered, Release::V1_33) => "\"Register new DRA plugin\"",
+            (Self::Registered, Release::V1_34 | Release::V1_36) => "\"Registered DRA plugin\"",
+        }
+    }
+}
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -22,28 +37,35 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct KubeletLog {
     path: PathBuf,
     from: u64,
+    release: Release,
 }
 
 impl KubeletLog {
     /// From now on.
-    pub(crate) fn of(node: &Node) -> Result<Self, Failure> {
+    pub(crate) fn of(kubernetes: Kubernetes<'_>, node: &Node) -> Result<Self, Failure> {
+        let release = kubernetes.cluster().kubernetes();
         let path = node.log("kubelet");
         let length = std::fs::metadata(&path).map(|file| file.len());
         match length {
-            Ok(from) => Ok(Self { path, from }),
+            Ok(from) => Ok(Self {
+                path,
+                from,
+                release,
+            }),
             Err(reason) => Err(Failure::File { path, reason }),
         }
     }
 
     /// Waits until the kubelet has written each of these.
-    pub(crate) fn wait(&self, wanted: &[&str], limit: Duration) -> Result<(), Failure> {
+    pub(crate) fn wait(&self, wanted: &[Said], limit: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + limit;
         loop {
             let written = self.read().map_err(|reason| Failure::File {
                 path: self.path.clone(),
                 reason,
             })?;
-            let missing: Vec<_> = wanted.iter().filter(|w| !written.contains(**w)).collect();
+            let words = wanted.iter().map(|said| said.words(self.release));
+            let missing: Vec<_> = words.filter(|words| !written.contains(*words)).collect();
             if missing.is_empty() {
                 return Ok(());
             }

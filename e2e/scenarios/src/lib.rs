@@ -17,6 +17,7 @@ pub mod kubernetes;
 mod leftovers;
 mod lines;
 mod list;
+mod need;
 mod pause;
 mod plugin_pod;
 mod presence;
@@ -26,4 +27,5 @@ mod simulated;
 
 pub use failure::Failure;
 pub use list::SCENARIOS;
+pub use need::{Need, NotServed};
 pub use scenario::{Form, Outcome, Scenario, Trouble};

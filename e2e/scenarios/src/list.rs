@@ -5,15 +5,18 @@ use crate::groups::{
     isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, shapes, shares,
     sharing, survival, takeover, time_slices, uninstall, upgrade, versions, webhook, whole_gpus,
 };
+use crate::need::Need;
 use crate::scenario::Scenario;
 
-/// Names a scenario after its function, so that neither can be without the other. What follows `; long` is what a long
-/// form does more.
+/// Names a scenario after its function, so that neither can be without the other. What follows `; needs` is what not every
+/// release of Kubernetes serves, and what follows `; long` is what a long form does more.
 macro_rules! scenarios {
-    ($($group:ident :: $function:ident => $guarantee:literal $(; long $long:literal)?,)*) => {
+    ($($group:ident :: $function:ident => $guarantee:literal
+        $(; needs [$($need:ident),+])? $(; long $long:literal)?,)*) => {
         &[$(Scenario {
             name: stringify!($function),
             guarantee: $guarantee,
+            needs: &[$($(Need::$need),+)?],
             long: scenarios!(@long $($long)?),
             run: $group::$function,
         }),*]
@@ -37,9 +40,11 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     sharing::two_pods_share_the_gpu_of_one_claim
         => "Two pods that name one claim see the same GPU, and it stays with one when the other ends.",
     domains::a_pod_gets_the_channel_of_its_domain_and_no_other
-        => "Of two domains on a node each pod has the IMEX channel of its own domain, and no other.",
+        => "Of two domains on a node each pod has the IMEX channel of its own domain, and no other."
+        ; needs [ResourceV1],
     domains::a_claim_that_names_another_domain_than_its_slot_is_refused
-        => "A claim that names another domain than that of its slot, or is in another namespace, is refused with the reason.",
+        => "A claim that names another domain than that of its slot, or is in another namespace, is refused with the reason."
+        ; needs [ResourceV1],
     isolation::a_container_that_asks_for_all_gpus_sees_only_the_claimed_one
         => "NVIDIA_VISIBLE_DEVICES=all, of the image or of the pod, gives a container no GPU beyond the claimed one.",
     isolation::a_container_without_a_claim_sees_no_gpu
@@ -51,40 +56,53 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     shapes::gpus_that_must_agree_in_an_attribute_do
         => "With matchAttribute four GPUs are of one NUMA node, and two are behind one PCIe root.",
     shapes::gpus_that_must_differ_in_an_attribute_do
-        => "With distinctAttribute two GPUs are of two NUMA nodes.",
+        => "With distinctAttribute two GPUs are of two NUMA nodes."
+        ; needs [DistinctAttribute],
     shapes::the_first_entry_of_a_prioritized_list_that_can_be_had_is_taken
-        => "Of a prioritized list the first entry that can be had is taken, and the container that names the request sees its GPUs.",
+        => "Of a prioritized list the first entry that can be had is taken, and the container that names the request sees its GPUs."
+        ; needs [PrioritizedList],
     shapes::a_claim_of_all_gpus_has_every_gpu_of_a_node
         => "A claim with allocationMode All has every GPU of its node, and its pod sees them.",
     shapes::admin_access_sees_gpus_in_use_and_disturbs_nobody
-        => "Admin access needs the namespace's label, shows GPUs in use, and hinders neither their users nor newcomers, nor does its end.",
+        => "Admin access needs the namespace's label, shows GPUs in use, and hinders neither their users nor newcomers, nor does its end."
+        ; needs [AdminAccess],
     shapes::each_container_sees_the_gpus_of_the_request_that_it_names
         => "Of one claim with several requests each container sees the GPUs of the request that it names, or all if it names none.",
     shapes::a_limit_of_gpus_is_served_without_a_claim_of_the_users
-        => "nvidia.com/gpu: 2 as a limit gives exactly that container two GPUs without a claim; nine are pending with a reason.",
+        => "nvidia.com/gpu: 2 as a limit gives exactly that container two GPUs without a claim; nine are pending with a reason."
+        ; needs [ExtendedResource],
     mig::pods_with_mig_devices_of_one_gpu_see_one_each
         => "Two pods with a MIG device of one GPU each see their own device and no other; the GPU is not given away as a whole.",
     mig::a_limit_of_a_mig_profile_is_served_without_a_claim_of_the_users
-        => "nvidia.com/mig-1g.10gb: 1 as a limit gives the container one MIG device of that profile without a claim of the user's.",
+        => "nvidia.com/mig-1g.10gb: 1 as a limit gives the container one MIG device of that profile without a claim of the user's."
+        ; needs [ExtendedResource],
     mig::a_layout_that_is_changed_under_the_plugin_appears_in_the_slice
         => "A MIG layout that is changed while the plugin runs appears in the slice; a GPU without instances and a pending mode are told.",
     dynamic_mig::gpus_are_cut_when_pods_need_it_and_whole_for_the_next
         => "With dynamic MIG 14 pods with a MIG device each run at once on two GPUs that are cut for them; when they are gone no instance is left, and 8 pods get whole GPUs. No slice is written meanwhile."
+        ; needs [SharedCounters]
         ; long "56 pods on eight GPUs.",
     shares::twenty_pods_with_a_share_each_are_packed_on_as_few_gpus_as_can_hold_them
-        => "Twenty pods with 20 GiB of GPU memory each share as few GPUs as can hold them, and each sees its GPU and what its share is.",
+        => "Twenty pods with 20 GiB of GPU memory each share as few GPUs as can hold them, and each sees its GPU and what its share is."
+        ; needs [ConsumableCapacity],
     shares::a_whole_gpu_waits_while_a_share_of_it_is_in_use_and_runs_after
-        => "A pod with a whole GPU is pending with a reason while anybody has a share of that GPU, runs after, and nobody has a share meanwhile.",
+        => "A pod with a whole GPU is pending with a reason while anybody has a share of that GPU, runs after, and nobody has a share meanwhile."
+        ; needs [ConsumableCapacity],
     shares::two_shares_of_one_claim_are_told_apart_by_the_containers_that_have_them
-        => "Of one claim with two shares of one GPU each container sees the GPU and is told of the share that it names, or of both if it names none.",
+        => "Of one claim with two shares of one GPU each container sees the GPU and is told of the share that it names, or of both if it names none."
+        ; needs [ConsumableCapacity],
     shares::admin_access_sees_a_gpu_that_is_shared_and_hinders_nobody
-        => "Admin access that asks for 1 MiB sees a GPU of which somebody has a share, and does not keep anybody from having all of it.",
+        => "Admin access that asks for 1 MiB sees a GPU of which somebody has a share, and does not keep anybody from having all of it."
+        ; needs [AdminAccess, ConsumableCapacity],
     shares::a_limit_of_gpus_has_them_for_itself_beside_shares
-        => "Beside pods with shares, nvidia.com/gpu: 2 as a limit has two GPUs for itself, and none of those that are shared.",
+        => "Beside pods with shares, nvidia.com/gpu: 2 as a limit has two GPUs for itself, and none of those that are shared."
+        ; needs [ExtendedResource, ConsumableCapacity],
     shares::a_share_that_must_be_held_is_refused_with_what_its_device_has
-        => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs.",
+        => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs."
+        ; needs [ConsumableCapacity],
     time_slices::a_time_slice_is_set_while_somebody_wants_it_and_no_other_gpu_is_touched
-        => "A time slice is set while somebody wants it: for two pods of one claim, for ten claims with shares of one GPU, and for nobody after the last of them. Another interval is refused with both names, and a claim that asks for none touches nothing.",
+        => "A time slice is set while somebody wants it: for two pods of one claim, for ten claims with shares of one GPU, and for nobody after the last of them. Another interval is refused with both names, and a claim that asks for none touches nothing."
+        ; needs [ConsumableCapacity],
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
     rights::a_plugin_reads_and_changes_nothing_that_is_not_its_own
@@ -108,7 +126,8 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     webhook::the_webhook_refuses_a_wrong_configuration_when_it_is_applied
         => "The webhook alone, without the policy, refuses a wrong configuration with the path, the value and what to write.",
     domains::a_compute_domain_has_its_template_and_its_nodes_and_ends_when_nothing_uses_it
-        => "A compute domain gets its template, and its pod the one node that fits, which is held by a taint; deleted in use it waits and says so, and when its pod is gone, domain, slots and taint are gone.",
+        => "A compute domain gets its template, and its pod the one node that fits, which is held by a taint; deleted in use it waits and says so, and when its pod is gone, domain, slots and taint are gone."
+        ; needs [ResourceV1, ExtendedResource],
     survival::a_pod_on_the_gpus_of_a_force_deleted_pod_waits_and_does_not_fail
         => "A pod that gets the GPUs of a force-deleted pod waits until that pod has ended; no preparation fails.",
     survival::slices_come_back_and_pods_go_on_when_the_kubelet_restarts
@@ -196,6 +215,11 @@ mod tests {
         names
     }
 
+    fn joined(needs: &[Need]) -> String {
+        let needs: Vec<_> = needs.iter().map(ToString::to_string).collect();
+        needs.join("; ")
+    }
+
     #[test]
     fn every_scenario_that_is_written_is_in_the_list_and_the_other_way_round() {
         let listed: BTreeSet<_> = SCENARIOS.iter().map(|s| s.name.to_owned()).collect();
@@ -212,7 +236,9 @@ mod tests {
             .map(|s| format!("| `{}` | {} |", s.name, s.guarantee));
         let long = SCENARIOS.iter().filter_map(|s| Some((s.name, s.long?)));
         let long_rows = long.map(|(name, long)| format!("| `{name}` | {long} |"));
-        let wanted: Vec<_> = rows.chain(long_rows).collect();
+        let not_everywhere = SCENARIOS.iter().filter(|s| !s.needs.is_empty());
+        let needs = not_everywhere.map(|s| format!("| `{}` | {} |", s.name, joined(s.needs)));
+        let wanted: Vec<_> = rows.chain(long_rows).chain(needs).collect();
         assert!(
             documented == wanted,
             "the tables of docs/scenarios.md must be\n{}",

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use tessera_cluster::Cluster;
+use tessera_cluster::{Cluster, Release};
 
 use crate::context::Context;
 use crate::diagnosis::diagnosis;
 use crate::failure::Failure;
+use crate::need::{Need, NotServed};
 
 /// The longest name of a namespace (RFC 1123 label).
 const LONGEST_NAMESPACE: usize = 63;
@@ -27,6 +28,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The statement as a sentence.
     pub guarantee: &'static str,
+    /// What it needs of Kubernetes that not every release serves.
+    pub needs: &'static [Need],
     /// What its long form does more than the short one, if it has both.
     pub long: Option<&'static str>,
     pub(crate) run: fn(&Context<'_>) -> Result<(), Failure>,
@@ -84,6 +87,11 @@ impl Scenario {
         }
         let ended = context.end().map_err(trouble);
         result.and(ended)
+    }
+
+    /// Why it cannot run on this release, if it cannot.
+    pub fn not_served_by(&self, release: Release) -> Option<NotServed> {
+        NotServed::of(self.needs, release)
     }
 
     /// The form in which it runs when `wanted` is asked for, if it has several.

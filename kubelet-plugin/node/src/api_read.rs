@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use tessera_shell::resource_api::is_unserved;
 use tracing::debug;
 
 use crate::deadline::Deadline;
@@ -79,8 +80,9 @@ enum Verdict {
 fn verdict(error: &kube::Error) -> Verdict {
     match error {
         kube::Error::Api(status) => match status.code {
-            404 if status.reason == "NotFound" => Verdict::Absent,
             // There is no such path: the server does not serve this version, and is asked which it does.
+            404 if is_unserved(error) => Verdict::TryAgain,
+            404 => Verdict::Absent,
             400 | 401 | 403 | 405 | 422 => Verdict::Refused,
             _ => Verdict::TryAgain,
         },

@@ -23,17 +23,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
-use tessera_offer::{FieldPath, Offer, Write, dropped_fields, reconcile};
+use tessera_offer::{FieldPath, Form, Offer, Tried, Write, dropped_fields, reconcile};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use feed::Feed;
 pub use kube_slices::KubeSlices;
 use pace::Pace;
 pub use report::{Observer, PublishError, PublishState};
-pub use store::{SliceEvent, SliceStore, StoreError};
+pub use store::{Rehearsal, SliceEvent, SliceStore, StoreError};
 pub use turn::{Turn, Turns};
 
 /// Longest wait for one call to the API server.
@@ -61,6 +61,8 @@ pub struct Publisher<S, O> {
     known: BTreeMap<String, String>,
     /// Fields that this server was seen to drop. They are not sent again.
     unsupported: BTreeSet<FieldPath>,
+    /// What of an offer this server has answered to.
+    tried: Tried,
     pace: Pace,
     /// No event leads to an attempt before this moment.
     not_before: Instant,
@@ -72,7 +74,7 @@ pub struct Publisher<S, O> {
 enum Pass {
     /// The store is equal to the offer.
     Done(Stored),
-    /// So many writes have shown that another form of the offer is the one for this server.
+    /// So many writes and dry runs have shown that another form of the offer is the one for this server.
     Another { writes: usize },
 }
 
@@ -107,6 +109,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
             fresh: false,
             known: BTreeMap::new(),
             unsupported: BTreeSet::new(),
+            tried: Tried::default(),
             pace: Pace::new(),
             not_before: now,
             due: now,
@@ -228,7 +231,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         }
     }
 
-    /// Makes all writes of one list, or as many as show that this offer is not one for this server: what
+    /// Makes all writes of one list, or as many writes and dry runs as show that this offer is not one for this server: what
     /// overlaps must not be published without what keeps it apart.
     async fn pass(&mut self, offer: &Offer, turn: &Turn) -> Result<Pass, PublishError> {
         let listed = in_time(self.store.list()).await;
@@ -241,16 +244,13 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
         let writes = reconcile(&offer.without(&self.unsupported), &existing);
         let form = offer.form_without(&self.unsupported);
         for (done, write) in writes.iter().enumerate() {
+            if self.tried.learns_from(write) && self.rehearse(write).await? {
+                self.tell_form(offer, form);
+                return Ok(Pass::Another { writes: done });
+            }
             self.write(write, turn).await?;
-            let now = offer.form_without(&self.unsupported);
-            if now != form {
-                if now.uncounted && !form.uncounted {
-                    warn!(
-                        "each GPU is offered as it is cut, or as a whole, and nothing is cut for claims: \
-                         the API server keeps no counters of ResourceSlices (feature gate \
-                         DRAPartitionableDevices)"
-                    );
-                }
+            if offer.form_without(&self.unsupported) != form {
+                self.tell_form(offer, form);
                 return Ok(Pass::Another { writes: done + 1 });
             }
         }
@@ -264,6 +264,44 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
             generation: generations.max().unwrap_or_default(),
             writes: writes.len(),
         }))
+    }
+
+    /// Asks what the server would store, and returns whether it would leave something out that was not known.
+    async fn rehearse(&mut self, write: &Write) -> Result<bool, PublishError> {
+        let (rehearsal, slice) = match write {
+            Write::Create(slice) => (Rehearsal::Create(slice), slice),
+            Write::Replace(slice) => (Rehearsal::Replace(slice), slice),
+            Write::Delete(_) => return Ok(false),
+        };
+        let stored = match in_time(self.store.rehearse(rehearsal)).await {
+            Ok(stored) => stored,
+            // A server may refuse the dry run alone: of a webhook with side effects it cannot ask. The write tells.
+            Err(StoreError::Invalid(error)) => {
+                debug!(%error, "the API server takes no dry run of a ResourceSlice");
+                self.tried = self.tried.after(write);
+                return Ok(false);
+            }
+            Err(error) => {
+                return Err(match rehearsal {
+                    Rehearsal::Create(_) => PublishError::create(slice)(error),
+                    Rehearsal::Replace(_) => PublishError::replace(slice)(error),
+                });
+            }
+        };
+        self.tried = self.tried.after(write);
+        let known = self.unsupported.len();
+        self.remember_dropped(dropped_fields(slice, &stored));
+        Ok(self.unsupported.len() > known)
+    }
+
+    /// Says what this server makes of an offer that had this form so far.
+    fn tell_form(&self, offer: &Offer, before: Form) {
+        if offer.form_without(&self.unsupported).uncounted && !before.uncounted {
+            warn!(
+                "each GPU is offered as it is cut, or as a whole, and nothing is cut for claims: the API \
+                 server keeps no counters of ResourceSlices (feature gate DRAPartitionableDevices)"
+            );
+        }
     }
 
     async fn write(&mut self, write: &Write, turn: &Turn) -> Result<(), PublishError> {
@@ -300,13 +338,13 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
     }
 
     fn succeed(&self, offer: &Offer, stored: &Stored) {
-        let devices = offer.devices().count();
         let &Stored { generation, writes } = stored;
+        let stored = offer.without(&self.unsupported);
+        let devices = stored.devices().count();
         if writes > 0 {
             info!(generation, devices, writes, "published the devices");
             self.observer.published(writes);
         }
-        let stored = offer.without(&self.unsupported);
         self.observer.shareable(stored.shareable());
         self.enter(PublishState::Published {
             generation,

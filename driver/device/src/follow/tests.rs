@@ -234,6 +234,7 @@ fn a_mode_that_waits_for_a_reset_is_told_also_at_the_first_look() {
         panic!("{changes:?}")
     };
     assert_eq!(mig.waiting(), Some(MigMode::On));
+    assert!(changes[1].waits_for_reset() && !changes[0].waits_for_reset());
     assert!(
         mig.to_string()
             .ends_with("to be on after a reset of the GPU")

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use tessera_device::mig::{MigMode, MigState};
 use tessera_device::testing::gpu_uuid;
 use tessera_device::{DeviceName, DriverVersion};
 
@@ -146,6 +147,28 @@ fn the_driver_is_a_matter_of_the_node_and_finding_it_at_the_start_is_no_news() {
         assert_eq!(told.subject, Subject::Node);
         assert_eq!((told.severity, told.reason), (severity, reason));
         assert_eq!(told.note, change.to_string());
+    }
+}
+
+#[test]
+fn a_mode_that_waits_for_a_reset_is_told_by_its_own_name_also_at_the_start() {
+    let change = |pending| Change::MigChanged {
+        device: DeviceName::whole_gpu(3),
+        gpu: gpu_uuid(3),
+        mig: MigState {
+            pending,
+            ..MigState::empty(MigMode::Off)
+        },
+    };
+    for first_look in [true, false] {
+        let told = |change: &Change| {
+            let notice = notice(Happening::Changed { change, first_look });
+            notice.map(|notice| (notice.severity, notice.reason))
+        };
+        let waiting = told(&change(MigMode::On));
+        assert_eq!(waiting, Some((Severity::Warning, "MigPending")));
+        let settled = (!first_look).then_some((Severity::Normal, "MigChanged"));
+        assert_eq!(told(&change(MigMode::Off)), settled);
     }
 }
 

@@ -12,7 +12,7 @@ use super::manifests::{one_gpu_on, stubborn};
 use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, claim_of, uuids};
 use crate::failure::{Failure, nothing, same};
 use crate::gpus::DRIVER;
-use crate::kubelet_log::{KubeletLog, REGISTERED};
+use crate::kubelet_log::{KubeletLog, Said};
 use crate::kubernetes::{Objects, uid};
 use crate::leftovers;
 use crate::plugin_pod::Plugin;
@@ -172,11 +172,11 @@ pub(crate) fn full_read_only_and_vanished_directories_fail_a_claim_with_the_reas
     let state = full_node.run_dir().join(DRIVER);
     fs::remove_dir_all(&state).map_err(file_failure(&state))?;
     let sockets = stuck_node.kubelet_dir().join("plugins").join(DRIVER);
-    let log = KubeletLog::of(stuck_node)?;
+    let log = KubeletLog::of(context.kubernetes(), stuck_node)?;
     fs::remove_dir_all(&sockets).map_err(file_failure(&sockets))?;
     context.apply(&one_gpu_on(full_node, "after-state"))?;
     // A pod that meets the moment between the old socket and the new one waits for more than a minute.
-    log.wait(&[REGISTERED], START_LIMIT)?;
+    log.wait(&[Said::Registered], START_LIMIT)?;
     context.apply(&one_gpu_on(stuck_node, "after-sockets"))?;
     let names = ["after-full", "after-stuck", "after-state", "after-sockets"];
     let after = context.running(&names)?;

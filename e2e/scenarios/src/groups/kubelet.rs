@@ -10,7 +10,7 @@ use tessera_cluster::Node;
 use super::manifests::one_gpu_on;
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, nothing, same};
-use crate::kubelet_log::{KubeletLog, REGISTERED, WIPED};
+use crate::kubelet_log::{KubeletLog, Said};
 use crate::kubernetes::{containers, name, restarts};
 use crate::pause::pause;
 use crate::plugin_pod::Plugin;
@@ -42,14 +42,14 @@ pub(crate) fn slices_are_back_within_half_a_second_at_each_of_twenty_kubelet_res
     let started = containers(&context.running(&["before"])?["before"]);
     let presence = Presence::of(context.kubernetes(), node, START_LIMIT)?;
     for restart in 0..KUBELET_RESTARTS {
-        let log = KubeletLog::of(node)?;
+        let log = KubeletLog::of(context.kubernetes(), node)?;
         node.restart_kubelet()?;
         let what = "slices after those that the kubelet deletes when it starts";
         presence.wait(what, START_LIMIT, |history| {
             (history.gaps.len() > restart).then_some(())
         })?;
         // Now the one comes first, now the other.
-        log.wait(&[WIPED, REGISTERED], START_LIMIT)?;
+        log.wait(&[Said::Wiped, Said::Registered], START_LIMIT)?;
     }
     let gaps = presence.history()?.gaps;
     let longer: Vec<_> = gaps.iter().filter(|gap| **gap > LONGEST_GAP).collect();

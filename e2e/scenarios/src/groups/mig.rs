@@ -1,8 +1,5 @@
 //! GPUs that are cut into MIG devices, before and while pods run.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{DeviceAttribute, ResourceSlice};
 use tessera_cluster::Node;
@@ -135,11 +132,18 @@ pub(crate) fn a_layout_that_is_changed_under_the_plugin_appears_in_the_slice(
     // A switch that waits for a reset changes nothing yet, and is shown.
     driver.await_mig(MINOR, true)?;
     driver.stir()?;
-    // Its event is counted with the one of the first layout, whose text stays: the metric is what shows it.
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while mig_gpus(plugin, "pending")? == 0 && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(200));
-    }
+    context.event(
+        Scope::Namespace("default"),
+        "an event MigPending",
+        |event| {
+            event.reason.as_deref() == Some("MigPending")
+                && event.involved_object.name.as_deref() == Some(node.name())
+                && event
+                    .message
+                    .as_deref()
+                    .is_some_and(|message| message.contains("to be on after a reset"))
+        },
+    )?;
     same("pending GPUs", &mig_gpus(plugin, "pending")?, &1)?;
     await_parts(context, node, &["gpu-7"])?;
     driver.set(MINOR, Presence::Resetting)?;

@@ -123,8 +123,10 @@ fn changes_nothing(
         plugin.refused(attempt, None, FORBIDDEN)?;
     }
     // kubectl reads a status before it patches it, which would be refused in place of the write.
-    let status =
-        format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{claim}/status");
+    let version = plugin.resource_api();
+    let status = format!(
+        "/apis/resource.k8s.io/{version}/namespaces/{namespace}/resourceclaims/{claim}/status"
+    );
     let replace = ["replace", "--raw", &status, "--filename=-"];
     plugin.refused(&replace, Some("{}"), FORBIDDEN)?;
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: tried}, \

@@ -15,7 +15,7 @@ use super::manifests::{claim, on_node, pod_of, stubborn};
 use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, claim_of, uuids};
 use crate::failure::{Failure, nothing, same};
 use crate::gpus::{DRIVER, Offered};
-use crate::kubelet_log::{KubeletLog, REGISTERED};
+use crate::kubelet_log::{KubeletLog, Said};
 use crate::kubernetes::{Scope, containers, uid};
 use crate::plugin_pod::Plugin;
 
@@ -35,10 +35,10 @@ pub(crate) fn the_claims_of_the_reference_driver_are_taken_over_with_their_runni
     let started = containers(&pods["former"]);
     let owned = claim_of(&pods["former"], "gpus")?;
     let held = uuids(&context.held(&owned)?);
-    let log = KubeletLog::of(node)?;
+    let log = KubeletLog::of(context.kubernetes(), node)?;
     leave_as_the_reference_does(context, node, &["shared", &owned])?;
     // A pod that comes before waits for more than a minute.
-    log.wait(&[REGISTERED], START_LIMIT)?;
+    log.wait(&[Said::Registered], START_LIMIT)?;
 
     let what = "the event of the takeover";
     let event = context.event(Scope::Namespace("default"), what, |event| {

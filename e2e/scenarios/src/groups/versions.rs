@@ -40,6 +40,8 @@ fn written_anew(context: &Context<'_>, version: &str) -> Result<(), Failure> {
     kubernetes.delete("default", &["resourceslices", "--all"])?;
     let version = format!("resource.k8s.io/{version}");
     let what = format!("a slice of every node, written as {version}");
+    // Where the server has no v1, the version that it has is read as v1, also where it is named.
+    let version = kubernetes.version().read(&version);
     let limit = START_LIMIT;
     kubernetes.wait(
         Scope::Cluster,

@@ -3,7 +3,7 @@
 use tessera_cluster::progress::{Progress as _, Screen, step};
 use tessera_cluster::{Cluster, ClusterError, Drivers, Options, Profile, Release, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
-use tessera_scenarios::{Failure, Form, Outcome, SCENARIOS, Scenario, release};
+use tessera_scenarios::{Failure, Form, NotServed, Outcome, SCENARIOS, Scenario, release};
 
 use super::tally::Tally;
 use crate::failure::told;
@@ -53,12 +53,17 @@ pub(crate) fn run(
     let install = || release::install(kubernetes, &image);
     step(&Screen, "install the chart with Helm", install).map_err(told)?;
 
-    let mut outcomes = Vec::new();
+    let mut results = Vec::new();
     for scenario in scenarios {
-        let outcome = announced(scenario, &cluster, form)?;
-        outcomes.push(outcome);
+        results.push(match scenario.not_served_by(options.kubernetes) {
+            None => Ran::Ended(announced(scenario, &cluster, form)?),
+            Some(reason) => {
+                eprintln!("  – {}: not applicable: {reason}", scenario.name);
+                Ran::Not(reason)
+            }
+        });
     }
-    println!("\n{}", shown(scenarios, &outcomes, form));
+    println!("\n{}", shown(scenarios, &results, form));
     if keep {
         // The last scenario uninstalls it, and whoever keeps a cluster wants to use it.
         step(&Screen, "install the chart again", install).map_err(told)?;
@@ -67,7 +72,15 @@ pub(crate) fn run(
     } else {
         step(&Screen, "take the cluster down", || cluster.down())?;
     }
-    Ok(counted(&outcomes))
+    Ok(counted(&results))
+}
+
+/// What became of a scenario.
+enum Ran {
+    /// It ran to its end.
+    Ended(Outcome),
+    /// It cannot run on this Kubernetes.
+    Not(NotServed),
 }
 
 /// Runs one scenario with its line on the screen, and the whole story if it failed.
@@ -91,31 +104,43 @@ fn announced(scenario: &Scenario, cluster: &Cluster, form: Form) -> anyhow::Resu
     Ok(outcome)
 }
 
-fn counted(outcomes: &[Outcome]) -> Tally {
-    let failed = outcomes.iter().filter(|o| o.trouble.is_some()).count();
-    Tally {
-        passed: outcomes.len() - failed,
-        failed,
-        skipped: 0,
+fn counted(results: &[Ran]) -> Tally {
+    let mut tally = Tally::default();
+    for result in results {
+        match result {
+            Ran::Ended(Outcome { trouble: None, .. }) => tally.passed += 1,
+            Ran::Ended(_) => tally.failed += 1,
+            Ran::Not(_) => tally.skipped += 1,
+        }
     }
+    tally
 }
 
-fn shown(scenarios: &[&Scenario], outcomes: &[Outcome], form: Form) -> String {
-    let row = |(scenario, outcome): (&&Scenario, &Outcome)| {
-        let result = if outcome.trouble.is_none() {
-            "passed"
-        } else {
-            "FAILED"
+fn shown(scenarios: &[&Scenario], results: &[Ran], form: Form) -> String {
+    let row = |(scenario, result): (&&Scenario, &Ran)| {
+        let (took, result, form, guarantee) = match result {
+            Ran::Ended(outcome) => (
+                format!("{:.1}", outcome.took.as_secs_f64()),
+                if outcome.trouble.is_none() {
+                    "passed"
+                } else {
+                    "FAILED"
+                },
+                ran(scenario, form),
+                scenario.guarantee.to_owned(),
+            ),
+            // A guarantee that is not looked at is not shown.
+            Ran::Not(reason) => (String::new(), "not applicable", "", reason.to_string()),
         };
         [
             scenario.name.to_owned(),
-            format!("{:.1}", outcome.took.as_secs_f64()),
+            took,
             result.to_owned(),
-            ran(scenario, form).to_owned(),
-            scenario.guarantee.to_owned(),
+            form.to_owned(),
+            guarantee,
         ]
     };
-    let rows: Vec<_> = scenarios.iter().zip(outcomes).map(row).collect();
+    let rows: Vec<_> = scenarios.iter().zip(results).map(row).collect();
     table(
         ["SCENARIO", "SECONDS", "RESULT", "FORM", "GUARANTEE"],
         &rows,
@@ -139,15 +164,15 @@ mod tests {
 
     use super::*;
 
-    fn outcome(failed: bool) -> Outcome {
+    fn ended(failed: bool) -> Ran {
         let trouble = failed.then(|| Trouble {
             failure: Failure::wrong("x"),
             around: String::new(),
         });
-        Outcome {
+        Ran::Ended(Outcome {
             took: Duration::from_millis(1500),
             trouble,
-        }
+        })
     }
 
     #[test]
@@ -170,18 +195,34 @@ mod tests {
 
     #[test]
     fn a_failed_scenario_stands_out_in_the_table_and_is_counted() {
-        let (scenarios, outcomes) = (
-            [&SCENARIOS[0], &SCENARIOS[1]],
-            [outcome(false), outcome(true)],
-        );
-        let text = shown(&scenarios, &outcomes, Form::Short);
+        let scenarios = [&SCENARIOS[0], &SCENARIOS[1]];
+        let results = [ended(false), ended(true)];
+        let text = shown(&scenarios, &results, Form::Short);
         let lines: Vec<_> = text.lines().collect();
         assert!(
             lines[1].contains("1.5") && lines[1].contains("passed"),
             "{text}"
         );
         assert!(lines[2].contains("FAILED"), "{text}");
-        let tally = counted(&outcomes);
-        assert_eq!((tally.passed, tally.failed), (1, 1));
+        let tally = counted(&results);
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_scenario_that_a_release_cannot_serve_is_counted_apart_and_says_why() {
+        let needy = SCENARIOS.iter().find_map(|scenario| {
+            let reason = scenario.not_served_by(Release::V1_34)?;
+            Some((scenario, reason))
+        });
+        let (scenario, reason) = needy.unwrap();
+        let results = [Ran::Not(reason.clone()), ended(false)];
+        let text = shown(&[scenario, &SCENARIOS[0]], &results, Form::Short);
+        let line = text.lines().nth(1).unwrap();
+        assert!(
+            line.contains("not applicable") && line.ends_with(&reason.to_string()),
+            "{text}"
+        );
+        let tally = counted(&results);
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 0, 1));
     }
 }

@@ -24,6 +24,8 @@ enum Answer {
     Claim,
     /// There is no such path, as a server says that does not serve the version.
     NoSuchPath,
+    /// The same, as Kubernetes 1.33 says it.
+    NoSuchVersion,
     Code(u16),
     Garbage,
     BrokenConnection,
@@ -68,6 +70,13 @@ async fn respond(answer: Answer) -> Result<Response<Body>, BoxError> {
             .to_string(),
         ),
         Answer::NoSuchPath => (404, "404 page not found".to_owned()),
+        Answer::NoSuchVersion => (
+            404,
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                   "message": "the server could not find the requested resource",
+                   "reason": "NotFound", "details": {}, "code": 404})
+            .to_string(),
+        ),
         Answer::Code(code) => {
             let reason = if code == 404 { "NotFound" } else { "" };
             let status = Status::failure("told to", reason).with_code(code);
@@ -86,8 +95,9 @@ async fn respond(answer: Answer) -> Result<Response<Body>, BoxError> {
 }
 
 /// Everything that can go wrong with one read and may be right at the next.
-const PASSING: [Answer; 11] = [
+const PASSING: [Answer; 12] = [
     Answer::NoSuchPath,
+    Answer::NoSuchVersion,
     Answer::Code(401),
     Answer::Code(403),
     Answer::Code(429),

@@ -13,7 +13,7 @@ use tessera_shell::resource_api::{Kind, ResourceApi, resource};
 use tracing::warn;
 
 use super::Turn;
-use super::store::{SliceEvent, SliceStore, StoreError};
+use super::store::{Rehearsal, SliceEvent, SliceStore, StoreError};
 
 /// The API server's slices of one driver on one node, in whichever version it serves them.
 ///
@@ -56,6 +56,24 @@ impl SliceStore for KubeSlices {
         let params = ListParams::default().fields(&self.selector);
         let list = slices.list(&params).await.map_err(self.refused(version))?;
         list.items.into_iter().map(|it| read(version, it)).collect()
+    }
+
+    async fn rehearse(&self, write: Rehearsal<'_>) -> Result<ResourceSlice, StoreError> {
+        let (version, slices) = self.slices().await?;
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let answer = match write {
+            Rehearsal::Create(slice) => slices.create(&params, &written(version, slice)?).await,
+            Rehearsal::Replace(slice) => {
+                let name = slice.metadata.name.as_deref().unwrap_or_default();
+                slices
+                    .replace(name, &params, &written(version, slice)?)
+                    .await
+            }
+        };
+        read(version, answer.map_err(self.refused(version))?)
     }
 
     async fn create(&self, slice: &ResourceSlice, _: &Turn) -> Result<ResourceSlice, StoreError> {

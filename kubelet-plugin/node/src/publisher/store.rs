@@ -14,6 +14,12 @@ pub trait SliceStore: Send + Sync {
     /// The slices as they are now, not as some cache remembers them.
     fn list(&self) -> impl Future<Output = Result<Vec<ResourceSlice>, StoreError>> + Send;
 
+    /// What would be stored by this creation or replacement. Nothing is.
+    fn rehearse(
+        &self,
+        write: Rehearsal<'_>,
+    ) -> impl Future<Output = Result<ResourceSlice, StoreError>> + Send;
+
     /// Stores a new slice and answers what was stored.
     fn create(
         &self,
@@ -40,6 +46,15 @@ pub trait SliceStore: Send + Sync {
     /// [`SliceEvent::Relisted`] and ends with the first error; the publisher opens another then,
     /// in its own time.
     fn watch(&self) -> BoxStream<'static, SliceEvent>;
+}
+
+/// A write that is tried.
+#[derive(Clone, Copy, Debug)]
+pub enum Rehearsal<'a> {
+    /// The creation of this slice.
+    Create(&'a ResourceSlice),
+    /// The replacement of the slice of this name.
+    Replace(&'a ResourceSlice),
 }
 
 /// Something happened to the stored slices.

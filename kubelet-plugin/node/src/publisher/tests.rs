@@ -1,21 +1,16 @@
 //! The publisher against an API server in memory, in the tests' own time.
 
+mod counters;
 mod faults;
 mod others;
 mod running;
 mod server;
 
-use tessera_device::Inventory;
-use tessera_device::mig::MigMode;
-use tessera_device::testing::driver;
-use tessera_offer::{MadeDevices, partitions};
-use tessera_sharing::ConsumableShares;
 use tokio::time::sleep;
 
 use self::running::{LONG, Running, offer, published};
 use self::server::{Call, Fault, Server};
 use super::*;
-use crate::testing::cutting::h100;
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_published_before_the_kubelet_has_registered_the_driver() {
@@ -41,42 +36,6 @@ async fn a_node_without_gpus_is_published_too() {
     let mut running = Running::start(Server::default(), Some(offer(0)));
     running.reaches(published(1, 0)).await;
     assert_eq!(running.server.slices().len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_server_without_counters_never_has_two_devices_that_overlap() {
-    let gpus = (0..2).map(|minor| h100(minor, MigMode::Off)).collect();
-    let inventory = Inventory::new(driver("580"), gpus).unwrap();
-    let node = offer(0).node().clone();
-    let offer = partitions(
-        &inventory,
-        &MadeDevices::default(),
-        &node,
-        "gpu.nvidia.com",
-        ConsumableShares::Disabled,
-    );
-    assert_eq!(offer.devices().count(), 52);
-    let server = Server::default();
-    server.strip(|slice| {
-        slice.spec.shared_counters = None;
-        for device in slice.spec.devices.iter_mut().flatten() {
-            assert!(device.consumes_counters.is_none(), "{device:?}");
-        }
-    });
-    let running = Running::start(server, Some(offer));
-    running.settle().await;
-    let PublishState::Published { .. } = running.state() else {
-        panic!("{:?}", running.state())
-    };
-    let slices = running.server.slices();
-    let devices = slices
-        .iter()
-        .flat_map(|slice| slice.spec.devices.iter().flatten());
-    let names: Vec<&str> = devices.map(|device| device.name.as_str()).collect();
-    assert_eq!(names, ["gpu-0", "gpu-1"]);
-    let writes = running.server.writes();
-    sleep(LONG).await;
-    assert_eq!(running.server.writes(), writes);
 }
 
 #[tokio::test(start_paused = true)]

@@ -355,7 +355,7 @@ fn every_failure_of_a_claim_is_explained_with_its_message() {
 }
 
 /// One of each change of the driver and the GPUs.
-fn changes() -> [Change; 8] {
+fn changes() -> [Change; 9] {
     let version = || DriverVersion::new("580.95.05");
     let why = || "no library".to_owned();
     let (device, gpu) = (|| DeviceName::whole_gpu(3), || gpu_uuid(3));
@@ -386,6 +386,14 @@ fn changes() -> [Change; 8] {
             device: device(),
             gpu: gpu(),
             mig: MigState::empty(MigMode::On),
+        },
+        Change::MigChanged {
+            device: device(),
+            gpu: gpu(),
+            mig: MigState {
+                pending: MigMode::On,
+                ..MigState::empty(MigMode::Off)
+            },
         },
     ]
 }

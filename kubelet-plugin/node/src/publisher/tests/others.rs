@@ -168,7 +168,35 @@ async fn a_server_without_sharing_gets_the_devices_as_they_are_without_it_at_onc
     let mut running = Running::start(server, Some(shared));
     running.reaches(published(1, 8)).await;
     running.assert_stored(&offer(8));
-    assert_eq!(running.server.writes(), 2);
+    assert_eq!(running.server.writes(), 1);
     sleep(LONG).await;
+    assert_eq!(running.server.writes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_everything_is_asked_once_whether_it_does() {
+    let mut running = Running::start(Server::default(), Some(shared(8, ConsumableShares::Memory)));
+    running.reaches(published(1, 8)).await;
+    let once = [Call::List, Call::Rehearse, Call::Create];
+    assert_eq!(running.server.calls()[..3], once);
+    running.server.wipe();
+    running.settle().await;
+    running.assert_stored(&shared(8, ConsumableShares::Memory));
+    let rehearsals = running.server.calls().into_iter();
+    assert_eq!(rehearsals.filter(|call| *call == Call::Rehearse).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_no_dry_run_shows_by_the_write_what_it_keeps() {
+    let server = Server::default();
+    server.refuse_dry_runs();
+    server.strip(|slice| {
+        for device in slice.spec.devices.iter_mut().flatten() {
+            device.allow_multiple_allocations = None;
+        }
+    });
+    let mut running = Running::start(server, Some(shared(8, ConsumableShares::Memory)));
+    running.reaches(published(1, 8)).await;
+    running.assert_stored(&offer(8));
     assert_eq!(running.server.writes(), 2);
 }

@@ -9,12 +9,13 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_offer::SliceRef;
 use tokio::sync::mpsc;
 
-use crate::publisher::{SliceEvent, SliceStore, StoreError, Turn};
+use crate::publisher::{Rehearsal, SliceEvent, SliceStore, StoreError, Turn};
 
 /// A call that a writer made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     List,
+    Rehearse,
     Create,
     Replace,
     Delete,
@@ -53,6 +54,8 @@ struct Inner {
     hanging: Vec<mpsc::UnboundedSender<SliceEvent>>,
     opened: usize,
     strip: Option<fn(&mut ResourceSlice)>,
+    /// No dry run is taken.
+    plain: bool,
     meddle: Option<fn(&mut ResourceSlice)>,
 }
 
@@ -62,10 +65,16 @@ impl Inner {
             .retain(|watch| watch.send(event.clone()).is_ok());
     }
 
-    fn store(&mut self, mut slice: ResourceSlice) -> ResourceSlice {
+    /// What of a slice is stored.
+    fn kept(&self, mut slice: ResourceSlice) -> ResourceSlice {
         if let Some(strip) = self.strip {
             strip(&mut slice);
         }
+        slice
+    }
+
+    fn store(&mut self, slice: ResourceSlice) -> ResourceSlice {
+        let mut slice = self.kept(slice);
         self.version += 1;
         let version = self.version.to_string();
         slice.metadata.resource_version = Some(version.clone());
@@ -100,7 +109,7 @@ impl Server {
     pub(super) fn writes(&self) -> usize {
         self.calls()
             .iter()
-            .filter(|call| **call != Call::List)
+            .filter(|call| !matches!(call, Call::List | Call::Rehearse))
             .count()
     }
 
@@ -154,6 +163,11 @@ impl Server {
         self.lock().strip = Some(strip);
     }
 
+    /// The server takes no dry runs, as one with a webhook that has side effects.
+    pub(super) fn refuse_dry_runs(&self) {
+        self.lock().plain = true;
+    }
+
     /// Another writer changes every slice right after it is stored.
     pub(super) fn meddle(&self, meddle: fn(&mut ResourceSlice)) {
         self.lock().meddle = Some(meddle);
@@ -200,7 +214,7 @@ impl Server {
             _ => {}
         }
         let answer = act(&mut inner);
-        if let (Some(meddle), true) = (inner.meddle, call != Call::List) {
+        if let (Some(meddle), true) = (inner.meddle, !matches!(call, Call::List | Call::Rehearse)) {
             for mut slice in inner.slices.clone().into_values() {
                 meddle(&mut slice);
                 inner.store(slice);
@@ -220,6 +234,20 @@ impl SliceStore for Server {
         let ours = |slice: &&ResourceSlice| slice.spec.driver == super::running::DRIVER;
         self.call(Call::List, |inner| {
             Ok(inner.slices.values().filter(ours).cloned().collect())
+        })
+        .await
+    }
+
+    async fn rehearse(&self, write: Rehearsal<'_>) -> Result<ResourceSlice, StoreError> {
+        self.call(Call::Rehearse, |inner| {
+            let (Rehearsal::Create(slice) | Rehearsal::Replace(slice)) = write;
+            let stored = inner.slices.get(slice.metadata.name.as_deref().unwrap());
+            match (write, stored) {
+                (_, _) if inner.plain => Err(StoreError::Invalid("no dry run".to_owned())),
+                (Rehearsal::Create(_), Some(_)) => Err(StoreError::Conflict("exists".to_owned())),
+                (Rehearsal::Replace(_), None) => Err(StoreError::Missing("gone".to_owned())),
+                _ => Ok(inner.kept(slice.clone())),
+            }
         })
         .await
     }
