@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use tessera_claim::ClaimUid;
-use tessera_device::GpuUuid;
 use tessera_device::mig::MigState;
+use tessera_device::{GpuUuid, MigUuid};
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::plan::PlanOf;
 use tessera_prepare::record::{Phase, RecordOf, RecordedDevice};
@@ -40,6 +40,8 @@ pub trait Node {
         gpus: BTreeSet<GpuUuid>,
         limit: Deadline,
     ) -> impl Future<Output = Result<Vec<(GpuUuid, MigState)>, StepError>> + Send;
+    /// The MIG devices that this process has destroyed of late: a look at the GPUs may still show them.
+    fn destroyed_mig(&self) -> BTreeSet<MigUuid>;
     /// Whether an effect is there, unaltered.
     fn has(&self, effect: &Effect) -> Result<bool, StepError>;
     /// The bytes of a CDI spec, if it is there.
@@ -159,6 +161,10 @@ impl Node for LocalNode {
             Some(mig) if !gpus.is_empty() => Ok(mig.states(gpus, limit).await?),
             Some(_) | None => Ok(Vec::new()),
         }
+    }
+
+    fn destroyed_mig(&self) -> BTreeSet<MigUuid> {
+        self.mig.as_ref().map(Mig::destroyed).unwrap_or_default()
     }
 
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {

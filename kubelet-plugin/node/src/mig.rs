@@ -8,10 +8,11 @@ mod nvml;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tessera_device::GpuUuid;
 use tessera_device::mig::{MigInstance, MigMode, MigState};
+use tessera_device::{GpuUuid, MigUuid};
 use tessera_nvml::{MigErrorReason, NvmlError};
 use tessera_prepare::step::MigDevice;
 use thiserror::Error;
@@ -83,9 +84,16 @@ impl MigError {
     }
 }
 
+/// How long it is known that a device was destroyed: longer than a look at the hardware takes, which may
+/// still show it.
+const REMEMBERED: Duration = Duration::from_mins(5);
+
 /// The same without blocking.
 #[derive(Clone)]
-pub struct Mig(Arc<dyn MigOperations>);
+pub struct Mig {
+    operations: Arc<dyn MigOperations>,
+    destroyed: Arc<Mutex<Vec<(Instant, MigUuid)>>>,
+}
 
 impl fmt::Debug for Mig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +104,23 @@ impl fmt::Debug for Mig {
 impl Mig {
     /// By these operations.
     pub fn by(operations: impl MigOperations) -> Self {
-        Self(Arc::new(operations))
+        Self {
+            operations: Arc::new(operations),
+            destroyed: Arc::default(),
+        }
+    }
+
+    /// The devices that were destroyed a short while ago, or are being destroyed.
+    pub fn destroyed(&self) -> BTreeSet<MigUuid> {
+        let mut destroyed = self.lock_destroyed();
+        destroyed.retain(|(begun, _)| begun.elapsed() < REMEMBERED);
+        destroyed.iter().map(|(_, device)| device.clone()).collect()
+    }
+
+    fn lock_destroyed(&self) -> MutexGuard<'_, Vec<(Instant, MigUuid)>> {
+        self.destroyed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`MigOperations::states`].
@@ -135,6 +159,10 @@ impl Mig {
     /// See [`MigOperations::destroy`].
     pub async fn destroy(&self, device: MigDevice, limit: Deadline) -> Result<(), MigError> {
         let action = "the destruction of a MIG device";
+        // Before it is: what a look shows from then on may be gone when it is read.
+        let identity = device.identity.as_ref();
+        self.lock_destroyed()
+            .extend(identity.map(|identity| (Instant::now(), identity.uuid.clone())));
         self.run(action, limit, move |mig| mig.destroy(&device))
             .await
     }
@@ -145,7 +173,7 @@ impl Mig {
         limit: Deadline,
         call: impl FnOnce(&dyn MigOperations) -> Result<T, MigError> + Send + 'static,
     ) -> Result<T, MigError> {
-        let operations = self.0.clone();
+        let operations = self.operations.clone();
         let answer = blocking::run("mig", limit, move || call(&*operations)).await;
         answer.map_err(|none| match none {
             NoAnswer::TimedOut => MigError::TimedOut { action },

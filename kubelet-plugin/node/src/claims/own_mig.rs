@@ -25,7 +25,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
 /// The MIG devices that the driver has made.
 ///
 /// A look at the hardware may be from before a device was destroyed, when no record tells of it any more.
-/// So identities are kept until no look shows them: what the driver has made must not be taken for
+/// So identities are kept until no look shows them, and for a while those of what was destroyed: what the driver has made must not be taken for
 /// somebody else's, which would withdraw the GPU for a moment.
 pub struct OwnMigDevices<C> {
     claims: Arc<C>,
@@ -73,6 +73,8 @@ impl<A: ClaimReader, R: Records, N: Node> OwnMigDevices<Claims<A, R, N>> {
             );
         }
         made.devices.clone_from(&devices);
+        // Between two looks a claim may have come and gone, also at the start, when nothing was remembered.
+        made.devices.extend(self.claims.node.destroyed_mig());
         made
     }
 }

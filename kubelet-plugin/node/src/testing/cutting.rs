@@ -7,7 +7,7 @@ use tessera_device::mig::{
     Choices, DeviceNumber, MigAccess, MigInstance, MigMode, MigState, UnfinishedInstance,
 };
 use tessera_device::testing::{gpu, h100_profiles};
-use tessera_device::{Gpu, GpuUuid};
+use tessera_device::{Gpu, GpuUuid, MigUuid};
 use tessera_prepare::step::MigDevice;
 
 use crate::mig::{MigError, MigOperations};
@@ -28,6 +28,8 @@ pub(crate) struct Cutting {
     gpus: Arc<Mutex<BTreeMap<GpuUuid, Gpu>>>,
     /// GPUs of which somebody holds every instance open.
     pub(crate) busy: Arc<Mutex<BTreeSet<GpuUuid>>>,
+    /// What was destroyed, by whichever process.
+    pub(crate) destroyed: Arc<Mutex<BTreeSet<MigUuid>>>,
 }
 
 impl Cutting {
@@ -36,6 +38,7 @@ impl Cutting {
         Self {
             gpus: Arc::new(Mutex::new(gpus.collect())),
             busy: Arc::default(),
+            destroyed: Arc::default(),
         }
     }
 
@@ -148,6 +151,10 @@ impl MigOperations for Cutting {
 
     fn destroy(&self, device: &MigDevice) -> Result<(), MigError> {
         self.refuse_busy(&device.gpu)?;
+        let identity = device.identity.as_ref();
+        let mut destroyed = self.destroyed.lock().unwrap();
+        destroyed.extend(identity.map(|identity| identity.uuid.clone()));
+        drop(destroyed);
         self.change(&device.gpu, |mig| {
             mig.instances.retain(|instance| !device.is(instance));
             let is_rest = |bare: &UnfinishedInstance| bare.placement == device.placement;

@@ -16,7 +16,7 @@ use tessera_api::{Interval, available};
 use tessera_claim::{ClaimRef, ClaimUid};
 use tessera_device::mig::{MigLayouts, MigState};
 use tessera_device::testing::{driver, inventory, inventory_that_lost};
-use tessera_device::{Gpu, GpuUuid, Inventory};
+use tessera_device::{Gpu, GpuUuid, Inventory, MigUuid};
 use tessera_prepare::cdi::{self, CdiKind, DriverInstall};
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::record::{BootId, Phase, PreparedDevice, RecordOf, RecordedDevice};
@@ -275,6 +275,9 @@ impl Node for FusedNode {
     ) -> Result<Vec<(GpuUuid, MigState)>, StepError> {
         let look = || self.2.states(&gpus).map_err(StepError::from);
         self.1.guard(Call::Looks, look)
+    }
+    fn destroyed_mig(&self) -> BTreeSet<MigUuid> {
+        self.2.destroyed.lock().unwrap().clone()
     }
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {
         self.1.guard(Call::Looks, || self.0.has(effect))

@@ -242,6 +242,36 @@ async fn the_offer_stays_the_same_while_claims_come_and_go() {
     assert_eq!(before.slices(1), offer().0.slices(1));
 }
 
+#[tokio::test]
+async fn a_look_that_is_older_than_the_end_of_a_device_shows_nobody_elses() {
+    let machine = node();
+    let node = OfferNode {
+        name: "node0".to_owned(),
+        uid: "uid".to_owned(),
+    };
+    let off = ConsumableShares::Disabled;
+    let offer = |own: &OwnMigDevices<_>, inventory: &tessera_device::Inventory| {
+        let made = own.seen_beside(inventory);
+        partitions(inventory, &made, &node, "gpu.nvidia.com", off).slices(1)
+    };
+    allocate(&machine, "a", &[HALF, OTHER]);
+    let first = Arc::new(machine.start());
+    let own = OwnMigDevices::of(first.clone());
+    let before = offer(&own, &machine.looked_at_now().inventory);
+    // Nothing is offered while the claim is there.
+    first.prepare(&claim("a"), soon()).await.unwrap();
+    let stale = machine.looked_at_now().inventory;
+    first.unprepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(offer(&own, &stale), before);
+    // The next process has a look before it lets the claim go, and offers after it.
+    first.prepare(&claim("a"), soon()).await.unwrap();
+    let second = Arc::new(machine.start());
+    let own = OwnMigDevices::of(second.clone());
+    let stale = machine.looked_at_now().inventory;
+    second.unprepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(offer(&own, &stale), before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_accounts_for_is_destroyed_after_the_grace_and_nothing_else() {
     let machine = node();
