@@ -3,9 +3,9 @@
 //! [`plan`] turns an inventory into an [`Offer`], [`partitions`] into one of GPUs that are cut when claims
 //! need it, and [`channels`] into the one for compute domains;
 //! [`reconcile`] compares an offer with what is stored and lists the writes that make them equal;
-//! [`dropped_fields`] tells what a server did not keep, and [`Tried`] which writes are worth a dry run to know it in time. All are functions of their arguments: the same
-//! input gives the same bytes, so that a republication writes nothing and the scheduler's first fit
-//! never changes by chance.
+//! [`dropped_fields`] tells what a server did not keep, and [`Tried`] which writes are worth a dry run to
+//! know it in time. All are functions of their arguments: the same input gives the same bytes, so that a
+//! republication writes nothing and the scheduler's first fit never changes by chance.
 
 pub mod limits;
 
