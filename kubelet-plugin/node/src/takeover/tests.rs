@@ -1,7 +1,7 @@
 use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
-use tessera_device::testing::{cut, gpu};
+use tessera_device::testing::{cut, gpu, h100_profiles};
 use tessera_prepare::cdi::{self, CdiKind};
 use tessera_prepare::record::Record;
 use tessera_prepare::testing::checkpoint as made;
@@ -279,6 +279,39 @@ async fn a_mig_device_of_which_the_driver_does_not_tell_in_time_has_its_whole_gp
     assert_eq!(refusal(&claims, "beside").await, "GpuHeld");
     claims.unprepare(&claim("a"), soon()).await.unwrap();
     claims.prepare(&claim("beside"), soon()).await.unwrap();
+}
+
+/// The checkpoint does not say whether the device was made for the claim.
+#[tokio::test(start_paused = true)]
+async fn where_this_driver_cuts_the_gpus_a_device_that_was_taken_over_goes_some_time_after_its_claim()
+ {
+    let device = "gpu-0-mig-3g40gb-9-0";
+    let mut cut = cut(gpu(0), &["3g.40gb"]);
+    cut.mig.as_mut().unwrap().profiles = h100_profiles();
+    let machine = left_on(
+        Machine::dynamic(vec![cut]),
+        &json!({"a-uid": made::completed("a", &[made::mig("a", 0, "3g.40gb")])}),
+    );
+    let (claims, report) = start(&machine).await;
+    assert!(!report.is_warning(), "{report}");
+    let grace = Grace(Duration::from_secs(60));
+    let mut let_go = LetGo::default();
+    let mut look_after = async || {
+        let hardware = machine.looked_at_now();
+        claims.look_after(&mut let_go, grace, Some(&hardware)).await;
+        tokio::time::sleep(grace.0).await;
+        machine.cutting.instances()
+    };
+    allocate(&machine, "a", device);
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(look_after().await, [device], "it is in use");
+    }
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(look_after().await, [device]);
+    assert!(look_after().await.is_empty());
+    machine.api.allocate("whole", &[0]);
+    claims.prepare(&claim("whole"), soon()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
