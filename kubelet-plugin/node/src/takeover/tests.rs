@@ -294,7 +294,7 @@ async fn where_this_driver_cuts_the_gpus_a_device_that_was_taken_over_goes_some_
     );
     let (claims, report) = start(&machine).await;
     assert!(!report.is_warning(), "{report}");
-    let grace = Grace(Duration::from_secs(60));
+    let grace = Grace(Duration::from_mins(1));
     let mut let_go = LetGo::default();
     let mut look_after = async || {
         let hardware = machine.looked_at_now();
