@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use tessera_claim::Consumed;
-use tessera_device::{DeviceName, GpuUuid, IdError};
+use tessera_device::{DeviceName, GpuUuid, IdError, MigUuid};
 use thiserror::Error;
 
 use crate::record::BootId;
@@ -95,14 +95,26 @@ pub struct CheckpointedDevice {
 pub enum DeviceKind {
     /// A whole GPU.
     Gpu(GpuUuid),
-    /// A MIG device, static or made for the claim, on this GPU.
-    Mig(GpuUuid),
+    /// A MIG device: one that was there, or one that was made for the claim. The file does not tell which.
+    Mig {
+        /// The GPU that it is a part of.
+        gpu: GpuUuid,
+        /// Which it is, if it says so in a form that NVML has today.
+        instance: Option<MigUuid>,
+    },
     /// A GPU that was given to a virtual machine. One that was bound to another kernel driver before
     /// the reference started has no UUID that NVML would know.
     Vfio(Option<GpuUuid>),
 }
 
 impl Checkpoint {
+    /// Whether a claim was prepared with a MIG device, of which the file does not say where it lies.
+    pub fn has_mig(&self) -> bool {
+        let claims = self.claims.values().flatten();
+        let mut devices = claims.flat_map(|claim| &claim.devices);
+        devices.any(|device| matches!(device.kind, DeviceKind::Mig { .. }))
+    }
+
     /// Reads the file's contents.
     pub fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let File { v1, v2, others } = serde_json::from_slice(bytes)?;
@@ -217,6 +229,8 @@ struct Kind {
 #[derive(Deserialize)]
 struct Info {
     uuid: Option<String>,
+    #[serde(rename = "migUUID")]
+    mig: Option<String>,
     #[serde(rename = "parentUUID")]
     parent: Option<String>,
 }
@@ -311,7 +325,9 @@ fn read_device(entry: Entry) -> Result<CheckpointedDevice, String> {
             vfio: None,
         } => {
             let parent = required(mig.parent(), "mig.concrete.parentUUID")?;
-            (DeviceKind::Mig(parent), mig)
+            let instance = mig.instance().and_then(|uuid| uuid.parse().ok());
+            let gpu = parent;
+            (DeviceKind::Mig { gpu, instance }, mig)
         }
         Entry {
             gpu: None,
@@ -339,6 +355,12 @@ fn read_device(entry: Entry) -> Result<CheckpointedDevice, String> {
 impl Kind {
     fn uuid(&self) -> Option<&str> {
         self.info.as_ref()?.uuid.as_deref()
+    }
+
+    /// Of a MIG device: `concrete` names its UUID so, and the `info` of older releases like that of a GPU.
+    fn instance(&self) -> Option<&str> {
+        let info = self.info.as_ref()?;
+        info.mig.as_deref().or(info.uuid.as_deref())
     }
 
     fn parent(&self) -> Option<&str> {

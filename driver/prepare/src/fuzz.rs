@@ -243,7 +243,7 @@ enum CheckpointBytes {
 #[derive(Clone, Debug, TypeGenerator)]
 enum Checkpointed {
     Gpu(u8),
-    Mig(u8),
+    Mig(u8, bool),
     Vfio(String),
     Begun(String),
     Odd { uid: String, state: String },
@@ -257,8 +257,9 @@ impl Checkpointed {
                 let gpu = checkpoint::gpu(name, (*minor).into());
                 (uid, checkpoint::completed(name, &[gpu]))
             }
-            Self::Mig(minor) => {
-                let mig = checkpoint::mig(name, (*minor).into());
+            Self::Mig(minor, large) => {
+                let profile = if *large { "3g.40gb" } else { "1g.10gb" };
+                let mig = checkpoint::mig(name, (*minor).into(), profile);
                 (uid, checkpoint::completed(name, &[mig]))
             }
             Self::Vfio(gpu) => (
@@ -274,10 +275,13 @@ impl Checkpointed {
 #[test]
 fn a_checkpoint_of_the_reference_driver_is_refused_or_every_claim_in_it_is_accounted_for() {
     let (kind, boot) = (CdiKind::claim(), boot());
+    let gpus = (0..8).map(|minor| cut(gpu(minor), &["1g.10gb"; 7]));
+    let inventory = Inventory::new(driver("580"), gpus.collect()).unwrap();
     let successor = Successor {
         driver: "gpu.nvidia.com",
         kind: &kind,
         boot: &boot,
+        inventory: Some(&inventory),
     };
     fuzz!(500, CheckpointBytes, |bytes| {
         let bytes = match bytes {

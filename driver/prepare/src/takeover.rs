@@ -6,6 +6,11 @@
 //! and the specs stay where they are: so a claim is taken over by a record alone, whose effect is the
 //! spec that is there, and neither its pod nor the kubelet sees anything of it.
 //!
+//! Of a MIG device the checkpoint names the UUID and not the place: that is for the driver to say, and
+//! where it does not, the claim has the whole GPU until it ends. Whether the reference found the device
+//! or made it for the claim is not told either. So none is destroyed for a claim that was taken over:
+//! it is offered as it is afterwards, or, where this driver cuts the GPUs, is one that nobody owns.
+//!
 //! # Guarantees
 //! What a claim holds by the checkpoint is given to no other. Where it cannot be said what that is, no
 //! GPU is given to a new claim until the kubelet has that one unprepared. A function of its inputs:
@@ -16,6 +21,8 @@ use std::fmt;
 
 use serde_json::Map;
 use tessera_claim::{ClaimRef, ClaimUid, Consumed};
+use tessera_device::mig::{MigInstance, Part};
+use tessera_device::{DeviceName, GpuUuid, Inventory, MigUuid};
 
 use crate::cdi::{self, CdiKind};
 use crate::checkpoint::{
@@ -185,6 +192,8 @@ pub struct Successor<'a> {
     pub kind: &'a CdiKind,
     /// The present boot.
     pub boot: &'a BootId,
+    /// Its GPUs, if the NVIDIA driver has told of them.
+    pub inventory: Option<&'a Inventory>,
 }
 
 impl Successor<'_> {
@@ -256,13 +265,7 @@ impl Successor<'_> {
                     device.name, device.cdi_ids
                 ));
             }
-            let (gpu, left) = match &device.kind {
-                DeviceKind::Gpu(gpu) => (Some(gpu), None),
-                DeviceKind::Mig(gpu) => (Some(gpu), Some(format!("MIG device {}", device.name))),
-                DeviceKind::Vfio(gpu) => {
-                    (gpu.as_ref(), Some(format!("passthrough {}", device.name)))
-                }
-            };
+            let Found { gpu, used, left } = self.find(device);
             foreign.extend(left);
             let result = self.result_of(claim, device);
             devices.extend(gpu.map(|gpu| PreparedDevice {
@@ -271,8 +274,8 @@ impl Successor<'_> {
                 device: device.name.clone(),
                 share_id: result.and_then(|result| result.share_id.clone()),
                 gpu: gpu.clone(),
-                view: view(result, &device.kind),
-                instance: None,
+                view: view(result, used),
+                instance: instance(&device.kind).cloned(),
                 // What the reference driver has set stays set.
                 time_slice: None,
                 cdi_id: self.cdi_id(uid, device),
@@ -302,22 +305,53 @@ impl Successor<'_> {
         })
     }
 
-    /// A preparation that has not ended: no container was started with it, so a whole GPU is not in
-    /// use by it, and only its spec may be there. Of other devices more may have been made.
+    /// Which GPU a device has, how much of it, and what of it cannot be taken back.
+    fn find(self, device: &CheckpointedDevice) -> Found<'_> {
+        let name = &device.name;
+        match &device.kind {
+            DeviceKind::Gpu(gpu) => Found {
+                gpu: Some(gpu),
+                used: Used::AllOf(None),
+                left: None,
+            },
+            DeviceKind::Mig { gpu, instance } => Found {
+                gpu: Some(gpu),
+                used: match instance.as_ref().and_then(|uuid| self.instance(gpu, uuid)) {
+                    Some(found) => Used::AllOf(Some(found.part())),
+                    None => Used::Unknown,
+                },
+                left: instance.is_none().then(|| format!("MIG device {name}")),
+            },
+            DeviceKind::Vfio(gpu) => Found {
+                gpu: gpu.as_ref(),
+                used: Used::Unknown,
+                left: Some(format!("passthrough {name}")),
+            },
+        }
+    }
+
+    fn instance(&self, gpu: &GpuUuid, uuid: &MigUuid) -> Option<&MigInstance> {
+        let mut gpus = self.inventory?.ever_seen();
+        let mig = gpus.find(|seen| seen.uuid == *gpu)?.mig.as_ref()?;
+        mig.instances.iter().find(|found| found.uuid == *uuid)
+    }
+
+    /// A preparation that has not ended: no container was started with it, so nothing is in use by it. Of
+    /// a whole GPU only its spec may be there. A MIG device may have been made too, all of it or a half:
+    /// it is where the driver shows it, and in the way of nobody who does not want its place. A GPU that
+    /// is being passed through may be where no driver shows it.
     fn begun(
         self,
         uid: &ClaimUid,
         claim: &CheckpointedClaim,
         spec: Option<&FoundSpec>,
     ) -> Result<Fate, String> {
-        let is_whole_gpu = |result: &&AllocatedResult| {
-            result
-                .device
-                .parse()
-                .is_ok_and(|name: tessera_device::DeviceName| name.is_whole_gpu())
+        let is_shown = |result: &&AllocatedResult| {
+            let name = result.device.parse();
+            name.is_ok_and(|name: DeviceName| name.is_whole_gpu() || name.mig_parent().is_some())
         };
         let mut ours = claim.results.iter().filter(|r| r.driver == self.driver);
-        if let Some(other) = ours.find(|result| !is_whole_gpu(result)) {
+        if let Some(other) = ours.find(|result| !is_shown(result)) {
             return Err(format!("a preparation of {} was interrupted", other.device));
         }
         let record = spec.map(|_| self.record(uid, claim, Phase::Preparing, spec));
@@ -381,31 +415,55 @@ fn is_of(result: &AllocatedResult, device: &CheckpointedDevice) -> bool {
         && (device.requests.is_empty() || device.requests.contains(&result.request))
 }
 
-/// How the claim uses the GPU. Of a share of which it is not known what it takes, and of all but whole
-/// GPUs, it is all.
-fn view(result: Option<&AllocatedResult>, kind: &DeviceKind) -> View {
-    let Some(result) = result else {
+/// What is behind a device.
+struct Found<'d> {
+    /// The GPU, if it is one that NVML would know.
+    gpu: Option<&'d GpuUuid>,
+    used: Used,
+    /// What only the driver that prepared it can take back.
+    left: Option<String>,
+}
+
+/// What a device is of its GPU.
+#[derive(Clone, Copy)]
+enum Used {
+    /// All of this part, or of the whole GPU.
+    AllOf(Option<Part>),
+    /// It may be anything of it.
+    Unknown,
+}
+
+fn instance(kind: &DeviceKind) -> Option<&MigUuid> {
+    match kind {
+        DeviceKind::Mig { instance, .. } => instance.as_ref(),
+        DeviceKind::Gpu(_) | DeviceKind::Vfio(_) => None,
+    }
+}
+
+/// How the claim uses the GPU. What is not known is taken for all: of a share what it takes of its
+/// device, and of a device which part of the GPU it is.
+fn view(result: Option<&AllocatedResult>, used: Used) -> View {
+    if result.is_some_and(|result| result.admin_access) {
+        return View::Admin;
+    }
+    let Used::AllOf(of) = used else {
         return View::Whole;
     };
-    let share = result.share_id.is_some().then_some(result.consumed);
-    match (share, kind) {
-        _ if result.admin_access => View::Admin,
-        (
-            Some(Consumed {
-                memory: Some(memory),
-                compute_share,
-                shares,
-            }),
-            DeviceKind::Gpu(_),
-        ) => View::Share(Share {
-            of: None,
+    let shared = result.filter(|result| result.share_id.is_some());
+    match shared.map(|result| result.consumed) {
+        Some(Consumed {
+            memory: Some(memory),
+            compute_share,
+            shares,
+        }) => View::Share(Share {
+            of,
             amounts: tessera_sharing::Part {
                 memory,
                 compute_share: compute_share.unwrap_or_default(),
                 shares: shares.unwrap_or_default(),
             },
         }),
-        _ => View::Whole,
+        _ => of.map_or(View::Whole, View::Part),
     }
 }
 

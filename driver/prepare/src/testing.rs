@@ -185,7 +185,7 @@ impl GpuGuard for AllLocked {
 /// format.
 pub mod checkpoint {
     use serde_json::{Value, json};
-    use tessera_device::testing::gpu_uuid;
+    use tessera_device::testing::{cut, gpu as a_gpu, gpu_uuid};
 
     /// As it is written now: both versions, with whatever checksums.
     pub fn v2(boot: &str, claims: &Value) -> Value {
@@ -248,14 +248,30 @@ pub mod checkpoint {
         })
     }
 
-    /// A MIG device on this GPU.
-    pub fn mig(claim: &str, minor: u32) -> Value {
+    /// The first MIG device of this GPU when it is cut into one of this profile
+    /// ([`tessera_device::testing::cut`]).
+    pub fn mig(claim: &str, minor: u32, profile: &str) -> Value {
+        let cut = cut(a_gpu(minor), &[profile]);
+        let part = cut.offered().next().unwrap();
+        let instance = part.instance.unwrap();
         let concrete = json!({
-            "parentMinor": minor, "parentUUID": gpu_uuid(minor).as_str(), "giId": 7, "ciId": 0,
-            "migUUID": "MIG-0f2d6a3e-9a55-4f0c-8c8e-0a9be8a1c001",
+            "parentMinor": minor, "parentUUID": gpu_uuid(minor).as_str(),
+            "giId": instance.gpu_instance, "ciId": instance.compute_instance,
+            "migUUID": instance.uuid.as_str(),
         });
-        let name = format!("gpu-{minor}-mig-1g5gb-19-0");
-        json!({"gpu": null, "mig": {"concrete": concrete, "device": device(claim, &name)}})
+        let device = device(claim, part.name().as_str());
+        json!({"gpu": null, "mig": {"concrete": concrete, "device": device}})
+    }
+
+    /// The same as releases before dynamic MIG wrote it.
+    pub fn old_mig(claim: &str, minor: u32, profile: &str) -> Value {
+        let mut device = mig(claim, minor, profile);
+        let concrete = device["mig"]["concrete"].take();
+        device["mig"]["info"] = json!({
+            "uuid": concrete["migUUID"], "profile": profile, "parentUUID": concrete["parentUUID"],
+        });
+        device["mig"].as_object_mut().unwrap().remove("concrete");
+        device
     }
 
     /// A GPU that was passed through to a virtual machine.

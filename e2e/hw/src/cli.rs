@@ -135,7 +135,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Install {
-    /// The machine: a100-40g, gb200, h100, h200 or t4.
+    /// The machine: a100-40g, gb200, h100, h200, p5 or t4.
     #[arg(long)]
     profile: String,
     /// The node's name, from which the identities of its GPUs are derived.

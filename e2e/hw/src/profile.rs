@@ -19,6 +19,7 @@ const PROFILES: &[(&str, &str)] = &[
     ("gb200", include_str!("../profiles/gb200.yaml")),
     ("h100", include_str!("../profiles/h100.yaml")),
     ("h200", include_str!("../profiles/h200.yaml")),
+    ("p5", include_str!("../profiles/p5.yaml")),
     ("t4", include_str!("../profiles/t4.yaml")),
 ];
 
@@ -232,8 +233,8 @@ mod tests {
     fn the_machines_have_as_many_gpus_as_the_real_ones() {
         let count = |name| Profile::load(name).unwrap().slots.len();
         assert_eq!(
-            ["h100", "t4", "a100-40g", "h200", "gb200"].map(count),
-            [8, 4, 8, 8, 4]
+            ["h100", "t4", "a100-40g", "h200", "gb200", "p5"].map(count),
+            [8, 4, 8, 8, 4, 8]
         );
     }
 

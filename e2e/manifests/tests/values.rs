@@ -295,6 +295,51 @@ fn a_values_file_with_every_key_of_the_reference_renders() {
     assert!(!install.render().unwrap().is_empty());
 }
 
+/// By this file a scenario comes from a release of the reference.
+#[test]
+fn the_values_file_of_the_scenarios_has_every_key_of_the_reference_and_no_other() {
+    let path = repository().join("e2e/scenarios/data/reference-values.yaml");
+    let values = json(&std::fs::read_to_string(&path).unwrap());
+    let mut listed = 0;
+    for (key, default) in KEYS {
+        let found = at(&values, key);
+        match default {
+            Same(text) => assert_eq!(found, Some(&json(text)), "{key}"),
+            Differs(..) => assert!(found.is_some(), "{key}"),
+            Unlisted(_) => assert_eq!(found, None, "{key}"),
+        }
+        listed += usize::from(found.is_some());
+    }
+    assert_eq!(leaves(&values, ""), listed);
+    // With our image in place of the reference's it is what our chart takes.
+    let image = file(&[("image.repository", json("r.io/tessera"))]);
+    let install = Install::default().values(&path).values(image.path());
+    assert!(!install.render().unwrap().is_empty());
+}
+
+/// How many keys of the reference lie in these values. What is below one of them is its value.
+fn leaves(values: &Value, at: &str) -> usize {
+    let Some(fields) = values.as_mapping().filter(|_| !is_key(at)) else {
+        return usize::from(is_key(at));
+    };
+    let below = |(name, value): (&Value, &Value)| {
+        let name = name.as_str().unwrap();
+        let key = if at.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{at}.{name}")
+        };
+        let leaves = leaves(value, &key);
+        assert!(leaves > 0, "{key} is no key of the reference");
+        leaves
+    };
+    fields.iter().map(below).sum()
+}
+
+fn is_key(key: &str) -> bool {
+    KEYS.iter().any(|(known, _)| *known == key)
+}
+
 #[test]
 fn no_affinity_at_all_is_taken_as_every_node() {
     let file = file(&[("kubeletPlugin.affinity", Value::Null)]);

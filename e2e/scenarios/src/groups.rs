@@ -18,6 +18,7 @@ pub(crate) mod mig;
 pub(crate) mod odd_claims;
 pub(crate) mod plugin;
 pub(crate) mod reboot;
+mod reference;
 pub(crate) mod rights;
 pub(crate) mod selection;
 mod setting;

@@ -182,7 +182,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     damage::full_read_only_and_vanished_directories_fail_a_claim_with_the_reason_and_leave_nothing
         => "Full tmpfs, read-only CDI directory, vanished state and plugin directories: an error with path and remedy, nothing leaked, the next try works.",
     takeover::the_claims_of_the_reference_driver_are_taken_over_with_their_running_pods
-        => "On a node with a checkpoint and CDI specs of the reference driver, pods run on and can share their claims; a GPU in use is given to nobody before its pod has ended.",
+        => "On a node with a checkpoint and CDI specs of the reference driver, pods with whole GPUs and MIG devices run on and can share their claims; a GPU in use is given to nobody before its pod has ended.",
+    takeover::a_release_of_the_reference_chart_becomes_ours_by_helm_upgrade_and_its_pods_go_on
+        => "A release of the reference chart, with a value for every key of it, becomes one of ours by helm upgrade: pods run on, their claims are ours, and nothing of them is left.",
     versions::pods_get_their_gpus_whichever_version_of_the_resource_api_the_plugin_speaks
         => "The plugin speaks v1beta1 and v1beta2 of the resource API as it speaks v1: it offers its GPUs, and a pod gets the GPU of its claim.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket

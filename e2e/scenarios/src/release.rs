@@ -1,9 +1,12 @@
 //! The product on the cluster: its chart, installed and uninstalled by Helm as users do it.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::resource::v1::ResourceSlice;
+use tempfile::NamedTempFile;
 use tessera_cluster::images::TesseraImage;
 use tessera_cluster::paths::checkout;
 
@@ -24,7 +27,7 @@ const SERVING_LIMIT: Duration = Duration::from_mins(1);
 pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
     helm.args(["upgrade", "--install", RELEASE])
-        .arg(checkout().join("charts/tessera"))
+        .arg(chart())
         .args(["--namespace", RELEASE, "--create-namespace", HELM_LIMIT]);
     for value in values(&image.name) {
         helm.args(["--set", &value]);
@@ -36,14 +39,52 @@ pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), F
 /// Changes values of the installation, and returns when what it then consists of is ready.
 pub(crate) fn change(kubernetes: Kubernetes<'_>, values: &[String]) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
-    helm.args(["upgrade", RELEASE])
-        .arg(checkout().join("charts/tessera"))
-        .args(["--namespace", RELEASE, "--reuse-values", HELM_LIMIT]);
+    helm.args(["upgrade", RELEASE]).arg(chart()).args([
+        "--namespace",
+        RELEASE,
+        "--reuse-values",
+        HELM_LIMIT,
+    ]);
     for value in values {
         helm.args(["--set", value]);
     }
     run(&mut helm, None)?;
     serving(kubernetes)
+}
+
+/// Our chart.
+pub(crate) fn chart() -> PathBuf {
+    checkout().join("charts/tessera")
+}
+
+/// The values that the release was given, as a file that Helm takes.
+pub(crate) fn given(kubernetes: Kubernetes<'_>) -> Result<NamedTempFile, Failure> {
+    let mut helm = kubernetes.cluster().helm();
+    helm.args(["get", "values", RELEASE, "--namespace", RELEASE])
+        .args(["--output", "yaml"]);
+    let values = run(&mut helm, None)?;
+    let kept = NamedTempFile::new().and_then(|mut file| {
+        file.write_all(values.as_bytes())?;
+        Ok(file)
+    });
+    kept.map_err(|error| Failure::wrong(format!("keep the values of the release: {error}")))
+}
+
+/// Makes the release one of this chart with the values of these files, of which later ones win, and returns when Helm
+/// says that it is done.
+pub(crate) fn put(
+    kubernetes: Kubernetes<'_>,
+    chart: &Path,
+    values: &[&Path],
+) -> Result<(), Failure> {
+    let mut helm = kubernetes.cluster().helm();
+    helm.args(["upgrade", "--install", RELEASE])
+        .arg(chart)
+        .args(["--namespace", RELEASE, "--create-namespace", HELM_LIMIT]);
+    for file in values {
+        helm.arg("--values").arg(file);
+    }
+    run(&mut helm, None).map(drop)
 }
 
 /// Uninstalls the chart and returns when Helm says that it is done.
@@ -92,7 +133,8 @@ fn values(image: &str) -> Vec<String> {
     values
 }
 
-fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
+/// Returns when what the release consists of is ready and every node offers its GPUs.
+pub(crate) fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     let nodes = kubernetes.cluster().nodes();
     let ours = Scope::Namespace(RELEASE);
     let count = i32::try_from(nodes.len()).unwrap_or(i32::MAX);

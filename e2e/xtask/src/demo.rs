@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Leave everything running, to go on with kubectl.
     #[arg(long)]
     keep: bool,
-    /// The simulated hardware: a100-40g, gb200, h100, h200 or t4.
+    /// The simulated hardware: a100-40g, gb200, h100, h200, p5 or t4.
     #[arg(long, value_name = "NAME", default_value = "h100")]
     profile: String,
     /// How the product is compiled: quick to build, or as shipped.

@@ -42,7 +42,7 @@ const LOCKS: [&str; 2] = ["pu.lock", "cp.lock"];
 /// Bytes of the largest checkpoint that is read. A claim takes a few thousand.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
-/// How long the reference driver may take to end.
+/// How long the reference driver may take to end, and after that the writing of records.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Time between two looks for its end.
@@ -109,10 +109,9 @@ pub async fn take_over<A: ClaimReader, R: Records, N: Node>(
     if found.map_err(FileError::of("look for", &path))?.is_none() {
         return Ok(None);
     }
-    let deadline = Deadline::after(PATIENCE);
-    let _alone = await_its_end(directory, deadline).await?;
+    let _alone = await_its_end(directory, Deadline::after(PATIENCE)).await?;
     let outcome = match read(&path)? {
-        Ok(checkpoint) => Ok(claims.take_over(&checkpoint, deadline).await?),
+        Ok(checkpoint) => Ok(claims.take_over(&checkpoint, PATIENCE).await?),
         Err(why) => Err(why),
     };
     let kept = put_away(directory)?;

@@ -35,7 +35,7 @@ const TABLES: [(&str, &str); 7] = [
     ("h200", "H200"),
 ];
 
-/// The simulated machines whose GPUs have MIG, and the product's models.
+/// A simulated machine for each table of which there is one, with its name, and the product's models.
 const MACHINES: [(&str, &str); 4] = [
     ("a100-40g", "A100 40GB"),
     ("gb200", "GB200"),

@@ -74,6 +74,38 @@ fn the_spelling_of_the_kubelets_own_message_is_understood() {
 }
 
 #[test]
+fn a_mig_device_is_known_by_its_uuid_in_the_form_of_each_release() {
+    let old_driver = json!("MIG-GPU-00000003-0000-0000-0000-000000000000/1/0");
+    let new = made::mig("a", 3, "3g.40gb");
+    let mut without = new.clone();
+    without["mig"]["concrete"]["migUUID"] = old_driver;
+    let uuid: MigUuid = new["mig"]["concrete"]["migUUID"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    for (device, instance) in [
+        (new, Some(uuid.clone())),
+        (made::old_mig("a", 3, "3g.40gb"), Some(uuid)),
+        (without, None),
+    ] {
+        let file = made::v2("boot", &json!({"a-uid": made::completed("a", &[device])}));
+        let gpu = tessera_device::testing::gpu_uuid(3);
+        assert!(decode(&file).unwrap().has_mig());
+        assert_eq!(
+            only(&file).unwrap().devices[0].kind,
+            DeviceKind::Mig { gpu, instance }
+        );
+    }
+    let whole = made::completed("a", &[made::gpu("a", 3)]);
+    assert!(
+        !decode(&made::v1(&json!({"a-uid": whole})))
+            .unwrap()
+            .has_mig()
+    );
+}
+
+#[test]
 fn a_begun_claim_has_its_name_and_no_devices_yet() {
     let claim = only(&made::v2(
         "boot",

@@ -1,14 +1,15 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tessera_claim::Allocation;
 use tessera_device::mig::MigLayouts;
-use tessera_device::testing::{gpu_uuid, inventory};
+use tessera_device::testing::{cut, driver, gpu, gpu_uuid, inventory};
 
 use super::*;
 use crate::ledger::Ledger;
 use crate::plan::plan;
 use crate::resolve::resolve;
 use crate::standing::{Standing, is_prepared_for, standing};
-use crate::testing::{AllLocked, allocation, boot, checkpoint as made};
+use crate::testing::{AllLocked, allocation, boot, checkpoint as made, mig_record, named};
 
 const DRIVER: &str = "gpu.nvidia.com";
 
@@ -25,7 +26,31 @@ fn spec(name: &str) -> (ClaimUid, FoundSpec) {
     (uid(name), found)
 }
 
+/// Eight GPUs of which the one with this minor number is cut into these.
+fn node(minor: u32, profiles: &[&str]) -> Inventory {
+    let one = |other| match gpu(other) {
+        it if other == minor => cut(it, profiles),
+        it => it,
+    };
+    Inventory::new(driver("580"), (0..8).map(one).collect()).unwrap()
+}
+
+/// The same, but cut after the claims were prepared: an instance that is made again is another one.
+fn cut_anew(minor: u32, profiles: &[&str]) -> Inventory {
+    let mut gpu = cut(gpu(minor), profiles);
+    let instances = &mut gpu.mig.as_mut().unwrap().instances;
+    for (number, instance) in instances.iter_mut().enumerate() {
+        let uuid = format!("MIG-ffffffff-0000-0000-0000-{number:012x}");
+        instance.uuid = uuid.parse().unwrap();
+    }
+    Inventory::new(driver("580"), vec![gpu]).unwrap()
+}
+
 fn take_over(checkpoint: &Value, specs: &[&str]) -> Takeover {
+    take_over_on(Some(&inventory(0..8)), checkpoint, specs)
+}
+
+fn take_over_on(inventory: Option<&Inventory>, checkpoint: &Value, specs: &[&str]) -> Takeover {
     let checkpoint = Checkpoint::decode(checkpoint.to_string().as_bytes()).unwrap();
     let specs = specs.iter().map(|name| spec(name)).collect();
     let (kind, boot) = (CdiKind::claim(), boot());
@@ -33,6 +58,7 @@ fn take_over(checkpoint: &Value, specs: &[&str]) -> Takeover {
         driver: DRIVER,
         kind: &kind,
         boot: &boot,
+        inventory,
     };
     successor.take_over(&checkpoint, &specs, |claim| *claim == uid("ours"))
 }
@@ -40,8 +66,13 @@ fn take_over(checkpoint: &Value, specs: &[&str]) -> Takeover {
 /// What becomes of claim `a`, whose spec is there.
 #[track_caller]
 fn fate(claim: &Value) -> Fate {
+    fate_on(Some(&inventory(0..8)), claim)
+}
+
+#[track_caller]
+fn fate_on(inventory: Option<&Inventory>, claim: &Value) -> Fate {
     let checkpoint = made::v2("boot", &json!({"a-uid": claim}));
-    let mut claims = take_over(&checkpoint, &["a"]).claims;
+    let mut claims = take_over_on(inventory, &checkpoint, &["a"]).claims;
     assert_eq!(claims.len(), 1);
     claims.remove(0).fate
 }
@@ -97,7 +128,7 @@ fn a_gpu_of_a_claim_that_was_taken_over_is_given_to_nobody_else() {
     let next = allocation("next", &[0]);
     for device in [
         made::gpu("a", 0),
-        made::mig("a", 0),
+        made::mig("a", 0, "3g.40gb"),
         made::vfio("a", gpu_uuid(0).as_str()),
     ] {
         let record = record(&fate(&made::completed("a", &[device])));
@@ -141,13 +172,97 @@ fn shares_are_taken_over_as_shares_and_those_that_say_nothing_certain_as_the_who
 }
 
 #[test]
+fn a_mig_device_is_taken_over_as_a_prepare_of_ours_would_have_had_it() {
+    let layout = node(2, &["3g.40gb", "1g.10gb", "1g.10gb"]);
+    let own = mig_record("a", 2, &["3g.40gb"]);
+    for device in [
+        made::mig("a", 2, "3g.40gb"),
+        made::old_mig("a", 2, "3g.40gb"),
+    ] {
+        let fate = fate_on(Some(&layout), &made::completed("a", &[device]));
+        assert!(matches!(fate, Fate::TakenOver(_)), "{fate}");
+        let record = record(&fate);
+        assert_eq!(record.devices, own.devices);
+        assert_eq!(record.effects, [spec("a").1.effect()]);
+        assert_eq!(record.remains(), None, "nothing of it keeps the GPU");
+
+        let same = named(&["gpu-2-mig-3g40gb-9-0"]);
+        let devices = resolve(&same, "node0", &layout, MigLayouts::Static).unwrap();
+        let standing = standing(Some(&record), &devices, &boot());
+        assert_eq!(standing, Standing::Prepared);
+    }
+}
+
+#[test]
+fn beside_a_mig_device_that_was_taken_over_the_others_of_its_gpu_are_given_away_and_it_is_not() {
+    let layout = node(2, &["3g.40gb", "1g.10gb", "1g.10gb"]);
+    let claim = made::completed("a", &[made::mig("a", 2, "3g.40gb")]);
+    let taken = record(&fate_on(Some(&layout), &claim));
+    let admit = |device: &str| {
+        let next = Allocation {
+            claim: crate::testing::claim("next"),
+            ..named(&[device])
+        };
+        let devices = resolve(&next, "node0", &layout, MigLayouts::Static).unwrap();
+        let ledger = Ledger::under(&AllLocked, [&taken], vec![]);
+        ledger.admit(&next.claim, devices).map(|_| ())
+    };
+    for beside in ["gpu-2-mig-1g10gb-19-4", "gpu-2-mig-1g10gb-19-5", "gpu-1"] {
+        assert_eq!(admit(beside), Ok(()), "{beside}");
+    }
+    let refused = admit("gpu-2-mig-3g40gb-9-0").unwrap_err();
+    assert!(refused.to_string().contains("a-uid"), "{refused}");
+}
+
+#[test]
+fn a_mig_device_whose_place_nobody_knows_has_its_whole_gpu_until_its_claim_ends() {
+    let claim = made::completed("a", &[made::mig("a", 2, "3g.40gb")]);
+    let other = cut_anew(2, &["3g.40gb"]);
+    let away = inventory([0, 1]);
+    for inventory in [None, Some(&other), Some(&away)] {
+        let fate = fate_on(inventory, &claim);
+        assert!(matches!(fate, Fate::TakenOver(_)), "{fate}");
+        let record = record(&fate);
+        assert_eq!(record.devices[0].view, View::Whole);
+        assert!(record.devices[0].instance.is_some());
+        assert_eq!(record.remains(), None);
+    }
+}
+
+#[test]
+fn admin_access_and_shares_of_a_mig_device_are_those_of_its_part() {
+    let layout = node(2, &["3g.40gb"]);
+    let part = mig_record("a", 2, &["3g.40gb"]).devices[0].view;
+    let with = |field: &str, value: Value, consumed: Value| {
+        let mut claim = made::completed("a", &[made::mig("a", 2, "3g.40gb")]);
+        let result = &mut claim["status"]["allocation"]["devices"]["results"][0];
+        result[field] = value;
+        result["consumedCapacity"] = consumed;
+        record(&fate_on(Some(&layout), &claim))
+            .devices
+            .remove(0)
+            .view
+    };
+    assert_eq!(with("adminAccess", json!(true), json!(null)), View::Admin);
+    assert_eq!(with("shareID", json!("share"), json!(null)), part);
+    let View::Share(share) = with("shareID", json!("share"), json!({"memory": "10Gi"})) else {
+        panic!("it is a share")
+    };
+    assert_eq!(Some(View::Part(share.of.unwrap())), Some(part));
+    assert_eq!(share.amounts.memory.to_string(), "10Gi");
+}
+
+#[test]
 fn what_only_the_reference_can_take_back_is_held_and_named() {
+    let mut old_name = made::mig("a", 0, "3g.40gb");
+    old_name["mig"]["concrete"]["migUUID"] =
+        json!("MIG-GPU-00000000-0000-0000-0000-000000000000/1/0");
     let mut mps = made::completed("a", &[made::gpu("a", 0)]);
     mps["preparedDevices"][0]["configState"]["mpsControlDaemonID"] = json!("a-uid-12345");
     for (claim, left) in [
         (
-            made::completed("a", &[made::mig("a", 0)]),
-            "MIG device gpu-0-mig-1g5gb-19-0",
+            made::completed("a", &[old_name]),
+            "MIG device gpu-0-mig-3g40gb-9-0",
         ),
         (
             made::completed("a", &[made::vfio("a", gpu_uuid(0).as_str())]),
@@ -176,8 +291,8 @@ fn a_missing_spec_is_recorded_as_missing_so_that_it_is_made_anew() {
 }
 
 #[test]
-fn of_a_begun_preparation_of_gpus_only_its_spec_is_kept_to_be_taken_back() {
-    let begun = made::begun("a", &["gpu-0"]);
+fn of_a_begun_preparation_only_its_spec_is_kept_to_be_taken_back() {
+    let begun = made::begun("a", &["gpu-0", "gpu-1-mig-3g40gb-9-0"]);
     let with_spec = record(&fate(&begun));
     assert_eq!(with_spec.phase, Phase::Preparing);
     assert_eq!(
@@ -203,8 +318,8 @@ fn what_cannot_be_accounted_for_is_never_taken_for_free() {
         (no_devices, "no devices"),
         (no_uuid, "gpu.info.uuid"),
         (
-            made::begun("a", &["gpu-0-mig-1g5gb-19-0"]),
-            "was interrupted",
+            made::begun("a", &["gpu-0-mig-3g40gb-9-0", "gpu-vfio-1"]),
+            "gpu-vfio-1 was interrupted",
         ),
         (json!({"status": 1}), "invalid type"),
     ] {
@@ -247,7 +362,7 @@ fn a_report_counts_what_became_of_the_claims_and_warns_of_what_is_not_whole() {
     assert!(whole.is_news() && !whole.is_warning());
     let mixed = report(json!({
         "a-uid": made::completed("a", &[made::gpu("a", 0)]),
-        "b-uid": made::completed("b", &[made::mig("b", 1)]),
+        "b-uid": made::completed("b", &[made::vfio("b", gpu_uuid(1).as_str())]),
     }));
     assert!(mixed.is_warning());
     let text = mixed.to_string();
@@ -274,5 +389,28 @@ proptest! {
         let held: Vec<_> = record.devices.iter().map(|device| device.gpu.clone()).collect();
         let wanted: Vec<_> = minors.iter().map(|minor| gpu_uuid(*minor)).collect();
         prop_assert_eq!(held, wanted);
+    }
+
+    /// However the GPU is cut, and however much of that is known: what a claim holds of it is at least
+    /// the device that it has, and exactly that if its place is known.
+    #[test]
+    fn whatever_is_known_of_a_layout_a_claim_has_at_least_its_mig_device(
+        profile in prop::sample::select(vec!["1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb"]),
+        then in prop::collection::vec(prop::sample::select(vec!["1g.10gb", "2g.20gb", "3g.40gb"]), 0..3),
+        is_known: bool,
+    ) {
+        let was = mig_record("a", 3, &[profile]);
+        let layout = match then.as_slice() {
+            [] => node(3, &[profile]),
+            others => cut_anew(3, others),
+        };
+        let claim = made::completed("a", &[made::mig("a", 3, profile)]);
+        let record = record(&fate_on(is_known.then_some(&layout), &claim));
+        let (view, device) = (record.devices[0].view, &was.devices[0]);
+        prop_assert!(view.excludes(device.view));
+        let offered = layout.offered().filter_map(|part| part.instance);
+        let mut known = offered.filter(|_| is_known);
+        let found = known.find(|instance| Some(&instance.uuid) == device.instance.as_ref());
+        prop_assert_eq!(view, found.map_or(View::Whole, |instance| View::Part(instance.part())));
     }
 }

@@ -17,7 +17,7 @@ use crate::simulated::Driver;
 const PROFILE: &str = "h100";
 
 /// The GPU that the scenarios of this group cut. It is the last one, which no other scenario names.
-const MINOR: usize = 7;
+pub(super) const MINOR: usize = 7;
 
 pub(crate) fn pods_with_mig_devices_of_one_gpu_see_one_each(
     context: &Context<'_>,
@@ -162,13 +162,21 @@ fn mig_gpus(plugin: Plugin<'_>, state: &str) -> Result<u64, Failure> {
 }
 
 /// Makes the GPU whole again and returns when it is offered so.
-fn make_whole(context: &Context<'_>, driver: &mut Driver<'_>, node: &Node) -> Result<(), Failure> {
+pub(super) fn make_whole(
+    context: &Context<'_>,
+    driver: &mut Driver<'_>,
+    node: &Node,
+) -> Result<(), Failure> {
     driver.heal()?;
     await_parts(context, node, &["gpu-7"])
 }
 
 /// Waits until the GPU is offered as exactly these devices. They are sorted by name.
-fn await_parts(context: &Context<'_>, node: &Node, parts: &[&str]) -> Result<(), Failure> {
+pub(super) fn await_parts(
+    context: &Context<'_>,
+    node: &Node,
+    parts: &[&str],
+) -> Result<(), Failure> {
     let what = format!("GPU {MINOR} of {} to be offered as {parts:?}", node.name());
     let whole = format!("gpu-{MINOR}");
     let part = format!("gpu-{MINOR}-");
@@ -188,7 +196,7 @@ fn await_parts(context: &Context<'_>, node: &Node, parts: &[&str]) -> Result<(),
 
 /// Holds if the container lists one GPU with one MIG device of this profile, that of the claim, and has
 /// the nodes of two capabilities.
-fn sees_its_device(
+pub(super) fn sees_its_device(
     context: &Context<'_>,
     pod: &str,
     claim: &str,
@@ -219,7 +227,12 @@ fn sees_its_device(
     same(&format!("the capabilities in {pod}"), &nodes.trim(), &"2")
 }
 
-fn attribute(context: &Context<'_>, place: &Place, name: &str) -> Result<String, Failure> {
+/// The text of an attribute of the device at this place.
+pub(super) fn attribute(
+    context: &Context<'_>,
+    place: &Place,
+    name: &str,
+) -> Result<String, Failure> {
     let slices: Objects<ResourceSlice> = context.kubernetes().list(Scope::Cluster)?;
     let attributes = device(&slices, place).and_then(|device| device.attributes.as_ref());
     let value = attributes.and_then(|all| all.get(name));

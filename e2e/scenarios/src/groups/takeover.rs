@@ -1,57 +1,60 @@
 //! The plugin comes to a node on which the reference driver has prepared claims.
 //!
-//! The reference driver itself is not here. What it leaves on a node (its checkpoint, its CDI specs, its lock files) is made
-//! from what is known of its formats, out of claims that our plugin has prepared: the plugin is killed, its records
-//! are removed, and the files of the other driver are put in their place.
+//! What is simulated of the reference driver is said in [`reference`].
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::Pod;
 use tessera_cluster::Node;
 
-use super::manifests::{claim, on_node, pod_of, stubborn};
+use super::manifests::{claim, example, on_node, pod_of, stubborn};
+use super::mig::{MINOR, await_parts, make_whole, sees_its_device};
+use super::reference::{self, Known};
 use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, claim_of, uuids};
 use crate::failure::{Failure, nothing, same};
-use crate::gpus::{DRIVER, Offered};
 use crate::kubelet_log::{KubeletLog, Said};
-use crate::kubernetes::{Scope, containers, uid};
+use crate::kubernetes::{Objects, Scope, containers, runs};
 use crate::plugin_pod::Plugin;
-
-/// The node's directory of the driver, where both drivers have their files.
-fn plugin_dir(node: &Node) -> PathBuf {
-    node.kubelet_dir().join("plugins").join(DRIVER)
-}
+use crate::release::{self, RELEASE};
+use crate::simulated::Driver;
 
 pub(crate) fn the_claims_of_the_reference_driver_are_taken_over_with_their_running_pods(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
+    let mut driver = Driver::of(node)?;
+    driver.cut(MINOR, &["3g.40gb", "3g.40gb"])?;
+    await_parts(
+        context,
+        node,
+        &["gpu-7-mig-3g40gb-9-0", "gpu-7-mig-3g40gb-9-4"],
+    )?;
     context.apply(&claim("shared"))?;
     context.apply(&on_node(&pod_of("first", "shared"), node))?;
     context.apply(&stubborn("former", node, 2))?;
-    let pods = context.running(&["first", "former"])?;
-    let started = containers(&pods["former"]);
+    let halves = example("mig")?;
+    context.apply(&halves)?;
+    let pods = context.running(&["first", "former", "one-half", "other-half"])?;
     let owned = claim_of(&pods["former"], "gpus")?;
+    let half = claim_of(&pods["one-half"], "mig")?;
+    let other_half = claim_of(&pods["other-half"], "mig")?;
     let held = uuids(&context.held(&owned)?);
+    let claims = ["shared", &owned, &half, &other_half];
+    let known = Known::of(context, node, &claims)?;
     let log = KubeletLog::of(context.kubernetes(), node)?;
-    leave_as_the_reference_does(context, node, &["shared", &owned])?;
+    become_the_reference(context, node, known)?;
     // A pod that comes before waits for more than a minute.
     log.wait(&[Said::Registered], START_LIMIT)?;
-
     let what = "the event of the takeover";
     let event = context.event(Scope::Namespace("default"), what, |event| {
         event.reason.as_deref() == Some("ClaimsTakenOver")
             && event.involved_object.name.as_deref() == Some(node.name())
     })?;
     let told = event.message.unwrap_or_default();
-    if !told.starts_with("2 claims of the reference driver were taken over, taken_over 2;") {
+    if !told.starts_with("4 claims of the reference driver were taken over, taken_over 4;") {
         return Err(Failure::wrong(format!("the event says {told:?}")));
     }
-    let plugin = Plugin::on(context.kubernetes(), node);
-    let counted = plugin.metric("tessera_takeover_claims_total{fate=\"taken_over\"}")?;
-    same("the claims in the metric", &counted, &2)?;
+    are_taken_over(context, node, claims.len())?;
 
     // A container that is started now is made by the spec of the reference driver.
     context.apply(&pod_of("second", "shared"))?;
@@ -62,38 +65,42 @@ pub(crate) fn the_claims_of_the_reference_driver_are_taken_over_with_their_runni
         &seen,
         &uuids(&context.held("shared")?),
     )?;
-    let pods = context.pods("the pods of before", |pods| Some(pods.clone()))?;
-    same(
-        "the container that ran before",
-        &containers(&pods["former"]),
-        &started,
-    )?;
+    let now = context.pods("the pods of before", |pods| Some(pods.clone()))?;
+    for pod in ["first", "former", "one-half", "other-half"] {
+        same(
+            &format!("the container of {pod} that ran before"),
+            &containers(&now[pod]),
+            &containers(&pods[pod]),
+        )?;
+    }
     same("the GPUs in it", &context.lists("former", "main")?, &held)?;
+    sees_its_device(context, "one-half", &half, "3g.40gb")?;
+
+    // Nothing of a MIG device is left that keeps it from the next pod, and the other half goes on beside.
+    context.delete_pods(&["one-half"])?;
+    context.apply(&halves)?;
+    context.running(&["one-half"])?;
 
     // The claim is gone at once and its GPUs allocated anew; its process is not gone.
     context.delete_pods(&["former", "--force", "--grace-period=0"])?;
-    context.apply(&stubborn("next", node, 7))?;
+    context.apply(&stubborn("next", node, 6))?;
     context.running(&["next"])?;
     let next = context.seen("next", "main")?;
     let missing: Vec<_> = held.iter().filter(|gpu| !next.contains(gpu)).collect();
     nothing("the next pod lacks GPUs of the former one", &missing)?;
     nothing("preparations have failed", &context.failed_preparations()?)?;
 
-    context.delete_pods(&["first", "second", "next"])?;
+    context.delete_pods(&["first", "second", "next", "one-half", "other-half"])?;
     context.nothing_left_within(COLLECT_LIMIT)?;
-    // It is kept for people, and in the way of the other scenarios.
-    for file in ["checkpoint.json.taken-over", "pu.lock", "cp.lock"] {
-        let path = plugin_dir(node).join(file);
-        fs::remove_file(&path).map_err(failed(&path))?;
-    }
-    Ok(())
+    reference::clear(node)?;
+    make_whole(context, &mut driver, node)
 }
 
-/// Makes a node that runs these claims one of the reference driver, and has the plugin start on it.
-fn leave_as_the_reference_does(
+/// Makes a node one of the reference driver, and has the plugin start on it.
+fn become_the_reference(
     context: &Context<'_>,
     node: &Node,
-    names: &[&str],
+    known: Known<'_>,
 ) -> Result<(), Failure> {
     let plugin = Plugin::on(context.kubernetes(), node);
     let keeper = plugin.keeper()?;
@@ -101,135 +108,97 @@ fn leave_as_the_reference_does(
     processes.extend(plugin.processes());
     // Nobody repairs what is done here.
     let _stopped = node.stop(processes);
-    let claims = context.claims()?;
-    let mut entries = serde_json::Map::new();
-    for name in names {
-        let uid = uid(&claims[*name]);
-        let status = serde_json::to_value(&claims[*name].status).unwrap_or_default();
-        replace_spec(node, &uid)?;
-        let records = node.run_dir().join(DRIVER).join("claims");
-        for directory in [records.join("copies"), records] {
-            let path = directory.join(format!("{uid}.record"));
-            fs::remove_file(&path).map_err(failed(&path))?;
-        }
-        let entry = entry(&uid, &status, &context.held(name)?);
-        entries.insert(uid, entry);
-    }
-    write_checkpoint(node, &Value::Object(entries))?;
+    known.leave()?;
     // With its first process the whole container ends, and the kubelet starts it anew.
     node.kill(&[keeper]);
     Ok(())
 }
 
-/// What the checkpoint has of a prepared claim.
-fn entry(uid: &str, status: &Value, gpus: &[Offered]) -> Value {
-    let device = |gpu: &Offered| {
-        let name = &gpu.place.device;
-        json!({
-            "gpu": {
-                "info": {"uuid": gpu.uuid},
-                "device": {
-                    "Requests": [status["allocation"]["devices"]["results"][0]["request"]],
-                    "PoolName": gpu.place.pool,
-                    "DeviceName": name,
-                    "CDIDeviceIDs": [format!("k8s.gpu.nvidia.com/claim={uid}-{name}")],
-                },
-            },
-            "mig": null,
-        })
-    };
-    let devices: Vec<Value> = gpus.iter().map(device).collect();
-    json!({
-        "checkpointState": "PrepareCompleted",
-        "status": status,
-        "preparedDevices": [{
-            "devices": devices,
-            "configState": {"mpsControlDaemonID": "", "timeSliceApplied": null},
-        }],
-    })
+/// Holds if the plugin has taken over so many claims, all of them whole.
+fn are_taken_over(context: &Context<'_>, node: &Node, claims: usize) -> Result<(), Failure> {
+    let plugin = Plugin::on(context.kubernetes(), node);
+    let counted = plugin.metric("tessera_takeover_claims_total{fate=\"taken_over\"}")?;
+    let claims = u64::try_from(claims).unwrap_or(u64::MAX);
+    same("the claims in the metric", &counted, &claims)
 }
 
-fn write_checkpoint(node: &Node, claims: &Value) -> Result<(), Failure> {
-    let boot = Path::new("/proc/sys/kernel/random/boot_id");
-    let boot = fs::read_to_string(boot).map_err(failed(boot))?;
-    let checkpoint = json!({
-        "version": "v2",
-        "checksum": 1,
-        "v1": {"preparedClaims": claims},
-        "v2": {"checksum": 2, "preparedClaims": claims, "nodeBootID": boot.trim()},
-    });
-    for (file, contents) in [
-        ("pu.lock", String::new()),
-        ("cp.lock", String::new()),
-        ("checkpoint.json", checkpoint.to_string()),
-    ] {
-        let path = plugin_dir(node).join(file);
-        fs::write(&path, contents).map_err(failed(&path))?;
+pub(crate) fn a_release_of_the_reference_chart_becomes_ours_by_helm_upgrade_and_its_pods_go_on(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let kubernetes = context.kubernetes();
+    let node = context.node_with("h100")?;
+    context.apply(&claim("shared"))?;
+    context.apply(&on_node(&pod_of("first", "shared"), node))?;
+    context.apply(&stubborn("other", node, 2))?;
+    let pods = context.running(&["first", "other"])?;
+    let owned = claim_of(&pods["other"], "gpus")?;
+    let held = uuids(&context.held(&owned)?);
+    let known = Known::of(context, node, &["shared", &owned])?;
+
+    let given = release::given(kubernetes)?;
+    let upgraded = upgrade_from_the_reference(context, known, given.path())
+        .and_then(|()| are_taken_over(context, node, 2));
+    // The values of the reference are not those of the other scenarios.
+    let restored = release::put(kubernetes, &release::chart(), &[given.path()])
+        .and_then(|()| release::serving(kubernetes));
+    upgraded?;
+    restored?;
+
+    context.apply(&pod_of("second", "shared"))?;
+    context.running(&["second"])?;
+    same(
+        "the GPU of the claim that two pods share",
+        &context.seen("second", "main")?,
+        &uuids(&context.held("shared")?),
+    )?;
+    let now = context.pods("the pods of before", |pods| Some(pods.clone()))?;
+    for pod in ["first", "other"] {
+        same(
+            &format!("the container of {pod} that ran before"),
+            &containers(&now[pod]),
+            &containers(&pods[pod]),
+        )?;
     }
-    Ok(())
+    same("the GPUs in it", &context.lists("other", "main")?, &held)?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
+    context.delete_pods(&["first", "second", "other"])?;
+    context.nothing_left_within(COLLECT_LIMIT)?;
+    reference::clear(node)
 }
 
-/// Puts the spec under the name and in the format in which the reference driver writes it.
-fn replace_spec(node: &Node, uid: &str) -> Result<(), Failure> {
-    let path = |ending: &str| {
-        let name = format!("k8s.gpu.nvidia.com-claim_{uid}.{ending}");
-        node.cdi_dir().join(name)
+/// Puts a release of the reference chart in the place of ours, and then ours in the place of that, with its values: what
+/// users do, but for the image, which is ours.
+fn upgrade_from_the_reference(
+    context: &Context<'_>,
+    known: Known<'_>,
+    given: &Path,
+) -> Result<(), Failure> {
+    let kubernetes = context.kubernetes();
+    let ours = Scope::Namespace(RELEASE);
+    let is_its = |pod: &Pod| {
+        let labels = pod.metadata.labels.as_ref();
+        labels.is_some_and(|labels| labels.contains_key(reference::COMPONENT))
     };
-    let (ours, theirs) = (path("json"), path("yaml"));
-    let spec = fs::read(&ours).map_err(failed(&ours))?;
-    let spec: Value = serde_json::from_slice(&spec).map_err(|reason| Failure::Unreadable {
-        line: ours.display().to_string(),
-        reason,
+    release::uninstall(kubernetes)?;
+    let what = "our pods to be gone";
+    kubernetes.wait(ours, what, START_LIMIT, |pods: &Objects<Pod>| {
+        pods.is_empty().then_some(())
     })?;
-    fs::write(&theirs, yaml(&spec, 0)).map_err(failed(&theirs))?;
-    fs::remove_file(&ours).map_err(failed(&ours))
-}
+    known.leave()?;
+    let chart = reference::chart()?;
+    let values = reference::values();
+    release::put(kubernetes, chart.path(), &[values.as_path()])?;
+    let what = "a plugin of the stand-in on every node, and its controller";
+    let parts = context.nodes().len() + 1;
+    kubernetes.wait(ours, what, START_LIMIT, |pods: &Objects<Pod>| {
+        let running = pods.values().filter(|pod| is_its(pod) && runs(pod));
+        (running.count() == parts).then_some(())
+    })?;
 
-/// The value as YAML in block style: one field a line, fields in the order of their names.
-fn yaml(value: &Value, depth: usize) -> String {
-    let margin = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => {
-            let field = |(name, value): (&String, &Value)| match value {
-                Value::Object(_) => format!("{margin}{name}:\n{}", yaml(value, depth + 1)),
-                Value::Array(_) => format!("{margin}{name}:\n{}", yaml(value, depth)),
-                plain => format!("{margin}{name}: {plain}\n"),
-            };
-            fields.iter().map(field).collect()
-        }
-        Value::Array(entries) => {
-            let entry = |value: &Value| match value {
-                plain @ (Value::String(_) | Value::Number(_)) => format!("{margin}- {plain}\n"),
-                nested => {
-                    let nested = yaml(nested, depth + 1);
-                    format!("{margin}- {}", nested.trim_start())
-                }
-            };
-            entries.iter().map(entry).collect()
-        }
-        plain => format!("{margin}{plain}\n"),
-    }
-}
-
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> Failure {
-    let path = path.to_owned();
-    move |reason| Failure::File { path, reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spec_is_written_as_the_reference_driver_does() {
-        let spec = json!({
-            "kind": "k8s.gpu.nvidia.com/claim",
-            "devices": [{"name": "a-gpu-0", "containerEdits": {"deviceNodes": [{"path": "/dev/nvidia0"}]}}],
-            "containerEdits": {"env": ["A=b"], "hooks": [{"args": ["hook", "x"], "timeout": 5}]},
-        });
-        let expected = "containerEdits:\n  env:\n  - \"A=b\"\n  hooks:\n  - args:\n    - \"hook\"\n    - \"x\"\n    \
-                        timeout: 5\ndevices:\n- containerEdits:\n    deviceNodes:\n    - path: \"/dev/nvidia0\"\n  \
-                        name: \"a-gpu-0\"\nkind: \"k8s.gpu.nvidia.com/claim\"\n";
-        assert_eq!(yaml(&spec, 0), expected);
-    }
+    release::put(kubernetes, &release::chart(), &[values.as_path(), given])?;
+    let what = "the pods of the stand-in to be gone";
+    kubernetes.wait(ours, what, START_LIMIT, |pods: &Objects<Pod>| {
+        (!pods.values().any(is_its)).then_some(())
+    })?;
+    release::serving(kubernetes)
 }

@@ -1,6 +1,8 @@
 //! Makes records of the claims that the reference driver has prepared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tessera_claim::ClaimUid;
 use tessera_prepare::cdi;
@@ -15,7 +17,12 @@ use super::{ClaimError, Claims, Identity, Locked};
 use crate::claim_reader::ClaimReader;
 use crate::deadline::Deadline;
 use crate::executor::{Node, StepError};
+use crate::hardware::Hardware;
 use crate::journal::{Entry, Records};
+
+/// How long the NVIDIA driver may take to tell where MIG devices lie. Nothing of them that runs runs
+/// without it, so it is there as a rule; a claim of which it does not tell has its whole GPU.
+const LOOK: Duration = Duration::from_secs(10);
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Takes over what the checkpoint tells, and removes specs that belong to no claim.
@@ -26,7 +33,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     pub async fn take_over(
         &self,
         checkpoint: &Checkpoint,
-        deadline: Deadline,
+        patience: Duration,
     ) -> Result<Takeover, ClaimError> {
         let Identity {
             driver,
@@ -39,12 +46,15 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             recorded.records.iter().any(|r| r.claim.uid == *claim)
                 || recorded.unreadable.iter().any(|u| u.claim == *claim)
         };
+        let hardware = self.shown(checkpoint).await;
         let successor = Successor {
             driver,
             kind: cdi_kind,
             boot,
+            inventory: hardware.as_ref().map(|hardware| &hardware.inventory),
         };
         let takeover = successor.take_over(checkpoint, &self.reference_specs()?, is_recorded);
+        let deadline = Deadline::after(patience);
         for taken in &takeover.claims {
             self.take(taken, deadline).await?;
         }
@@ -58,6 +68,19 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             self.node.apply(&step, deadline).await?;
         }
         Ok(takeover)
+    }
+
+    /// The hardware, where somebody has a part of it.
+    async fn shown(&self, checkpoint: &Checkpoint) -> Option<Arc<Hardware>> {
+        if !checkpoint.has_mig() {
+            return None;
+        }
+        let ready = self.hardware.ready(Deadline::after(LOOK)).await;
+        ready
+            .inspect_err(|why| {
+                warn!("claims of MIG devices are taken over with their whole GPUs: {why}");
+            })
+            .ok()
     }
 
     async fn take(&self, taken: &Taken, deadline: Deadline) -> Result<(), ClaimError> {

@@ -1,6 +1,7 @@
 use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
+use tessera_device::testing::{cut, gpu, h100_profiles};
 use tessera_prepare::cdi::{self, CdiKind};
 use tessera_prepare::record::Record;
 use tessera_prepare::testing::checkpoint as made;
@@ -17,7 +18,19 @@ fn soon() -> Deadline {
 
 /// A node that the reference driver has left with these claims.
 fn left_with(claims: &Value) -> Machine {
-    let machine = Machine::new();
+    left_on(Machine::new(), claims)
+}
+
+/// The same of a node whose GPU 0 is cut, and GPU 2 too.
+fn cut_and_left_with(claims: &Value) -> Machine {
+    let one = |minor| match minor {
+        0 | 2 => cut(gpu(minor), &["3g.40gb", "1g.10gb"]),
+        _ => gpu(minor),
+    };
+    left_on(Machine::having((0..8).map(one).collect()), claims)
+}
+
+fn left_on(machine: Machine, claims: &Value) -> Machine {
     machine.start();
     fs::create_dir_all(plugin(&machine)).unwrap();
     for name in LOCKS {
@@ -173,22 +186,17 @@ async fn a_record_that_is_lost_after_the_takeover_is_known_by_the_spec() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_taken_back_is_answered_for_while_it_is_in_use_and_refused_afterwards() {
-    let machine = left_with(&json!({"a-uid": made::completed("a", &[made::mig("a", 0)])}));
+    let mut device = made::mig("a", 0, "3g.40gb");
+    device["mig"]["concrete"]["migUUID"] =
+        json!("MIG-GPU-00000000-0000-0000-0000-000000000000/1/0");
+    let machine = left_with(&json!({"a-uid": made::completed("a", &[device])}));
     let (claims, report) = start(&machine).await;
     assert!(report.is_warning());
-    let object = json!({
-        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
-        "metadata": {"namespace": "default", "name": "a", "uid": "a-uid"}, "spec": {},
-        "status": {"allocation": {"devices": {"results": [{"request": "gpu",
-            "driver": "gpu.nvidia.com", "pool": "node0", "device": "gpu-0-mig-1g5gb-19-0"}]}}},
-    });
-    machine
-        .api
-        .put("a", serde_json::from_value(object).unwrap());
+    allocate(&machine, "a", "gpu-0-mig-3g40gb-9-0");
     let devices = claims.prepare(&claim("a"), soon()).await.unwrap();
     assert_eq!(
         devices[0].cdi_id,
-        "k8s.gpu.nvidia.com/claim=a-uid-gpu-0-mig-1g5gb-19-0"
+        "k8s.gpu.nvidia.com/claim=a-uid-gpu-0-mig-3g40gb-9-0"
     );
 
     machine.api.allocate("next", &[0]);
@@ -200,14 +208,133 @@ async fn what_cannot_be_taken_back_is_answered_for_while_it_is_in_use_and_refuse
     }
 }
 
-/// A claim whose MIG device was about to be made.
-fn interrupted() -> Value {
-    json!({"a-uid": made::begun("a", &["gpu-0-mig-1g5gb-19-0"])})
+fn allocate(machine: &Machine, name: &str, device: &str) {
+    let object = json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"namespace": "default", "name": name, "uid": format!("{name}-uid")}, "spec": {},
+        "status": {"allocation": {"devices": {"results": [{"request": "gpu",
+            "driver": "gpu.nvidia.com", "pool": "node0", "device": device}]}}},
+    });
+    let object = serde_json::from_value(object).unwrap();
+    machine.api.put(name, object);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mig_device_that_is_in_use_goes_on_and_ends_and_the_rest_of_its_gpu_is_given_away() {
+    let machine = cut_and_left_with(&json!({
+        "a-uid": made::completed("a", &[made::mig("a", 0, "3g.40gb")]),
+    }));
+    let spec = fs::read(spec_path(&machine, "a")).unwrap();
+    let (claims, report) = start(&machine).await;
+    assert!(!report.is_warning(), "{report}");
+
+    // Another pod that uses the claim gets what the first one has, and others what is left.
+    let (first, second) = ("gpu-0-mig-3g40gb-9-0", "gpu-0-mig-1g10gb-19-4");
+    allocate(&machine, "a", first);
+    let devices = claims.prepare(&claim("a"), soon()).await.unwrap();
+    assert!(devices[0].cdi_id.ends_with(first), "{devices:?}");
+    let hardware = machine.hardware();
+    let mut let_go = LetGo::default();
+    claims
+        .look_after(&mut let_go, Grace(Duration::ZERO), Some(&hardware))
+        .await;
+    assert_eq!(
+        fs::read(spec_path(&machine, "a")).unwrap(),
+        spec,
+        "nothing was touched"
+    );
+    allocate(&machine, "beside", second);
+    claims.prepare(&claim("beside"), soon()).await.unwrap();
+    allocate(&machine, "next", first);
+    assert_eq!(refusal(&claims, "next").await, "GpuHeld");
+
+    // A spec that is lost is made anew for the device, not for its GPU.
+    fs::remove_file(spec_path(&machine, "a")).unwrap();
+    claims
+        .look_after(&mut let_go, Grace(Duration::ZERO), Some(&hardware))
+        .await;
+    let spec = fs::read_to_string(spec_path(&machine, "a")).unwrap();
+    assert!(spec.contains("nvidia-cap"), "{spec}");
+
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.prepare(&claim("next"), soon()).await.unwrap();
+    for name in ["beside", "next"] {
+        claims.unprepare(&claim(name), soon()).await.unwrap();
+    }
+    assert!(machine.everything().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mig_device_of_which_the_driver_does_not_tell_in_time_has_its_whole_gpu_until_it_ends() {
+    let machine = cut_and_left_with(&json!({
+        "a-uid": made::completed("a", &[made::mig("a", 0, "3g.40gb")]),
+    }));
+    let (hand, unknown) = HardwareWatch::test();
+    let claims = machine.start_on(unknown, Fuse::default(), "boot");
+    run(&machine, &claims).await.unwrap();
+    hand.set(Some(machine.hardware()));
+    allocate(&machine, "a", "gpu-0-mig-3g40gb-9-0");
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    allocate(&machine, "beside", "gpu-0-mig-1g10gb-19-4");
+    assert_eq!(refusal(&claims, "beside").await, "GpuHeld");
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    claims.prepare(&claim("beside"), soon()).await.unwrap();
+}
+
+/// The checkpoint does not say whether the device was made for the claim.
+#[tokio::test(start_paused = true)]
+async fn where_this_driver_cuts_the_gpus_a_device_that_was_taken_over_goes_some_time_after_its_claim()
+ {
+    let device = "gpu-0-mig-3g40gb-9-0";
+    let mut cut = cut(gpu(0), &["3g.40gb"]);
+    cut.mig.as_mut().unwrap().profiles = h100_profiles();
+    let machine = left_on(
+        Machine::dynamic(vec![cut]),
+        &json!({"a-uid": made::completed("a", &[made::mig("a", 0, "3g.40gb")])}),
+    );
+    let (claims, report) = start(&machine).await;
+    assert!(!report.is_warning(), "{report}");
+    let grace = Grace(Duration::from_mins(1));
+    let mut let_go = LetGo::default();
+    let mut look_after = async || {
+        let hardware = machine.looked_at_now();
+        claims.look_after(&mut let_go, grace, Some(&hardware)).await;
+        tokio::time::sleep(grace.0).await;
+        machine.cutting.instances()
+    };
+    allocate(&machine, "a", device);
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(look_after().await, [device], "it is in use");
+    }
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert_eq!(look_after().await, [device]);
+    assert!(look_after().await.is_empty());
+    machine.api.allocate("whole", &[0]);
+    claims.prepare(&claim("whole"), soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preparation_of_a_mig_device_that_had_begun_begins_anew() {
+    let device = "gpu-0-mig-3g40gb-9-0";
+    let machine = cut_and_left_with(&json!({"a-uid": made::begun("a", &[device])}));
+    let (claims, report) = start(&machine).await;
+    assert!(!report.is_warning(), "{report}");
+    allocate(&machine, "a", device);
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    machine.assert_specs_match_the_journal();
+}
+
+/// A claim of which the checkpoint says what nobody here understands.
+fn unaccountable() -> Value {
+    let mut claim = made::completed("a", &[made::gpu("a", 0)]);
+    claim["checkpointState"] = json!("PreparePostponed");
+    json!({"a-uid": claim})
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_a_claim_that_the_checkpoint_does_not_account_for_the_spec_tells_its_gpu() {
-    let machine = left_with(&interrupted());
+    let machine = left_with(&unaccountable());
     let (claims, report) = start(&machine).await;
     assert!(report.is_warning());
     machine.api.allocate("next", &[0]);
@@ -220,7 +347,7 @@ async fn of_a_claim_that_the_checkpoint_does_not_account_for_the_spec_tells_its_
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_cannot_be_accounted_for_keeps_every_gpu_from_new_claims_until_it_ends() {
-    let machine = left_with(&interrupted());
+    let machine = left_with(&unaccountable());
     fs::remove_file(spec_path(&machine, "a")).unwrap();
     let (claims, report) = start(&machine).await;
     assert!(report.is_warning());
@@ -285,11 +412,12 @@ async fn while_the_reference_driver_is_at_work_nothing_is_taken_over() {
 #[tokio::test(start_paused = true)]
 async fn wherever_a_takeover_is_interrupted_the_next_start_ends_where_an_unharmed_one_does() {
     let left = || {
-        let machine = left_with(&json!({
+        let machine = cut_and_left_with(&json!({
             "a-uid": made::completed("a", &[made::gpu("a", 0), made::gpu("a", 1)]),
-            "b-uid": made::completed("b", &[made::mig("b", 2)]),
+            "b-uid": made::completed("b", &[made::vfio("b", gpu(3).uuid.as_str())]),
             "c-uid": made::begun("c", &["gpu-3"]),
-            "d-uid": made::begun("d", &["gpu-4-mig-1g5gb-19-0"]),
+            "d-uid": made::begun("d", &["gpu-vfio-4"]),
+            "e-uid": made::completed("e", &[made::mig("e", 2, "3g.40gb")]),
         }));
         write_spec(&machine, "stale", &[]);
         machine
@@ -318,7 +446,7 @@ async fn wherever_a_takeover_is_interrupted_the_next_start_ends_where_an_unharme
                 expected,
                 "at {burns_at}, effect: {effect_first}"
             );
-            for name in ["a", "b", "c", "d"] {
+            for name in ["a", "b", "c", "d", "e"] {
                 claims.unprepare(&claim(name), soon()).await.unwrap();
             }
             assert!(machine.files("cdi").is_empty());
@@ -329,6 +457,6 @@ async fn wherever_a_takeover_is_interrupted_the_next_start_ends_where_an_unharme
             );
         }
     }
-    // Four records and a stale spec, each with and without its effect.
-    assert_eq!(points, 10);
+    // Five records and a stale spec, each with and without its effect.
+    assert_eq!(points, 12);
 }

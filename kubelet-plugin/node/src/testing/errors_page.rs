@@ -207,7 +207,7 @@ fn about_the_gpu() -> Vec<Refusal> {
             device: device(),
             gpu: gpu(),
             by: "former-uid".parse().unwrap(),
-            what: "MIG device gpu-3-mig-1g10gb-19-0".to_owned(),
+            what: "passthrough gpu-vfio-3".to_owned(),
         },
         Refusal::Unaccounted {
             claim: claim(),

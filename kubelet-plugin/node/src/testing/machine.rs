@@ -322,6 +322,15 @@ impl Machine {
         }
     }
 
+    /// A node whose GPUs are as they are, whoever cut them.
+    pub(crate) fn having(gpus: Vec<Gpu>) -> Self {
+        Self {
+            layouts: MigLayouts::Static,
+            cutting: Cutting::default(),
+            ..Self::dynamic(gpus)
+        }
+    }
+
     pub(crate) fn new() -> Self {
         let (notices, inbox) = Notices::open();
         Self {
