@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tessera_domain::notice::Notice;
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Kind, Object, World, Write, keys};
+use tessera_domain::{Kind, Object, SessionsBy, World, Write, keys};
 
 use self::server::{Death, Server, schedule};
 use super::api::{Api, WriteError, Written, read};
@@ -48,7 +48,11 @@ impl Process {
     fn start(server: &Rc<Server>) -> Self {
         Self {
             server: Rc::clone(server),
-            writer: Writer::new(Rc::clone(server), Metrics::default()),
+            writer: Writer::new(
+                Rc::clone(server),
+                SessionsBy::Administrators,
+                Metrics::default(),
+            ),
             world: server.world(),
         }
     }

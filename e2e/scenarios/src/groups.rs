@@ -20,6 +20,7 @@ pub(crate) mod plugin;
 pub(crate) mod reboot;
 pub(crate) mod rights;
 pub(crate) mod selection;
+pub(crate) mod sessions;
 mod setting;
 pub(crate) mod shapes;
 pub(crate) mod shares;
