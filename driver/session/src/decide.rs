@@ -16,10 +16,10 @@ use crate::roster::{Roster, RosterError};
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause between two starts.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A daemon that has run for so long was no failed start.
-pub const SETTLED: Duration = Duration::from_secs(60);
+pub const SETTLED: Duration = Duration::from_mins(1);
 
 /// How long a daemon may take to end before it is killed. It tells its peers and undoes its exports.
 pub const END_LIMIT: Duration = Duration::from_secs(15);
@@ -28,7 +28,7 @@ pub const END_LIMIT: Duration = Duration::from_secs(15);
 pub const RELOAD_PAUSE: Duration = Duration::from_secs(6);
 
 /// Longest pause between two reloads for peers that are not reached: about that of the daemon itself.
-pub const LONGEST_RELOAD_PAUSE: Duration = Duration::from_secs(120);
+pub const LONGEST_RELOAD_PAUSE: Duration = Duration::from_mins(2);
 
 /// Who is to be in the session.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -52,6 +52,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     sessions::a_pod_waits_for_the_session_of_its_node_and_a_peer_that_is_away_is_named
         => "A pod on a node whose NVLink session is not ready waits until it is, and the clique names the node; pods of other nodes do not wait."
         ; needs [ResourceV1],
+    sessions::a_session_host_says_how_its_own_node_is_and_nothing_else
+        => "A session host cannot say how the session of another node is, nor change anything else of a clique, and one whose token names no node says nothing."
+        ; needs [ResourceV1],
     isolation::a_container_that_asks_for_all_gpus_sees_only_the_claimed_one
         => "NVIDIA_VISIBLE_DEVICES=all, of the image or of the pod, gives a container no GPU beyond the claimed one.",
     isolation::a_container_without_a_claim_sees_no_gpu

@@ -15,7 +15,7 @@ pub const KEPT: &str = "--kept";
 ///
 /// It supervises nvidia-imex of the node's driver installation: configures it with the members of the node's
 /// NVLink clique, keeps it running, tells it of changes, and says whether the session is ready, on a Unix
-/// socket and in the status of the NVLinkClique. Where the driver installation has no nvidia-imex, or the node
+/// socket and in the status of the clique. Where the driver installation has no nvidia-imex, or the node
 /// is in no clique, it does nothing and says so.
 ///
 /// Every flag can be given by the environment variable that stands beside it.

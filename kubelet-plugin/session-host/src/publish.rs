@@ -221,10 +221,10 @@ mod tests {
         sleep(Duration::from_secs(5)).await;
         assert_eq!(count(), 0);
         reports.send_replace(report("READY"));
-        sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_mins(1)).await;
         assert_eq!(count(), 3, "two failed");
         stored.send_replace(is("READY"));
-        sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_mins(1)).await;
         assert_eq!(count(), 3);
         stop.cancel();
         writing.await.unwrap();

@@ -428,12 +428,11 @@ impl Supervisor {
         if let Some(asking) = self.asking.take() {
             asking.abort();
         }
-        self.failures = match self.daemon {
-            Daemon::Ending { .. } => 0,
-            _ => {
-                self.ports.metrics.failed();
-                failures_with(self.failures, now.saturating_sub(self.started))
-            }
+        self.failures = if matches!(self.daemon, Daemon::Ending { .. }) {
+            0
+        } else {
+            self.ports.metrics.failed();
+            failures_with(self.failures, now.saturating_sub(self.started))
         };
         if self.failures > 0 {
             self.problem = format!(

@@ -52,10 +52,10 @@ impl Known {
             .retain(|other| other.node_name != session.node_name);
         status.sessions.push(session);
         stored.status = Some(status);
-        self.put(Object::Clique(Box::new(self.newer(stored))));
+        self.put(Object::Clique(Box::new(Self::newer(stored))));
     }
 
-    fn newer(&self, mut clique: NVLinkClique) -> NVLinkClique {
+    fn newer(mut clique: NVLinkClique) -> NVLinkClique {
         let version = clique.metadata.resource_version.as_deref();
         let version: u64 = version.map_or(0, |version| version.parse().unwrap());
         clique.metadata.resource_version = Some((version + 1).to_string());
@@ -76,21 +76,21 @@ impl Known {
             let Some(write) = decisions.into_iter().flat_map(|it| it.writes).next() else {
                 return done;
             };
-            self.write(write);
+            self.write(&write);
         }
         panic!("it never comes to rest");
     }
 
-    fn write(&mut self, write: Write) {
+    fn write(&mut self, write: &Write) {
         let patched = |known: &Self, patch: &Value, field: &str| {
             let mut object = json!(known.stored(&write.name.name));
             for (key, value) in patch[field].as_object().unwrap() {
                 object[field][key] = value.clone();
             }
-            known.newer(serde_json::from_value(object).unwrap())
+            Self::newer(serde_json::from_value(object).unwrap())
         };
         let clique = match &write.verb {
-            Verb::Create(object) => self.newer(serde_json::from_value(object.clone()).unwrap()),
+            Verb::Create(object) => Self::newer(serde_json::from_value(object.clone()).unwrap()),
             Verb::Merge(patch) => patched(self, patch, "spec"),
             Verb::Status(patch) => patched(self, patch, "status"),
             other => {
@@ -250,7 +250,7 @@ fn where_administrators_run_the_sessions_no_clique_is_kept() {
     let mut known = pair();
     let decisions = cliques(&known.world, SessionsBy::Administrators, NOW);
     for write in decisions.into_iter().flat_map(|decision| decision.writes) {
-        known.write(write);
+        known.write(&write);
     }
     assert_eq!(known.world.cliques().count(), 0);
     assert_eq!(cliques(&known.world, SessionsBy::Administrators, NOW), []);

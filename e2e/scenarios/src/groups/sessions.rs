@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
 use tessera_cluster::{IMEX, Node};
 
 use super::domains::{channel_of, device_node, domain, from_template, no_slots, pod, uid_of};
+use crate::account::{Account, ServiceAccount};
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
 use crate::kubernetes::{Objects, Scope, name, runs};
@@ -25,6 +27,9 @@ const SESSION_LIMIT: Duration = Duration::from_secs(45);
 
 /// Time between two looks at processes, which nothing watches.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The DaemonSet of the session hosts, and their account.
+const SET: &str = "tessera-session-host";
 
 const KEEPER: &str = "session-keeper";
 
@@ -194,6 +199,51 @@ pub(crate) fn a_pod_waits_for_the_session_of_its_node_and_a_peer_that_is_away_is
     rack.leave()
 }
 
+pub(crate) fn a_session_host_says_how_its_own_node_is_and_nothing_else(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let rack = Rack::join(context)?;
+    let (own, other) = (&context.nodes()[0], &context.nodes()[1]);
+    let kubernetes = context.kubernetes();
+    let account = ServiceAccount {
+        namespace: RELEASE,
+        name: SET,
+    };
+    let host = Account::in_pod(kubernetes, account, &session_host(context, own)?)?;
+    let session =
+        |node: &Node| json!({"sessions": [{"nodeName": node.name(), "state": "STOPPED"}]});
+    let status = |status: &Value| {
+        let version = "tessera-dra.github.io/v1alpha1";
+        let metadata = json!({"name": rack.clique});
+        json!({"apiVersion": version, "kind": "NVLinkClique", "metadata": metadata, "status": status}).to_string()
+    };
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=tried",
+        "--validate=false",
+        "--filename=-",
+        "--subresource=status",
+    ];
+    let dry: Vec<&str> = apply.into_iter().chain(["--dry-run=server"]).collect();
+    host.kubectl(&dry, Some(&status(&session(own))))?;
+    let theirs = "may not say how the session of another node is";
+    host.refused(&apply, Some(&status(&session(other))), &[theirs])?;
+    let ready = json!({"type": "Ready", "status": "True", "reason": "Tried", "message": "",
+                       "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let alone = "but its own node's session";
+    let conditions = json!({"conditions": [ready]});
+    host.refused(&apply, Some(&status(&conditions)), &[alone])?;
+    let unbound = Account::nowhere(kubernetes, account)?;
+    unbound.refused(
+        &apply,
+        Some(&status(&session(own))),
+        &["the token names no node"],
+    )?;
+    rack.leave()
+}
+
 /// How many pods run under the label by which the reference's daemons are found.
 fn labelled(context: &Context<'_>) -> Result<usize, Failure> {
     let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
@@ -212,22 +262,24 @@ fn labelled(context: &Context<'_>) -> Result<usize, Failure> {
         .count())
 }
 
-/// Waits until the session host of a node says that it has gone on with a daemon.
-fn adopted(context: &Context<'_>, node: &Node) -> Result<(), Failure> {
-    let kubernetes = context.kubernetes();
-    let pods: Objects<Pod> = kubernetes.list(Scope::Namespace(RELEASE))?;
+/// The pod of a node's session host.
+fn session_host(context: &Context<'_>, node: &Node) -> Result<String, Failure> {
+    let pods: Objects<Pod> = context.kubernetes().list(Scope::Namespace(RELEASE))?;
     let on = |pod: &&Pod| {
         let spec = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        let owners = pod.metadata.owner_references.iter().flatten();
-        let mut owners = owners.map(|owner| owner.name.as_str());
-        spec == Some(node.name()) && owners.any(|owner| owner.ends_with("-session-host"))
+        let mut owners = pod.metadata.owner_references.iter().flatten();
+        spec == Some(node.name()) && owners.any(|owner| owner.name == SET)
     };
     let pod = pods.values().find(on).map(name);
-    let pod =
-        pod.ok_or_else(|| Failure::wrong(format!("no session host is on {}", node.name())))?;
+    pod.ok_or_else(|| Failure::wrong(format!("no session host is on {}", node.name())))
+}
+
+/// Waits until the session host of a node says that it has gone on with a daemon.
+fn adopted(context: &Context<'_>, node: &Node) -> Result<(), Failure> {
+    let pod = session_host(context, node)?;
     let page = format!("/api/v1/namespaces/{RELEASE}/pods/{pod}:8082/proxy/metrics");
     eventually("the session host to go on with the daemon", || {
-        let page = kubernetes.raw(&page).unwrap_or_default();
+        let page = context.kubernetes().raw(&page).unwrap_or_default();
         page.lines()
             .any(|line| line == "tessera_session_adoptions_total 1")
     })
