@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use tessera_domain::SessionsBy;
 use tessera_shell::http::ListenAddress;
 use tessera_shell::logging::LogFormat;
 use uuid::Uuid;
@@ -65,6 +66,11 @@ pub struct Args {
     )]
     pub compute_domains: bool,
 
+    /// Who runs nvidia-imex: clique, the session hosts of this driver, one session for each NVLink clique;
+    /// or hostManaged, whoever administers the hosts.
+    #[arg(long, env = "IMEX_MODE", value_enum, default_value = "clique")]
+    pub imex_mode: ImexMode,
+
     /// How long others wait without seeing a renewal before they take the Lease.
     #[arg(long, env = "LEADER_ELECTION_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub leader_election_lease_duration: Duration,
@@ -98,6 +104,27 @@ pub struct Args {
     /// How log lines look: json or text.
     #[arg(long, env = "LOG_FORMAT", default_value = "json", global = true)]
     pub log_format: LogFormat,
+}
+
+/// Who runs `nvidia-imex`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImexMode {
+    /// The session hosts of this driver, one session for each clique.
+    #[value(name = "clique")]
+    Clique,
+    /// Whoever administers the hosts.
+    #[value(name = "hostManaged")]
+    HostManaged,
+}
+
+impl ImexMode {
+    /// The same in the terms of the decisions.
+    pub fn sessions(self) -> SessionsBy {
+        match self {
+            Self::Clique => SessionsBy::SessionHosts,
+            Self::HostManaged => SessionsBy::Administrators,
+        }
+    }
 }
 
 /// A task other than the controller's.

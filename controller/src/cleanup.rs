@@ -5,7 +5,7 @@
 //! until then the scheduler would place pods that no plugin prepares, and a node whose kubelet is
 //! down would keep its slices. So the chart runs this after everything else is gone. The same goes for the
 //! finalizer of a ComputeDomain, which would keep it from being deleted, and for the taint of a node that
-//! was held for one.
+//! was held for one. The objects of NVLink cliques are of no use without the controller.
 //!
 //! # Guarantees
 //! Success means that no slice was seen for [`QUIET`]: a plugin in its last second may still answer
@@ -16,7 +16,7 @@ use std::time::Duration;
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::core::discovery::ApiResource;
 use kube::{Api, Client, discovery};
-use tessera_api::ComputeDomain;
+use tessera_api::{ComputeDomain, NVLinkClique};
 use tessera_domain::seen::SeenNode;
 use tessera_domain::{Object, World, uninstall};
 use tokio::time::{Instant, error::Elapsed, sleep, timeout};
@@ -104,7 +104,7 @@ pub async fn run(client: Client) -> Result<(), CleanupError> {
         .map_err(CleanupError::Overdue)?
 }
 
-/// Takes finalizers off domains, and taints off nodes.
+/// Takes finalizers off domains and taints off nodes, and deletes the objects of cliques.
 async fn let_go(client: Client) -> Result<(), CleanupError> {
     let mut world = World::default();
     let domains: Api<ComputeDomain> = Api::all(client.clone());
@@ -114,6 +114,10 @@ async fn let_go(client: Client) -> Result<(), CleanupError> {
     let nodes: Api<SeenNode> = Api::all(client.clone());
     for node in everything(&nodes, "Nodes").await? {
         world.apply(Object::Node(Box::new(node)));
+    }
+    let cliques: Api<NVLinkClique> = Api::all(client.clone());
+    for clique in everything(&cliques, "NVLinkCliques").await? {
+        world.apply(Object::Clique(Box::new(clique)));
     }
     let api = KubeApi::new(client, "cleanup");
     for write in uninstall(&world) {

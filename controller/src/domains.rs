@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::Client;
-use tessera_domain::World;
+use tessera_domain::{SessionsBy, World};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -46,13 +46,14 @@ const RESYNC: Duration = Duration::from_mins(1);
 pub async fn run(
     client: Client,
     instance: &str,
+    sessions: SessionsBy,
     metrics: Metrics,
     mut leadership: Receiver<Leadership>,
     stop: CancellationToken,
 ) {
     let mut world = World::default();
     let mut changes = watch::changes(&client);
-    let mut writer = Writer::new(KubeApi::new(client, instance), metrics);
+    let mut writer = Writer::new(KubeApi::new(client, instance), sessions, metrics);
     let mut look = Instant::now();
     let mut complete = false;
     loop {

@@ -62,6 +62,7 @@ async fn work(
         domains::run(
             client,
             &args.pod_name,
+            args.imex_mode.sessions(),
             metrics.clone(),
             leadership,
             stop.clone(),

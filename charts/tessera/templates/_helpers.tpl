@@ -49,6 +49,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- include "tessera.serviceAccountBase" . }}-kubelet-plugin
 {{- end -}}
 
+{{- define "tessera.sessionHostAccount" -}}
+{{- include "tessera.serviceAccountBase" . }}-session-host
+{{- end -}}
+
 {{- define "tessera.controllerAccount" -}}
 {{- include "tessera.serviceAccountBase" . }}-controller
 {{- end -}}
@@ -89,6 +93,18 @@ true
 {{- if or .Values.resources.gpus.enabled .Values.resources.computeDomains.enabled -}}
 true
 {{- end -}}
+{{- end -}}
+
+{{/* Whether session hosts run nvidia-imex: "true" or nothing. */}}
+{{- define "tessera.hasSessionHosts" -}}
+{{- if and .Values.resources.computeDomains.enabled (ne .Values.resources.computeDomains.imex.mode "hostManaged") -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Where the session host of a node says how its session is; its folder is one of the host. */}}
+{{- define "tessera.sessionDirectory" -}}
+/run/tessera/session
 {{- end -}}
 
 {{/* The port of a listening address such as :8080 or [::]:8080. */}}

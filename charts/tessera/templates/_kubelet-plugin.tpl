@@ -68,6 +68,10 @@ ports' names) and livenessPeriod.
     {{- end }}
     - name: GPU_CLIQUE_LABEL_ENABLED
       value: {{ .values.gpuCliqueLabelEnabled | quote }}
+    {{- if include "tessera.hasSessionHosts" $root }}
+    - name: SESSION_SOCKET
+      value: {{ include "tessera.sessionDirectory" $root }}/session.sock
+    {{- end }}
     {{- end }}
     {{- include "tessera.featureGates" $root | nindent 4 }}
     - name: LOG_VERBOSITY

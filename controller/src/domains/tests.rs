@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tessera_domain::notice::Notice;
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Kind, Object, World, Write, keys};
+use tessera_domain::{Kind, Object, SessionsBy, World, Write, keys};
 
 use self::server::{Death, Server, schedule};
 use super::api::{Api, WriteError, Written, read};
@@ -42,14 +42,20 @@ struct Process {
     server: Rc<Server>,
     writer: Writer<Rc<Server>>,
     world: World,
+    sessions: SessionsBy,
 }
 
 impl Process {
     fn start(server: &Rc<Server>) -> Self {
+        Self::start_with(server, SessionsBy::Administrators)
+    }
+
+    fn start_with(server: &Rc<Server>, sessions: SessionsBy) -> Self {
         Self {
             server: Rc::clone(server),
-            writer: Writer::new(Rc::clone(server), Metrics::default()),
+            writer: Writer::new(Rc::clone(server), sessions, Metrics::default()),
             world: server.world(),
+            sessions,
         }
     }
 
@@ -71,7 +77,7 @@ impl Process {
             let (round, _) = self.writer.round(&mut self.world, now, || true).await;
             if self.server.dead.replace(false) {
                 self.server.death.set(None);
-                *self = Self::start(&self.server);
+                *self = Self::start_with(&self.server, self.sessions);
                 continue;
             }
             let before = self.server.end();
@@ -181,6 +187,57 @@ async fn wherever_the_writer_dies_the_end_is_the_same() {
                 "{death:?} {:#?}",
                 server.log.borrow()
             );
+            assert_eq!(server.death.get(), None, "{death:?} was not reached");
+            assert_eq!(server.end(), calm.end(), "{death:?}");
+        }
+    }
+}
+
+/// Cliques come, a node leaves one, its session hosts say where they are, and in the end nobody keeps them.
+async fn life_of_cliques(server: &Rc<Server>) -> Vec<Value> {
+    let mut process = Process::start_with(server, SessionsBy::SessionHosts);
+    process.settle(START).await;
+    for (node, address) in [("n0", "10.0.0.1"), ("n1", "10.0.0.2")] {
+        let mut clique = server.get(Kind::Clique, "", "c.0").unwrap();
+        let session = json!({"nodeName": node, "state": "READY", "epoch": 1, "address": address});
+        let sessions = &mut clique["status"]["sessions"];
+        *sessions = match sessions.as_array() {
+            Some(there) => json!([there.as_slice(), &[session]].concat()),
+            None => json!([session]),
+        };
+        server.put(Kind::Clique, clique);
+        process.settle(START).await;
+    }
+    server.remove(Kind::Node, "", "n3");
+    process.settle(START).await;
+    let cliques = server.list(Kind::Clique);
+    let mut process = Process::start(server);
+    process.settle(START).await;
+    cliques
+}
+
+/// I8, for cliques.
+#[tokio::test(start_paused = true)]
+async fn wherever_the_writer_of_cliques_dies_their_members_are_the_same() {
+    let calm = cluster();
+    let cliques = life_of_cliques(&calm).await;
+    assert_eq!(cliques.len(), 2);
+    let ready = &cliques[0]["status"]["conditions"][0];
+    assert_eq!(ready["reason"], "SessionsReady", "{ready}");
+    assert_eq!(cliques[0]["spec"]["members"][1]["address"], "10.0.0.2");
+    assert_eq!(cliques[1]["spec"]["members"].as_array().unwrap().len(), 1);
+    assert!(calm.list(Kind::Clique).is_empty());
+    let spec = |cliques: &[Value]| -> Vec<Value> {
+        let spec = cliques.iter().map(|clique| clique["spec"].clone());
+        spec.collect()
+    };
+    let writes = calm.log.borrow().len();
+    for at in 0..writes {
+        for death in [Death::Before(at), Death::After(at)] {
+            let server = cluster();
+            server.death.set(Some(death));
+            let end = life_of_cliques(&server).await;
+            assert_eq!(spec(&end), spec(&cliques), "{death:?}");
             assert_eq!(server.death.get(), None, "{death:?} was not reached");
             assert_eq!(server.end(), calm.end(), "{death:?}");
         }

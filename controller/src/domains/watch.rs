@@ -16,7 +16,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tessera_api::ComputeDomain;
+use tessera_api::{ComputeDomain, NVLinkClique};
 use tessera_domain::seen::{SeenClaim, SeenNode, SeenPod};
 use tessera_domain::{Kind, Object, ObjectName, World, keys};
 use tessera_shell::logging::chain;
@@ -67,6 +67,7 @@ pub fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> {
         follow::<SeenNode>(client, Kind::Node, all.clone(), Object::Node),
         follow::<SeenPod>(client, Kind::Pod, all.clone(), Object::Pod),
         follow::<SeenClaim>(client, Kind::Claim, all.clone(), Object::Claim),
+        follow::<NVLinkClique>(client, Kind::Clique, all.clone(), Object::Clique),
         templates(client, all),
     ])
 }
@@ -146,8 +147,8 @@ fn broken_off(kind: Kind, error: &watcher::Error) -> Option<Duration> {
     warn!(
         kind, error = %cause,
         "no compute domain is served: the API server does not serve this kind in the version that is spoken here \
-         (resource.k8s.io/v1, which is there since Kubernetes 1.34; resource.nvidia.com/v1beta1, which the chart \
-         installs)"
+         (resource.k8s.io/v1, which is there since Kubernetes 1.34; resource.nvidia.com/v1beta1 and \
+         tessera-dra.github.io/v1alpha1, which the chart installs)"
     );
     Some(UNSERVED)
 }
@@ -193,8 +194,8 @@ mod tests {
         let minutes = 10;
         let all = async { while changes.next().await.is_some() {} };
         timeout(UNSERVED * minutes, all).await.unwrap_err();
-        // Each of six kinds; between two attempts a watch takes its own pause as well.
+        // Each of seven kinds; between two attempts a watch takes its own pause as well.
         let asked = asked.load(Ordering::Relaxed);
-        assert!((6 * 8..=6 * 10).contains(&asked), "{asked}");
+        assert!((7 * 8..=7 * 10).contains(&asked), "{asked}");
     }
 }

@@ -1,7 +1,7 @@
 //! The one that writes: does what was decided, in order, and knows at once what came of it.
 
 use jiff::Timestamp;
-use tessera_domain::{Decision, Decisions, World, decide};
+use tessera_domain::{Decision, Decisions, SessionsBy, World, cliques, decide};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -13,6 +13,7 @@ use super::pause::Pauses;
 /// The writer.
 pub struct Writer<A> {
     api: A,
+    sessions: SessionsBy,
     metrics: Metrics,
     pauses: Pauses,
 }
@@ -29,10 +30,11 @@ pub enum Round {
 }
 
 impl<A: Api> Writer<A> {
-    /// Writes by way of `api`.
-    pub fn new(api: A, metrics: Metrics) -> Self {
+    /// Writes by way of `api`; NVLink sessions are run by `sessions`.
+    pub fn new(api: A, sessions: SessionsBy, metrics: Metrics) -> Self {
         Self {
             api,
+            sessions,
             metrics,
             pauses: Pauses::default(),
         }
@@ -47,10 +49,11 @@ impl<A: Api> Writer<A> {
         leads: impl Fn() -> bool,
     ) -> (Round, bool) {
         let Decisions {
-            each,
+            mut each,
             reasons,
             time_matters,
         } = decide(world, now);
+        each.extend(cliques(world, self.sessions, now));
         self.metrics.stand(&reasons);
         self.pauses
             .keep(|who| each.iter().any(|decision| waits_as(decision) == who));

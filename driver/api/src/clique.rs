@@ -41,6 +41,10 @@ pub struct NVLinkCliqueSpec {
     pub clique_id: String,
     /// Grows with each change of a member's index or address, of which every peer must learn.
     pub epoch: i64,
+    /// For how many members the session's list of peers has a place. Every peer must have the same list, and a
+    /// daemon reads it once; so this never shrinks.
+    #[serde(default)]
+    pub room: u32,
     /// The members.
     #[serde(default)]
     pub members: Vec<NVLinkCliqueMember>,
@@ -80,9 +84,16 @@ pub struct NVLinkCliqueStatus {
 pub struct NVLinkCliqueSession {
     /// Name of the node.
     pub node_name: String,
-    /// What `nvidia-imex-ctl` says of it, such as READY.
+    /// What `nvidia-imex-ctl` says of it, such as READY, or why there is nothing to ask, such as
+    /// `NOT_INSTALLED`.
     pub state: String,
     /// The epoch of the members that it was configured with.
     #[serde(default)]
     pub epoch: i64,
+    /// Where it listens.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// Nodes of other members to which it has no connection.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<String>,
 }

@@ -158,10 +158,15 @@ fn the_crd_of_cliques_has_the_fields_of_the_type() {
     let spec = NVLinkCliqueSpec {
         clique_id: "c.0".to_owned(),
         epoch: 1,
+        room: 18,
         members: vec![NVLinkCliqueMember::default()],
     };
     let status = NVLinkCliqueStatus {
-        sessions: vec![NVLinkCliqueSession::default()],
+        sessions: vec![NVLinkCliqueSession {
+            address: "10.0.0.1".to_owned(),
+            unreachable: vec!["n".to_owned()],
+            ..NVLinkCliqueSession::default()
+        }],
         conditions: vec![condition()],
         observed_generation: Some(1),
     };

@@ -24,6 +24,7 @@ use serde_json::json;
 use tessera_api::{ComputeDomain, DomainSize};
 
 use self::slices::{slice_end, slots_writes};
+use crate::cliques::Sessions;
 use crate::demand;
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
@@ -120,6 +121,7 @@ struct Round<'w> {
     world: &'w World,
     now: Timestamp,
     fabric: BTreeMap<&'w str, &'w FabricFacts>,
+    sessions: Sessions<'w>,
     stored: BTreeMap<&'w str, StoredSlots>,
     users: BTreeMap<&'w str, Vec<String>>,
     promised: Promised,
@@ -135,6 +137,7 @@ impl<'w> Round<'w> {
             world,
             now,
             fabric: world.fabric(),
+            sessions: Sessions::of(world),
             users: world.users(),
             promised: Promised::of(&stored, world),
             claimants: claimants(world),
@@ -300,6 +303,7 @@ impl<'w> Round<'w> {
 
     fn placed(&self, slots: &Slots, gang: Option<usize>) -> Placed {
         let (mut lost, mut unready) = (Vec::new(), Vec::new());
+        let names = || place::nodes(self.world, slots).map(|node| node.name.as_str());
         for hostname in &slots.hostnames {
             let Some(node) = self.world.node_by_hostname(hostname) else {
                 lost.push(hostname.clone());
@@ -308,7 +312,11 @@ impl<'w> Round<'w> {
             let fabric = self.fabric.get(node.name.as_str());
             if !fabric.is_some_and(|fabric| fabric.is_ready()) {
                 unready.push(node.name.clone());
+                continue;
             }
+            // A gang shares memory among all of its nodes, pods that are followed with whom they meet.
+            let others = names().filter(|_| gang.is_some());
+            unready.extend(self.sessions.wrong(&node.name, others));
         }
         Placed {
             gang,
@@ -404,6 +412,7 @@ impl<'w> Round<'w> {
         Site {
             world: self.world,
             fabric: &self.fabric,
+            sessions: &self.sessions,
             promised: &self.promised,
             now: self.now,
         }

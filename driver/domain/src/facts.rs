@@ -371,23 +371,21 @@ pub struct FabricFacts {
     pub state: Option<String>,
     /// How many GPUs the node has.
     pub gpus: Option<u32>,
-    /// What the node's NVLink session says of itself.
-    pub session: Option<String>,
-    /// Where that session listens.
-    pub address: Option<String>,
     /// The channels that containers have.
     pub held: Option<HeldChannels>,
 }
 
 impl FabricFacts {
-    /// Whether memory can be shared over it now. A node without fabric shares with nobody, and is
-    /// ready for that.
+    /// Whether the node is part of no fabric that other nodes are part of, which lasts.
+    pub fn is_none_between_nodes(&self) -> bool {
+        self.clique.is_none() && self.state.as_deref() == Some("NotSupported")
+    }
+
+    /// Whether it is up. A node without fabric shares memory with nobody, and is ready for that.
     pub fn is_ready(&self) -> bool {
-        let is = |text: &Option<String>, wanted: &str| {
-            let said = text.as_deref();
-            said.is_none_or(|said| said.eq_ignore_ascii_case(wanted))
-        };
-        self.clique.is_none() || (is(&self.state, "completed") && is(&self.session, "ready"))
+        let state = self.state.as_deref();
+        let completed = state.is_none_or(|state| state.eq_ignore_ascii_case("completed"));
+        self.clique.is_none() || completed
     }
 }
 

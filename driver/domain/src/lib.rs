@@ -3,6 +3,7 @@
 //! [`World`] is what watches tell of the cluster; [`decide()`] answers the writes that bring it nearer to what it
 //! should be. Nothing else is kept: a controller that starts anew reads the same world and goes on.
 
+pub mod cliques;
 pub mod decide;
 mod demand;
 pub mod facts;
@@ -22,6 +23,7 @@ pub mod uninstall;
 pub mod world;
 pub mod write;
 
+pub use cliques::{SessionsBy, cliques};
 pub use decide::{Decision, Decisions, decide};
 pub use facts::ObjectName;
 pub use uninstall::uninstall;

@@ -13,6 +13,7 @@ use tessera_gang::{
 };
 use thiserror::Error;
 
+use crate::cliques::Sessions;
 use crate::demand::{self, Wanted};
 use crate::facts::{FabricFacts, NodeFacts, ObjectName};
 use crate::keys;
@@ -129,6 +130,7 @@ pub(crate) fn template_name(domain: &ComputeDomain) -> ObjectName {
 pub(crate) struct Site<'a> {
     pub(crate) world: &'a World,
     pub(crate) fabric: &'a BTreeMap<&'a str, &'a FabricFacts>,
+    pub(crate) sessions: &'a Sessions<'a>,
     pub(crate) promised: &'a Promised,
     pub(crate) now: Timestamp,
 }
@@ -289,7 +291,7 @@ impl<'a> Site<'a> {
                 capacity: CapacityType::of(&node.labels),
                 gpus: gpus(node, fabric),
                 used: used.get(&node.name).copied().unwrap_or(0),
-                health: health(node, fabric),
+                health: self.health(node, fabric),
                 taints: taints(node),
                 labels: node.labels.clone(),
             });
@@ -301,6 +303,16 @@ impl<'a> Site<'a> {
             }
         }
         cluster
+    }
+
+    fn health(&self, node: &NodeFacts, fabric: &FabricFacts) -> Health {
+        if node.unschedulable {
+            Health::Draining
+        } else if fabric.is_ready() && self.sessions.is_ready(&node.name) {
+            Health::Healthy
+        } else {
+            Health::Unfit
+        }
     }
 
     fn holder<'s>(&'s self, (slots, template): &'s (Slots, ObjectName)) -> Holder<'s> {
@@ -410,16 +422,6 @@ fn clique(node: &NodeFacts, fabric: &FabricFacts) -> CliqueId {
 fn gpus(node: &NodeFacts, fabric: &FabricFacts) -> u32 {
     let label = || node.labels.get(keys::GPU_COUNT_LABEL)?.parse().ok();
     fabric.gpus.or_else(label).unwrap_or(node.classic_gpus)
-}
-
-fn health(node: &NodeFacts, fabric: &FabricFacts) -> Health {
-    if node.unschedulable {
-        Health::Draining
-    } else if fabric.is_ready() {
-        Health::Healthy
-    } else {
-        Health::Unfit
-    }
 }
 
 fn taints(node: &NodeFacts) -> Vec<tessera_gang::node::Taint> {

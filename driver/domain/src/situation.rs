@@ -217,7 +217,7 @@ impl Placed {
 }
 
 /// Some names in a sentence.
-struct Names<'a>(&'static str, &'a [String]);
+pub(crate) struct Names<'a>(pub(crate) &'static str, pub(crate) &'a [String]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -260,8 +260,6 @@ fn fabric(device: &Device) -> FabricFacts {
         clique: text("cliqueId"),
         state: text("fabricState"),
         gpus: attribute("gpus").and_then(|gpus| u32::try_from(gpus.int?).ok()),
-        session: text("session"),
-        address: text("address"),
         held: held.map(HeldChannels::parse),
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn condition<'a>(status: &'a ComputeDomainStatus, kind: &str) -> Opti
         .find(|condition| condition.type_ == kind)
 }
 
-fn renewed(
+pub(crate) fn renewed(
     kind: &str,
     said: Said,
     before: Option<&Condition>,

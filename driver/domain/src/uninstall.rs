@@ -5,15 +5,20 @@
 
 use tessera_api::ComputeDomain;
 
+use crate::cliques;
 use crate::keys;
 use crate::world::World;
 use crate::write::{self, Write};
 
-/// Takes our finalizer off every domain, and our taint off every node.
+/// Takes our finalizer off every domain and our taint off every node, and ends the objects of cliques.
 pub fn uninstall(world: &World) -> Vec<Write> {
     let held = world.nodes().filter(|node| node.held_for().is_some());
     let domains = world.domains().filter_map(unfinalized);
-    domains.chain(held.map(write::untaint)).collect()
+    let cliques = world.cliques().map(cliques::end);
+    domains
+        .chain(held.map(write::untaint))
+        .chain(cliques)
+        .collect()
 }
 
 /// Takes our finalizer off a domain that has it.

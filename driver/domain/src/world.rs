@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tessera_api::ComputeDomain;
+use tessera_api::{ComputeDomain, NVLinkClique};
 
 use crate::facts::{
     ClaimFacts, FabricFacts, NodeFacts, ObjectName, PodFacts, PodStage, TemplateFacts,
@@ -35,17 +35,20 @@ pub enum Kind {
     Pod,
     /// `ResourceClaim`.
     Claim,
+    /// `NVLinkClique`.
+    Clique,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Domain,
         Self::Template,
         Self::Slice,
         Self::Node,
         Self::Pod,
         Self::Claim,
+        Self::Clique,
     ];
 
     /// How a label of a metric calls it.
@@ -57,6 +60,7 @@ impl Kind {
             Self::Node => "node",
             Self::Pod => "pod",
             Self::Claim => "resourceclaim",
+            Self::Clique => "nvlinkclique",
         }
     }
 }
@@ -76,6 +80,8 @@ pub enum Object {
     Pod(Box<SeenPod>),
     /// A claim.
     Claim(Box<SeenClaim>),
+    /// A clique.
+    Clique(Box<NVLinkClique>),
 }
 
 /// Facts of one kind, by name.
@@ -149,6 +155,7 @@ pub struct World {
     nodes: Shelf<NodeFacts>,
     pods: Shelf<PodFacts>,
     claims: Shelf<ClaimFacts>,
+    cliques: Shelf<NVLinkClique>,
 }
 
 macro_rules! on_shelf {
@@ -176,6 +183,10 @@ macro_rules! on_shelf {
             }
             Kind::Claim => {
                 let $shelf = &mut $world.claims;
+                $do
+            }
+            Kind::Clique => {
+                let $shelf = &mut $world.cliques;
                 $do
             }
         }
@@ -212,6 +223,11 @@ impl World {
                 let (name, version) = identity(&claim.metadata);
                 self.claims.put(name, version, Some(ClaimFacts::of(*claim)));
             }
+            Object::Clique(mut clique) => {
+                clique.metadata.managed_fields = None;
+                let (name, version) = identity(&clique.metadata);
+                self.cliques.put(name, version, Some(*clique));
+            }
         }
     }
 
@@ -239,6 +255,7 @@ impl World {
             && self.nodes.listed
             && self.pods.listed
             && self.claims.listed
+            && self.cliques.listed
     }
 
     /// Every domain.
@@ -332,6 +349,16 @@ impl World {
     /// The claim of a name.
     pub fn claim(&self, name: &ObjectName) -> Option<&ClaimFacts> {
         self.claims.get(name)
+    }
+
+    /// Every clique.
+    pub fn cliques(&self) -> impl Iterator<Item = &NVLinkClique> {
+        self.cliques.iter().map(|(_, clique)| clique)
+    }
+
+    /// The clique of a name.
+    pub fn clique(&self, name: &ObjectName) -> Option<&NVLinkClique> {
+        self.cliques.get(name)
     }
 
     /// The pods that hold a slot of each domain, by the domain's UID.

@@ -97,6 +97,8 @@ names! {
         GpuBusy,
         /// The node's channels are being worked on for another claim.
         ChannelsBusy,
+        /// The NVLink session of the node was not ready in time.
+        SessionNotReady,
         /// The NVIDIA driver did not come up in time.
         DriverNotReady,
         /// The API server did not answer in time.
@@ -131,6 +133,8 @@ names! {
         WaitingForGpu,
         /// A claim waits for the node's channels, which are being worked on.
         WaitingForChannels,
+        /// A claim waits for the NVLink session of the node.
+        WaitingForSession,
         /// A claim waits for the NVIDIA driver.
         WaitingForDriver,
         /// A claim waits for the API server.

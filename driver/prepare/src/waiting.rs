@@ -41,10 +41,15 @@ pub enum WaitingFor {
     },
     /// The lock of the node's channels.
     ChannelsLock,
+    /// The NVLink session of the node.
+    Session {
+        /// How it is.
+        why: String,
+    },
 }
 
 impl WaitingFor {
-    /// The metric label: one of five.
+    /// The metric label: one of six.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Predecessor { .. } | Self::ChannelHolder { .. } => "predecessor",
@@ -52,6 +57,7 @@ impl WaitingFor {
             Self::Driver { .. } => "driver",
             Self::GpuLock { .. } => "gpu_lock",
             Self::ChannelsLock => "channels_lock",
+            Self::Session { .. } => "session",
         }
     }
 
@@ -63,6 +69,7 @@ impl WaitingFor {
             Self::Driver { .. } => News::WaitingForDriver,
             Self::GpuLock { .. } => News::WaitingForGpu,
             Self::ChannelsLock => News::WaitingForChannels,
+            Self::Session { .. } => News::WaitingForSession,
         }
     }
 }
@@ -82,6 +89,7 @@ impl fmt::Display for WaitingFor {
             ),
             Self::Api => f.write_str("the API server to answer"),
             Self::Driver { why } => write!(f, "the NVIDIA driver: {why}"),
+            Self::Session { why } => write!(f, "the NVLink session of this node: {why}"),
             Self::ChannelsLock => {
                 f.write_str("other claims to be done with the channels of this node")
             }

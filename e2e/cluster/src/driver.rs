@@ -14,10 +14,15 @@ pub(crate) struct Parts {
     nvml: PathBuf,
     nvidia_smi: PathBuf,
     hardware: PathBuf,
+    imex: PathBuf,
+    imex_ctl: PathBuf,
 }
 
 /// The program that changes the simulated hardware, as a node finds it among its programs.
 pub(crate) const HARDWARE: &str = "tessera-hw";
+
+/// The daemon of NVLink sessions, and the program that asks it. On real nodes they come in a package beside the driver.
+pub const IMEX: [&str; 2] = ["nvidia-imex", "nvidia-imex-ctl"];
 
 /// Installing failed.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +60,16 @@ pub(crate) fn reboot(root: &Path) -> Result<(), InstallError> {
 }
 
 impl Parts {
-    /// Builds the simulated library, `nvidia-smi` and what stands for a kernel.
+    /// Builds the simulated library, `nvidia-smi`, `nvidia-imex` and what stands for a kernel.
     pub(crate) fn build() -> Result<Self, CargoError> {
-        let packages = ["nvml-sim", "nvidia-smi", HARDWARE];
+        let packages = ["nvml-sim", "nvidia-smi", "imex-sim", HARDWARE];
         let built: Built = cargo::build(&packages, Profile::Dev, Linking::Dynamic)?;
         Ok(Self {
             nvml: built.file("nvidia_ml")?.to_owned(),
             nvidia_smi: built.file("nvidia-smi")?.to_owned(),
             hardware: built.file(HARDWARE)?.to_owned(),
+            imex: built.file(IMEX[0])?.to_owned(),
+            imex_ctl: built.file(IMEX[1])?.to_owned(),
         })
     }
 
@@ -98,7 +105,12 @@ impl Parts {
             source,
         };
         install::install(root, profile, node, &artifacts)
-            .and_then(|installed| Ok(installed.state.update(|node| node.join_rack(rack))?))
+            .and_then(|installed| {
+                let [imex, imex_ctl] = IMEX;
+                let programs = [(imex, &*self.imex), (imex_ctl, &*self.imex_ctl)];
+                install::add_programs(root, &programs)?;
+                Ok(installed.state.update(|node| node.join_rack(rack))?)
+            })
             .map_err(failed)
     }
 }

@@ -37,7 +37,7 @@ pub use cargo::{CargoError, Profile};
 pub use causes::with_causes;
 pub use cgroup::CgroupError;
 pub use cluster::{Cluster, ClusterError, Cut, CutOff, Drivers, Node, Options, Report, Stopped};
-pub use driver::{DriverError, simulated_driver};
+pub use driver::{DriverError, IMEX, simulated_driver};
 pub use gates::{Gates, ParseGatesError};
 pub use names::MOST_NODES;
 pub use packages::PackagesError;

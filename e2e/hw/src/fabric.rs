@@ -145,7 +145,23 @@ impl FabricChange {
     }
 }
 
+/// What GPU Feature Discovery calls a partition of a rack's fabric: `<cluster UUID>.<clique>`.
+pub fn clique_of_rack(rack: &str, clique_id: u32) -> String {
+    format!("{}.{clique_id}", cluster_uuid_of_rack(rack))
+}
+
 impl Fabric {
+    /// The fabric of a rack, as one finds it that has joined.
+    pub fn of_rack(rack: &str, clique_id: u32) -> Self {
+        Self {
+            cluster_uuid: cluster_uuid_of_rack(rack),
+            clique_id,
+            state: completed(),
+            status: 0,
+            health: healthy(),
+        }
+    }
+
     /// Whether other machines hang on the same switches.
     pub fn spans_nodes(&self) -> bool {
         self.cluster_uuid.0 != [0; 16]

@@ -126,6 +126,16 @@ pub fn install(
     })
 }
 
+/// Puts further programs among those of the installation under `root`, each under its name: such as come with
+/// a driver in packages of their own.
+pub fn add_programs(root: &Path, programs: &[(&str, &Path)]) -> Result<(), InstallError> {
+    let tree = Tree { root };
+    for (name, program) in programs {
+        tree.copy_program(program, &format!("usr/bin/{name}"))?;
+    }
+    Ok(())
+}
+
 /// What a new version is installed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {

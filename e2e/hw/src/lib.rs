@@ -19,7 +19,7 @@ pub mod profile;
 pub mod state;
 
 pub use artifacts::{Artifacts, ArtifactsError};
-pub use fabric::{Fabric, FabricChange, FabricHealth, FabricState};
+pub use fabric::{Fabric, FabricChange, FabricHealth, FabricState, clique_of_rack};
 pub use facts::{AddressingMode, Architecture, Brand, Driver, Facts, PciFunction, Version};
 pub use injection::{Effect, Injection, Repeat};
 pub use install::{InstallError, Installed, Replaced, install, uninstall, upgrade};

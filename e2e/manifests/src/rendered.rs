@@ -50,6 +50,9 @@ const SETTINGS: &[&str] = &[
     "monitoring.podMonitor.enabled=true,monitoring.podMonitor.interval=15s,monitoring.podMonitor.labels.release=prometheus",
     "monitoring.serviceMonitor.enabled=true,monitoring.dashboard.enabled=true,monitoring.dashboard.annotations.folder=gpu",
     "monitoring.service.enabled=true,kubeletPlugin.metrics.enabled=false",
+    "sessionHost.networkPolicy.enabled=true,sessionHost.serverPort=51000,sessionHost.commandPort=51005",
+    "sessionHost.metrics.enabled=false,sessionHost.networkPolicy.enabled=true,sessionHost.priorityClassName=,sessionHost.podAnnotations.a=b",
+    "sessionHost.env[0].name=HOSTS_FILE,sessionHost.env[0].value=/etc/hosts,resources.computeDomains.imex.mode=driverManaged",
 ];
 
 /// Why there are no objects of an installation.
@@ -115,8 +118,17 @@ pub fn everything() -> Result<&'static [Vec<Object>], &'static RenderedError> {
 
 /// The `DaemonSet` of the plugin, if it is installed.
 pub fn plugin_set(objects: &[Object]) -> Option<&DaemonSet> {
+    set(objects, "-kubelet-plugin")
+}
+
+/// The `DaemonSet` of the session hosts, if there are any.
+pub fn session_host_set(objects: &[Object]) -> Option<&DaemonSet> {
+    set(objects, "-session-host")
+}
+
+fn set<'a>(objects: &'a [Object], suffix: &str) -> Option<&'a DaemonSet> {
     objects.iter().find_map(|object| match object {
-        Object::DaemonSet(set) => Some(&**set),
+        Object::DaemonSet(set) if object.name().ends_with(suffix) => Some(&**set),
         _ => None,
     })
 }

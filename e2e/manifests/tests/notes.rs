@@ -79,8 +79,8 @@ fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
             "controller.metrics.profilePath = \"/debug\": never, because ",
         ),
         (
-            "resources.computeDomains.imex.mode=hostManaged",
-            "resources.computeDomains.imex.mode = \"hostManaged\": not yet, because ",
+            "resources.computeDomains.imex.hostSocketPath=/x",
+            "resources.computeDomains.imex.hostSocketPath = \"/x\": not yet, because ",
         ),
         (
             "kubeletPlugin.containers.init.resources.limits.cpu=1",

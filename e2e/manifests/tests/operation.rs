@@ -15,8 +15,7 @@ use tessera_manifests::chart::Install;
 use tessera_manifests::rendered;
 use tessera_manifests::strict::Object;
 
-const POLICIES: &str =
-    "controller.networkPolicy.enabled=true,kubeletPlugin.networkPolicy.enabled=true";
+const POLICIES: &str = "controller.networkPolicy.enabled=true,kubeletPlugin.networkPolicy.enabled=true,sessionHost.networkPolicy.enabled=true";
 
 #[track_caller]
 fn objects(settings: &str) -> Vec<Object> {
@@ -99,6 +98,27 @@ fn a_network_policy_lets_in_what_the_pod_listens_for_and_out_what_it_calls() {
 }
 
 #[test]
+fn only_session_hosts_reach_the_ports_of_nvidia_imex() {
+    let objects = objects(&format!("{POLICIES},sessionHost.serverPort=51000"));
+    let name = "tessera-session-host";
+    let policy = policy(&objects, name);
+    assert_eq!(incoming(policy), listening(containers(&objects, name)));
+    let own = policy.pod_selector.clone();
+    for rule in policy.ingress.iter().flatten() {
+        let imex = ports(rule.ports.as_ref()).contains(&"TCP 51000".to_owned());
+        let from = rule.from.iter().flatten();
+        let from: Vec<_> = from.map(|peer| peer.pod_selector.clone()).collect();
+        assert_eq!(from, if imex { vec![own.clone()] } else { vec![] });
+    }
+    for rule in policy.egress.iter().flatten() {
+        let imex = ports(rule.ports.as_ref()).contains(&"TCP 51000".to_owned());
+        let to = rule.to.iter().flatten();
+        let to: Vec<_> = to.map(|peer| peer.pod_selector.clone()).collect();
+        assert_eq!(to, if imex { vec![own.clone()] } else { vec![] });
+    }
+}
+
+#[test]
 fn the_api_servers_port_can_be_another() {
     let objects = objects(&format!(
         "{POLICIES},controller.networkPolicy.apiServerPorts={{16443}}"
@@ -149,8 +169,8 @@ fn everything_around_the_pods_finds_those_of_its_own_name_and_no_others() {
                 .collect();
             assert_eq!(found, [&document["metadata"]["name"]], "{document:?}");
         }
-        // Two of each but the budget, which the controller alone has.
-        assert_eq!(seen, 9);
+        // Three of each but the budget, which the controller alone has.
+        assert_eq!(seen, 13);
     }
 }
 

@@ -12,7 +12,9 @@ use k8s_openapi::api::apps::v1::RollingUpdateDaemonSet;
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tessera_manifests::chart::Install;
-use tessera_manifests::rendered::{controller, everything, objects, plugin, plugin_set};
+use tessera_manifests::rendered::{
+    controller, everything, objects, plugin, plugin_set, session_host_set,
+};
 use tessera_manifests::strict::Object;
 
 fn literals(container: &Container) -> BTreeMap<&str, &str> {
@@ -88,6 +90,71 @@ fn the_controller_understands_every_variable_of_its_container() {
             &controller(objects).unwrap().containers[0],
             &[],
         );
+    }
+}
+
+#[test]
+fn the_session_host_understands_every_variable_of_its_container_and_is_replaced_by_nobody() {
+    for objects in everything().unwrap() {
+        let Some(set) = session_host_set(objects) else {
+            continue;
+        };
+        let strategy = set.spec.update_strategy.as_ref().unwrap();
+        assert_eq!(strategy.type_.as_deref(), Some("OnDelete"));
+        let pod = set.spec.template.spec.as_ref().unwrap();
+        // nvidia-imex is in its container.
+        assert_eq!(pod.containers[0].liveness_probe, None);
+        let grace = pod.termination_grace_period_seconds.unwrap();
+        let limit = tessera_session::decide::END_LIMIT.as_secs();
+        assert!(grace >= i64::try_from(limit).unwrap() + 5);
+        let container = Container {
+            env: pod.containers[0].env.clone().map(|mut env| {
+                // Not a literal: the pod's own address.
+                env.retain(|variable| variable.name != "POD_IP");
+                env
+            }),
+            command: Some(vec![
+                "tessera-session-host".to_owned(),
+                "--pod-ip=10.0.0.1".to_owned(),
+            ]),
+            ..pod.containers[0].clone()
+        };
+        understood::<tessera_session_host::args::Args>(&container, &[]);
+        // The plugin is told the socket that is served, in a folder of the host that both see.
+        let socket = literals(&pod.containers[0])["SESSION_SOCKET"].to_owned();
+        let domains = plugin(objects).unwrap().containers.iter();
+        let mut domains = domains.filter(|container| container.name == "compute-domains");
+        assert_eq!(literals(domains.next().unwrap())["SESSION_SOCKET"], socket);
+    }
+}
+
+#[test]
+fn session_hosts_are_there_where_they_run_the_sessions_and_the_controller_knows_it() {
+    for (setting, mode, there) in [
+        ("image.tag=dev", "clique", true),
+        (
+            "resources.computeDomains.imex.mode=driverManaged",
+            "clique",
+            true,
+        ),
+        (
+            "resources.computeDomains.imex.mode=hostManaged",
+            "hostManaged",
+            false,
+        ),
+        ("resources.computeDomains.enabled=false", "clique", false),
+    ] {
+        let objects = objects(&Install::default().set(setting)).unwrap();
+        assert_eq!(session_host_set(&objects).is_some(), there, "{setting}");
+        let named = objects
+            .iter()
+            .filter(|object| object.name().contains("session-host"));
+        assert_eq!(named.count() > 0, there, "{setting}");
+        let told = literals(&controller(&objects).unwrap().containers[0])["IMEX_MODE"].to_owned();
+        assert_eq!(told, mode, "{setting}");
+        let told = plugin(&objects).unwrap().containers.iter();
+        let mut told = told.filter(|container| literals(container).contains_key("SESSION_SOCKET"));
+        assert_eq!(told.next().is_some(), there, "{setting}");
     }
 }
 
@@ -256,7 +323,7 @@ fn every_pod_runs_the_image_of_the_values_under_an_account_that_the_chart_makes(
             }
             assert!(accounts.contains(&pod.service_account_name.as_deref().unwrap()));
         }
-        assert_eq!(objects.iter().filter_map(Object::pod).count(), 3);
+        assert_eq!(objects.iter().filter_map(Object::pod).count(), 4);
     }
 }
 

@@ -137,7 +137,7 @@ fn keys_of_features_that_are_not_here_yet_are_accepted() {
     for setting in [
         "featureGates.DynamicMIG=true",
         "altProcDevices=/x",
-        "resources.computeDomains.imex.mode=driverManaged",
+        "resources.computeDomains.imex.isolation=channel",
         "kubeletPlugin.containers.init.resources.limits.cpu=1",
         "kubeletPlugin.containers.computeDomains.healthcheckPort=51515",
         "kubeletPlugin.metrics.computeDomainHttpEndpoint=:8081",

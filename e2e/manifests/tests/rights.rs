@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
 use tessera_manifests::chart::Install;
-use tessera_manifests::rendered::{controller, everything, objects, plugin, plugin_set};
+use tessera_manifests::rendered::{
+    controller, everything, objects, plugin, plugin_set, session_host_set,
+};
 use tessera_manifests::strict::Object;
 
 /// Rights as `verb resource.group names`, with what needs each.
@@ -154,6 +156,30 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
                 "the pods of a domain are made to tolerate its taint",
             ),
             (
+                "list nvlinkcliques.tessera-dra.github.io",
+                "who is in which clique, and how sessions fare",
+            ),
+            (
+                "watch nvlinkcliques.tessera-dra.github.io",
+                "a session that is not ready is known at once",
+            ),
+            (
+                "create nvlinkcliques.tessera-dra.github.io",
+                "a clique of which a node tells is new",
+            ),
+            (
+                "patch nvlinkcliques.tessera-dra.github.io",
+                "members come, go and change their addresses",
+            ),
+            (
+                "delete nvlinkcliques.tessera-dra.github.io",
+                "a clique without nodes",
+            ),
+            (
+                "patch nvlinkcliques/status.tessera-dra.github.io",
+                "how the sessions of a clique fare together",
+            ),
+            (
                 "create events.events.k8s.io",
                 "what becomes of a domain is told",
             ),
@@ -164,8 +190,41 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "tessera-session-host",
+        &[
+            (
+                "list resourceslices.resource.k8s.io",
+                "in which clique the node is",
+            ),
+            (
+                "watch resourceslices.resource.k8s.io",
+                "a fabric that comes up is followed",
+            ),
+            (
+                "list nvlinkcliques.tessera-dra.github.io",
+                "who else is in the clique",
+            ),
+            (
+                "watch nvlinkcliques.tessera-dra.github.io",
+                "members come, go and change their addresses",
+            ),
+            (
+                "patch nvlinkcliques/status.tessera-dra.github.io",
+                "how the node's session is",
+            ),
+        ],
+    ),
+    (
         "tessera-uninstall",
         &[
+            (
+                "list nvlinkcliques.tessera-dra.github.io",
+                "which cliques are left",
+            ),
+            (
+                "delete nvlinkcliques.tessera-dra.github.io",
+                "nobody keeps the members of a clique any more",
+            ),
             (
                 "list computedomains.resource.nvidia.com",
                 "which domains are left",
@@ -355,6 +414,38 @@ fn the_admission_policy_matches_the_very_account_that_the_plugin_runs_under() {
     }
 }
 
+#[test]
+fn the_policy_for_session_hosts_matches_their_very_account() {
+    for objects in everything().unwrap() {
+        let Some(set) = session_host_set(objects) else {
+            continue;
+        };
+        let user = format!(
+            "\"system:serviceaccount:{}:{}\"",
+            set.metadata.namespace.as_deref().unwrap(),
+            set.spec
+                .template
+                .spec
+                .as_ref()
+                .unwrap()
+                .service_account_name
+                .as_deref()
+                .unwrap()
+        );
+        let policy = objects.iter().find_map(|object| match object {
+            Object::Policy(policy) if object.name().ends_with("-session-host") => {
+                policy.spec.as_ref()
+            }
+            _ => None,
+        });
+        let conditions = policy.unwrap().match_conditions.as_ref().unwrap();
+        assert!(
+            conditions[0].expression.ends_with(&user),
+            "{conditions:?} {user}"
+        );
+    }
+}
+
 /// What is bound beyond the roles of the chart, as on `OpenShift`: the account and the role.
 fn constraints(install: &Install) -> Vec<(String, String)> {
     let pair = |role: &RoleRef, subjects: &Option<Vec<Subject>>| {
@@ -372,13 +463,14 @@ fn constraints(install: &Install) -> Vec<(String, String)> {
 }
 
 #[test]
-fn on_openshift_the_plugin_alone_is_privileged() {
+fn on_openshift_what_opens_gpus_alone_is_privileged() {
     let install = Install::default();
     assert_eq!(constraints(&install), []);
     let install = install.serving("security.openshift.io/v1");
     let pairs = [
         ("tessera-controller", "nonroot-v2"),
         ("tessera-kubelet-plugin", "privileged"),
+        ("tessera-session-host", "privileged"),
         ("tessera-uninstall", "nonroot-v2"),
     ];
     let wanted = pairs.map(|(account, constraints)| {

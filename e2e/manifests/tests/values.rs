@@ -55,7 +55,10 @@ const KEYS: &[(&str, Ours)] = &[
     ("resources.computeDomains.enabled", Same("true")),
     (
         "resources.computeDomains.imex.mode",
-        Same("\"driverManaged\""),
+        Differs(
+            "\"driverManaged\"",
+            "one session for each clique is there before a pod asks; driverManaged means it too",
+        ),
     ),
     (
         "resources.computeDomains.imex.isolation",

@@ -21,6 +21,7 @@ pub(crate) mod reboot;
 mod reference;
 pub(crate) mod rights;
 pub(crate) mod selection;
+pub(crate) mod sessions;
 mod setting;
 pub(crate) mod shapes;
 pub(crate) mod shares;

@@ -2,8 +2,9 @@
 
 use crate::groups::{
     api_away, cleanup, configuration, damage, domains, driver, dynamic_mig, events, hostile,
-    isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, shapes, shares,
-    sharing, survival, takeover, time_slices, uninstall, upgrade, versions, webhook, whole_gpus,
+    isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, sessions, shapes,
+    shares, sharing, survival, takeover, time_slices, uninstall, upgrade, versions, webhook,
+    whole_gpus,
 };
 use crate::need::Need;
 use crate::scenario::Scenario;
@@ -44,6 +45,15 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         ; needs [ResourceV1],
     domains::a_claim_that_names_another_domain_than_its_slot_is_refused
         => "A claim that names another domain than that of its slot, or is in another namespace, is refused with the reason."
+        ; needs [ResourceV1],
+    sessions::the_session_of_a_clique_is_ready_before_a_pod_asks_and_outlives_what_runs_it
+        => "The NVLink session of a clique is ready before a pod asks for it; it outlives the death of what supervises it, and a dead nvidia-imex is started again."
+        ; needs [ResourceV1],
+    sessions::a_pod_waits_for_the_session_of_its_node_and_a_peer_that_is_away_is_named
+        => "A pod on a node whose NVLink session is not ready waits until it is, and the clique names the node; pods of other nodes do not wait."
+        ; needs [ResourceV1],
+    sessions::a_session_host_says_how_its_own_node_is_and_nothing_else
+        => "A session host cannot say how the session of another node is, nor change anything else of a clique, and one whose token names no node says nothing."
         ; needs [ResourceV1],
     isolation::a_container_that_asks_for_all_gpus_sees_only_the_claimed_one
         => "NVIDIA_VISIBLE_DEVICES=all, of the image or of the pod, gives a container no GPU beyond the claimed one.",

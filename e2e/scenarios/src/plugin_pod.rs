@@ -24,10 +24,13 @@ const RUNS_AS: &str = "--drivers=gpu";
 /// The name of the process that keeps the sockets, the first of the plugin's container.
 const KEEPER: &str = "tessera-keeper";
 
+/// The DaemonSet of the plugin.
+pub(crate) const DAEMON_SET: &str = "tessera-kubelet-plugin";
+
 /// Whether a pod of the release is one of the plugin's.
 pub(crate) fn is_plugin(pod: &Pod) -> bool {
     let mut owners = pod.metadata.owner_references.iter().flatten();
-    owners.any(|owner| owner.kind == "DaemonSet")
+    owners.any(|owner| owner.kind == "DaemonSet" && owner.name == DAEMON_SET)
 }
 
 /// The plugin's pod on this node.

@@ -154,15 +154,21 @@ pub(crate) fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     })
 }
 
-/// Whether every node has a pod of each set's newest state, and it is ready.
+/// Whether every node has a pod of each set's newest state, and it is ready. Of a set that is updated only when
+/// somebody deletes its pods, an older state will do.
 pub(crate) fn all_ready(sets: &Objects<DaemonSet>, nodes: i32) -> bool {
     let current = |set: &DaemonSet| {
         let status = set.status.clone().unwrap_or_default();
         status.observed_generation == set.metadata.generation
             && status.number_ready == nodes
-            && status.updated_number_scheduled == Some(nodes)
+            && (on_delete(set) || status.updated_number_scheduled == Some(nodes))
     };
     !sets.is_empty() && sets.values().all(current)
+}
+
+fn on_delete(set: &DaemonSet) -> bool {
+    let strategy = set.spec.update_strategy.as_ref();
+    strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete")
 }
 
 fn all_available(deployments: &Objects<Deployment>) -> bool {

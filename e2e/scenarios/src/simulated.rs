@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tessera_cluster::Node;
 use tessera_hw::install::keep;
 use tessera_hw::state::{Gpu, Presence};
-use tessera_hw::{Artifacts, Effect, Injection, LayoutError, Repeat, Replaced, TimeSlice};
+use tessera_hw::{Artifacts, Effect, Fabric, Injection, LayoutError, Repeat, Replaced, TimeSlice};
 
 use crate::failure::Failure;
 
@@ -17,8 +17,13 @@ pub(crate) struct Driver<'a> {
     profile: &'a str,
     root: PathBuf,
     kept: TempDir,
+    /// The fabric of each GPU before another one was given to it.
+    fabric: Vec<Option<Fabric>>,
     left: Left,
 }
+
+/// Programs that do not come with the driver itself.
+const BESIDE: [&str; 2] = tessera_cluster::IMEX;
 
 /// What is left to put right.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,12 +46,21 @@ impl<'a> Driver<'a> {
             profile: node.profile().ok_or_else(what)?,
             root: node.driver_root(),
             kept,
+            fabric: Vec::new(),
             left: Left::Nothing,
         };
         driver.done(
             "keep the programs of",
             keep(&driver.root, &driver.artifacts()),
         )?;
+        for name in BESIDE {
+            let (from, to) = (
+                driver.root.join("usr/bin").join(name),
+                driver.kept.path().join(name),
+            );
+            // One that a driver does not have is not missed.
+            let _ = fs::copy(from, to);
+        }
         Ok(driver)
     }
 
@@ -62,6 +76,13 @@ impl<'a> Driver<'a> {
         let name = self.node.name();
         let installed = tessera_hw::install(&self.root, self.profile, name, &artifacts);
         self.done("install", installed)?;
+        for name in BESIDE {
+            let program = self.kept.path().join(name);
+            if program.exists() {
+                let added = tessera_hw::install::add_programs(&self.root, &[(name, &program)]);
+                self.done("install programs of", added)?;
+            }
+        }
         self.left = Left::Nothing;
         Ok(())
     }
@@ -136,6 +157,30 @@ impl<'a> Driver<'a> {
             Some(gpu) => gpu.await_mode(enabled),
             None => Ok(()),
         })
+    }
+
+    /// Puts all GPUs into a fabric that spans the nodes of a rack, and has that noticed at once.
+    pub(crate) fn join_fabric(&mut self, rack: &str, clique: u32) -> Result<(), Failure> {
+        self.fabric = self.look(|gpus| gpus.iter().map(|gpu| gpu.fabric.clone()).collect())?;
+        let fabric = Fabric::of_rack(rack, clique);
+        self.change(|node| {
+            for gpu in &mut node.gpus {
+                gpu.fabric = Some(fabric.clone());
+            }
+        })?;
+        self.stir()
+    }
+
+    /// Gives all GPUs the fabric that they had.
+    pub(crate) fn leave_fabric(&mut self) -> Result<(), Failure> {
+        let former = std::mem::take(&mut self.fabric);
+        self.change(|node| {
+            for (gpu, fabric) in node.gpus.iter_mut().zip(former) {
+                gpu.fabric = fabric;
+            }
+        })?;
+        self.left = Left::Nothing;
+        self.stir()
     }
 
     /// Lets all calls of a function hang in the processes of a program, in whatever container.

@@ -156,6 +156,12 @@ pub struct Args {
     #[arg(long, env = "ALT_PROC_DEVICES_PATH", default_value = "/proc/devices")]
     pub alt_proc_devices: PathBuf,
 
+    /// Where the session host of the node says whether its NVLink session is ready. Given, a claim for a
+    /// channel on a node with NVLink fabric to others is prepared when it is. Only for the driver
+    /// compute-domain.
+    #[arg(long, env = "SESSION_SOCKET")]
+    pub session_socket: Option<PathBuf>,
+
     /// Whether to label the node with its NVLink clique (nvidia.com/gpu.clique), for clusters without GPU
     /// Feature Discovery; a label of somebody else is left alone. Only for the driver compute-domain.
     #[arg(long, env = "GPU_CLIQUE_LABEL_ENABLED", default_value_t = false, action = ArgAction::Set)]

@@ -2,8 +2,8 @@
 //!
 //! # Flow
 //! Prepare reads the claim and asks the API server about the domain that it names; what claim, slot and
-//! domain say must agree. Then it locks the node's channels and reads the journal, under that lock, and
-//! the kernel's numbers. Unprepare needs neither API nor hardware: the record says what to take back.
+//! domain say must agree. On a node with an NVLink session it waits until that is ready. Then it locks the
+//! node's channels and reads the journal, under that lock, and the kernel's numbers. Unprepare needs neither API nor hardware: the record says what to take back.
 //!
 //! # Guarantees
 //! As for GPUs: both are idempotent by the claim's UID, a claim that is being let go is waited for, and a
@@ -15,6 +15,7 @@ mod domains;
 mod kernel;
 mod lock;
 mod release;
+mod session;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -40,6 +41,8 @@ use tracing::{info, warn};
 pub use self::domains::{ApiDomains, DomainReadError, DomainReader};
 pub use self::kernel::{Kernel, ProcFiles};
 pub use self::lock::{ChannelsBusy, ChannelsLock, LockedChannels};
+use self::session::Heard;
+pub use self::session::{SessionHost, SessionNotReady};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::claims::{ClaimError, Identity};
 use crate::deadline::Deadline;
@@ -68,6 +71,8 @@ pub struct Ports<A, D, R, N, K> {
     pub lock: ChannelsLock,
     /// The GPUs, whose fabric decides whether a channel is needed.
     pub hardware: HardwareWatch,
+    /// Who runs the node's NVLink session.
+    pub session: SessionHost,
     /// How calls wait.
     pub waits: Waits,
 }
@@ -230,15 +235,15 @@ where
         // What a claim's containers have stays theirs, whatever has become of the driver.
         if self.ports.hardware.now().is_none() {
             let _held = self.locked(Operation::prepare, claim, deadline).await?;
-            let entry = self.ports.records.read(&claim.uid)?;
-            if let Some(record) = entry.as_ref().and_then(EntryOf::record)
-                && standing(Some(record), &granted, &self.identity.boot) == Standing::Prepared
-                && self.intact(record)?
+            if let Some(record) = self.prepared(claim, &granted)?
+                && self.intact(&record)?
             {
-                return Ok(record.devices.clone());
+                return Ok(record.devices);
             }
         }
         let hardware = self.ready_hardware(claim, deadline).await?;
+        self.ready_session(claim, &granted, &hardware, deadline)
+            .await?;
         loop {
             let held = self.locked(Operation::prepare, claim, deadline).await?;
             let prepared = self.prepare_locked(claim, granted.clone(), &hardware, &held, deadline);
@@ -267,6 +272,40 @@ where
         };
         let ready = hardware.ready(deadline);
         let ready = waits.during(Operation::prepare, claim, missing, ready);
+        Ok(ready.await??)
+    }
+
+    /// The record of a claim that is prepared as it is to be.
+    fn prepared(
+        &self,
+        claim: &ClaimRef,
+        granted: &[Granted],
+    ) -> Result<Option<ChannelRecord>, ClaimError> {
+        let entry = self.ports.records.read(&claim.uid)?;
+        let record = entry.as_ref().and_then(EntryOf::record);
+        let is_prepared = |record: &&ChannelRecord| {
+            standing(Some(*record), granted, &self.identity.boot) == Standing::Prepared
+        };
+        Ok(record.filter(is_prepared).cloned())
+    }
+
+    /// Waits for the node's session, where it has one with other nodes. A claim that is prepared has what it has.
+    async fn ready_session(
+        &self,
+        claim: &ClaimRef,
+        granted: &[Granted],
+        hardware: &Hardware,
+        deadline: Deadline,
+    ) -> Result<(), ClaimError> {
+        let alone = NodeFabric::of(hardware.inventory.gpus()).clique().is_none();
+        if alone || self.prepared(claim, granted)?.is_some() {
+            return Ok(());
+        }
+        let Ports { session, waits, .. } = &self.ports;
+        let heard = Heard::nothing();
+        let waiting = || WaitingFor::Session { why: heard.now() };
+        let ready = session.ready(&heard, deadline);
+        let ready = waits.during(Operation::prepare, claim, waiting, ready);
         Ok(ready.await??)
     }
 

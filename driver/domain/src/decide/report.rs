@@ -60,13 +60,14 @@ impl Round<'_> {
                     *next += 1;
                     *next - 1
                 });
-                let address = fabric.and_then(|fabric| fabric.address.clone());
+                let address = self.sessions.address(&node.name);
+                let fabric_ready = fabric.is_some_and(|fabric| fabric.is_ready());
                 ComputeDomainNode {
                     name: node.name.clone(),
-                    ip_address: address.unwrap_or_default(),
+                    ip_address: address.unwrap_or_default().to_owned(),
                     clique_id: clique.unwrap_or_default().to_owned(),
                     index,
-                    status: Readiness::when(fabric.is_some_and(|fabric| fabric.is_ready())),
+                    status: Readiness::when(fabric_ready && self.sessions.is_ready(&node.name)),
                 }
             })
             .collect()

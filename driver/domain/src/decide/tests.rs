@@ -58,6 +58,7 @@ impl Known {
             Kind::Node => Object::Node(Box::new(typed(object))),
             Kind::Pod => Object::Pod(Box::new(typed(object))),
             Kind::Claim => Object::Claim(Box::new(typed(object))),
+            Kind::Clique => Object::Clique(Box::new(typed(object))),
         });
     }
 

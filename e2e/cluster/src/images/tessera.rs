@@ -26,7 +26,11 @@ pub fn tessera(
     progress: &dyn Progress,
 ) -> Result<TesseraImage, ImageError> {
     step(progress, "build the product's image", || {
-        let programs = ["tessera-kubelet-plugin", "tessera-controller"];
+        let programs = [
+            "tessera-kubelet-plugin",
+            "tessera-controller",
+            "tessera-session-host",
+        ];
         let built = cargo::build(&programs, profile, Linking::Dynamic)?;
         let hook = cargo::build(&["tessera-cdi-hook"], profile, Linking::Static)?;
         let name = format!("docker.io/tessera/tessera:{}", env!("CARGO_PKG_VERSION"));
@@ -38,6 +42,8 @@ pub fn tessera(
                 0o644,
                 "root:x:0:0:root:/:/usr/sbin/nologin\n",
             )
+            // The names of peers stand in the hosts file, and nobody else is asked for them.
+            .file("/etc/nsswitch.conf", 0o644, "hosts: files dns\n")
             .program("/usr/bin/tessera-cdi-hook", hook.file("tessera-cdi-hook")?)?;
         let files = programs.map(|program| built.file(program));
         let mut paths = Vec::new();

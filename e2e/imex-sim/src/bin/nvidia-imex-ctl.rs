@@ -92,6 +92,21 @@ fn ask(node: &str, config: &Config, patience: Duration) -> io::Result<Status> {
     status::ask(address, patience)
 }
 
+/// A row of the table as JSON: nodes and connections by their indices.
+fn node<'a>(
+    at: usize,
+    (state, row): &(DaemonState, Vec<Connection>),
+    host: impl Fn(usize) -> &'a str,
+) -> (String, serde_json::Value) {
+    let connection = |(peer, status): (usize, &Connection)| {
+        let value = serde_json::json!({"host": host(peer), "status": status});
+        (peer.to_string(), value)
+    };
+    let connections: serde_json::Map<_, _> = row.iter().enumerate().map(connection).collect();
+    let value = serde_json::json!({"host": host(at), "status": state, "connections": connections});
+    (at.to_string(), value)
+}
+
 /// Each daemon is asked for its own row, so a port that is closed costs a row.
 fn all(arguments: &Arguments) -> Result<String, Box<dyn std::error::Error>> {
     let config = Config::load(&arguments.config)?;
@@ -107,9 +122,12 @@ fn all(arguments: &Arguments) -> Result<String, Box<dyn std::error::Error>> {
     let rows: Vec<_> = nodes.names().iter().map(row).collect();
     let state = domain(&rows);
     if arguments.json {
-        let node = |(at, (state, row)): (usize, &(DaemonState, Vec<Connection>))| serde_json::json!({"host": nodes.names()[at], "status": state, "connections": row});
-        let table: Vec<_> = rows.iter().enumerate().map(node).collect();
-        return Ok(serde_json::json!({"status": state, "nodes": table}).to_string());
+        let host = |at: usize| nodes.names()[at].as_str();
+        let table: serde_json::Map<_, _> = (0..)
+            .zip(&rows)
+            .map(|(at, row)| node(at, row, host))
+            .collect();
+        return Ok(serde_json::json!({"nodes": table, "status": state}).to_string());
     }
     let mut text = String::from(
         "Connectivity Table Legend: C connected, N never connected, R recovering, \

@@ -17,7 +17,7 @@ const MAJOR: &str = "ea";
 const TAINT: &str = "tessera-dra.github.io/domain";
 
 /// A domain of this size whose template is `<name>-channel`.
-fn domain(name: &str, nodes: u32) -> String {
+pub(super) fn domain(name: &str, nodes: u32) -> String {
     format!(
         "
 apiVersion: resource.nvidia.com/v1beta1
@@ -36,7 +36,7 @@ spec:
 
 /// A pod that writes which channels it has. `claim` says where its claim for a channel comes from, and `more` what else
 /// its specification has.
-fn pod(name: &str, claim: &str, more: &str) -> String {
+pub(super) fn pod(name: &str, claim: &str, more: &str) -> String {
     format!(
         "
 apiVersion: v1
@@ -61,7 +61,7 @@ spec:
     )
 }
 
-fn from_template(domain: &str) -> String {
+pub(super) fn from_template(domain: &str) -> String {
     format!("resourceClaimTemplateName: {domain}-channel")
 }
 
@@ -97,7 +97,7 @@ spec:
     )
 }
 
-fn device_node(channel: i64) -> String {
+pub(super) fn device_node(channel: i64) -> String {
     let path = format!("/dev/nvidia-caps-imex-channels/channel{channel}");
     format!("{path} {MAJOR} {channel:x} 666")
 }
@@ -241,13 +241,13 @@ fn refuses(context: &Context<'_>) -> Result<(), Failure> {
     kubectl(context, &["delete", "computedomain", "mine", "yours"]).map(drop)
 }
 
-fn uid_of(context: &Context<'_>, domain: &str) -> Result<String, Failure> {
+pub(super) fn uid_of(context: &Context<'_>, domain: &str) -> Result<String, Failure> {
     let domain = format!("computedomain/{domain}");
     kubectl(context, &["get", &domain, "-o", "jsonpath={.metadata.uid}"])
 }
 
 /// The channel of the domain with this UID, as its slots say it.
-fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failure> {
+pub(super) fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failure> {
     let pool = format!("domain-{uid}");
     let slices: Objects<ResourceSlice> = context.kubernetes().list(Scope::Cluster)?;
     let ours = slices.values().filter(|slice| slice.spec.pool.name == pool);
@@ -261,7 +261,7 @@ fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failure> {
         .ok_or_else(|| Failure::wrong(format!("no slot of {pool} names a channel")))
 }
 
-fn no_slots(context: &Context<'_>) -> Result<(), Failure> {
+pub(super) fn no_slots(context: &Context<'_>) -> Result<(), Failure> {
     let what = "no slot to be left";
     context.kubernetes().wait(
         Scope::Cluster,

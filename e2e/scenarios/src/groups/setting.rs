@@ -5,6 +5,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use crate::context::{Context, START_LIMIT};
 use crate::failure::Failure;
 use crate::kubernetes::{Objects, Scope};
+use crate::plugin_pod::DAEMON_SET;
 use crate::release::{RELEASE, all_ready};
 
 /// Runs a part of a scenario while the plugin on every node has this in its environment.
@@ -27,12 +28,9 @@ pub(super) fn with<T>(
 fn set(context: &Context<'_>, change: &str) -> Result<(), Failure> {
     let kubernetes = context.kubernetes();
     let ours = Scope::Namespace(RELEASE);
-    let sets: Objects<DaemonSet> = kubernetes.list(ours)?;
-    for set in sets.keys() {
-        let plugins = format!("daemonset/{set}");
-        let arguments = ["set", "env", &plugins, "--containers=gpus", change];
-        kubernetes.command(RELEASE, &arguments, None)?;
-    }
+    let plugins = format!("daemonset/{DAEMON_SET}");
+    let arguments = ["set", "env", &plugins, "--containers=gpus", change];
+    kubernetes.command(RELEASE, &arguments, None)?;
     let nodes = i32::try_from(context.nodes().len()).unwrap_or(i32::MAX);
     let what = format!("every node to have the plugin with {change}");
     kubernetes.wait(ours, &what, START_LIMIT * 2, |sets: &Objects<DaemonSet>| {

@@ -5,7 +5,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use tessera_cluster::Node;
 
@@ -15,7 +14,7 @@ use crate::churn::{PODS, churn};
 use crate::context::{COLLECT_LIMIT, Context, START_LIMIT};
 use crate::failure::{Failure, nothing, same};
 use crate::kubernetes::{Objects, Scope, containers, runs, uid};
-use crate::plugin_pod::{Plugin, errors_of, is_plugin};
+use crate::plugin_pod::{DAEMON_SET, Plugin, errors_of, is_plugin};
 use crate::release::{RELEASE, all_ready};
 
 /// What an update of the plugin on two nodes may take.
@@ -69,10 +68,7 @@ fn update(context: &Context<'_>, before: &Errors) -> Result<(), Failure> {
     let kubernetes = context.kubernetes();
     let ours = Scope::Namespace(RELEASE);
     no_more_errors(context, before)?;
-    let sets: Objects<DaemonSet> = kubernetes.list(ours)?;
-    for set in sets.keys() {
-        kubernetes.restart(RELEASE, &format!("daemonset/{set}"))?;
-    }
+    kubernetes.restart(RELEASE, &format!("daemonset/{DAEMON_SET}"))?;
     let nodes = context.nodes().len();
     let count = i32::try_from(nodes).unwrap_or(i32::MAX);
     let what = "every node to have the new pod of the plugin";

@@ -80,6 +80,7 @@ struct Machine {
     api: Arc<Api>,
     domains: Arc<Domains>,
     kernel: Numbers,
+    session: Option<std::path::PathBuf>,
 }
 
 impl Machine {
@@ -93,6 +94,7 @@ impl Machine {
             api: Arc::default(),
             domains: Arc::default(),
             kernel: Numbers(Arc::new(Mutex::new(Some(node)))),
+            session: None,
         }
     }
 
@@ -131,6 +133,7 @@ impl Machine {
         };
         let registry = &mut Registry::default();
         let ports = Ports {
+            session: SessionHost::at(self.session.as_deref()),
             claims: self.api.clone(),
             domains: self.domains.clone(),
             records: FusedRecords(journal, fuse.clone()),
@@ -241,6 +244,34 @@ fn soon() -> Deadline {
 async fn refused(claims: &TestClaims, name: &str) -> Reason {
     let error = claims.prepare(&claim(name), soon()).await.unwrap_err();
     error.reason()
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_the_nodes_session_and_a_prepared_one_does_not() {
+    let mut machine = Machine::new();
+    let socket = machine.root.path().join("session.sock");
+    machine.session = Some(socket.clone());
+    machine.domain("d1", 3);
+    machine.allocate("pod", "domain-d1", "slot-0", "d1");
+    let claims = machine.start();
+    let claim = claim("pod");
+    let soon = || Deadline::after(Duration::from_millis(500));
+    let refused = claims.prepare(&claim, soon()).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::SessionNotReady);
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let told = async {
+        let (peer, _) = listener.accept().await.unwrap();
+        let report = tessera_session::Report {
+            state: "READY".to_owned(),
+            ..tessera_session::Report::default()
+        };
+        peer.try_write(report.line().as_bytes()).unwrap();
+    };
+    let later = Deadline::after(Duration::from_secs(30));
+    let (prepared, ()) = tokio::join!(claims.prepare(&claim, later), told);
+    let prepared = prepared.unwrap();
+    drop(listener);
+    assert_eq!(claims.prepare(&claim, soon()).await.unwrap(), prepared);
 }
 
 #[tokio::test]

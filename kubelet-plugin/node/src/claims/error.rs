@@ -5,7 +5,7 @@ use tessera_prepare::reason::Reason;
 use tessera_prepare::refusal::Refusal;
 use thiserror::Error;
 
-use crate::channels::{ChannelsBusy, DomainReadError};
+use crate::channels::{ChannelsBusy, DomainReadError, SessionNotReady};
 use crate::claim_reader::ReadError;
 use crate::executor::{ExecuteError, StepError};
 use crate::hardware::NotReady;
@@ -37,6 +37,9 @@ pub enum ClaimError {
     /// The lock of the node's channels was not obtained.
     #[error(transparent)]
     ChannelsBusy(#[from] ChannelsBusy),
+    /// The node's NVLink session was not ready in time.
+    #[error(transparent)]
+    Session(#[from] SessionNotReady),
     /// The plugin is ending.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -71,6 +74,7 @@ impl ClaimError {
             Self::NotReady(_) => Reason::DriverNotReady,
             Self::Lock(LockError::Busy { .. }) => Reason::GpuBusy,
             Self::ChannelsBusy(_) => Reason::ChannelsBusy,
+            Self::Session(_) => Reason::SessionNotReady,
             Self::Lock(LockError::File { .. }) => Reason::LockFailed,
             Self::Interrupted(_) => Reason::PluginStopping,
             Self::Journal(_) | Self::Execute(ExecuteError::Journal(_)) => Reason::JournalFailed,

@@ -17,7 +17,7 @@ use tessera_proto::health::v1::DeviceHealth;
 use super::assembly::Assembly;
 use super::role::Role;
 use crate::args::Args;
-use crate::channels::{ApiDomains, ChannelClaims, ChannelsLock, Ports, ProcFiles};
+use crate::channels::{ApiDomains, ChannelClaims, ChannelsLock, Ports, ProcFiles, SessionHost};
 use crate::claim_reader::ApiClaimReader;
 use crate::clique_label::{self, NodeLabel};
 use crate::events::Notices;
@@ -78,6 +78,7 @@ impl Role for ComputeDomains {
             kernel: ProcFiles::new(&args.alt_proc_devices),
             lock: ChannelsLock::in_directory(&directories.locks()),
             hardware,
+            session: SessionHost::at(args.session_socket.as_deref()),
             waits,
         };
         Ok(ChannelClaims::new(

@@ -25,7 +25,7 @@ use tessera_proto::uds::Peer;
 use tessera_sharing::{Conflict, Holder, NoNative, Overdrawn, Tier};
 
 use crate::cdi_dir::CdiDir;
-use crate::channels::ChannelsBusy;
+use crate::channels::{ChannelsBusy, SessionNotReady};
 use crate::claim_reader::ReadError;
 use crate::claims::ClaimError;
 use crate::executor::{LocalNode, Node, StepError};
@@ -293,6 +293,10 @@ fn about_the_node() -> Vec<ClaimError> {
     vec![
         LockError::Busy { gpu }.into(),
         ChannelsBusy.into(),
+        SessionNotReady {
+            why: "its state is STOPPED (members of epoch 3)".to_owned(),
+        }
+        .into(),
         NotReady::new("no library").into(),
         ReadError::Unavailable {
             claim: next(),
@@ -411,6 +415,9 @@ fn every_wait_repair_and_change_is_explained_with_its_message() {
             gpus: BTreeSet::from([gpu_uuid(3)]),
         },
         WaitingFor::ChannelsLock,
+        WaitingFor::Session {
+            why: "its state is STOPPED (members of epoch 3)".to_owned(),
+        },
         WaitingFor::Driver {
             why: "no library".to_owned(),
         },

@@ -1,0 +1,128 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+use tessera_session::config::Ports;
+use tessera_shell::http::ListenAddress;
+use tessera_shell::logging::LogFormat;
+
+/// How the process that does the work is told from the keeper that starts it.
+pub const KEPT: &str = "--kept";
+
+/// Runs the NVLink session of one node.
+///
+/// It supervises nvidia-imex of the node's driver installation: configures it with the members of the node's
+/// NVLink clique, keeps it running, tells it of changes, and says whether the session is ready, on a Unix
+/// socket and in the status of the clique. Where the driver installation has no nvidia-imex, or the node
+/// is in no clique, it does nothing and says so.
+///
+/// Every flag can be given by the environment variable that stands beside it.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tessera-session-host", version, max_term_width = 100)]
+pub struct Args {
+    /// Name of this node: that of its Node object.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// Address of this pod, at which the daemons of other nodes reach that of this one.
+    #[arg(long, env = "POD_IP")]
+    pub pod_ip: IpAddr,
+
+    /// Whether to run as two processes: one that keeps the daemon alive, and one that does the work and is
+    /// replaced when it dies. Without it there is one, which is easier to debug.
+    #[arg(long, env = "KEEPER", default_value_t = true, action = ArgAction::Set)]
+    pub keeper: bool,
+
+    /// Set by the keeper for the process that it starts.
+    #[arg(long, hide = true)]
+    pub kept: bool,
+
+    /// A kubeconfig file. Without one, the service account of the pod is used.
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Root of the NVIDIA driver installation, as this process sees it.
+    #[arg(long, env = "DRIVER_ROOT_CTR_PATH", default_value = "/driver-root")]
+    pub container_driver_root: PathBuf,
+
+    /// Directory for the daemon's configuration and for the record of the running daemon. It must end with
+    /// the pod and outlive its containers.
+    #[arg(
+        long,
+        env = "SESSION_DIRECTORY",
+        default_value = "/run/tessera-session"
+    )]
+    pub session_directory: PathBuf,
+
+    /// The hosts file of the daemon.
+    #[arg(long, env = "HOSTS_FILE", default_value = "/etc/hosts")]
+    pub hosts_file: PathBuf,
+
+    /// Where it is told whether the session is ready: one line of JSON at once and at each change. Root and
+    /// the own user are served.
+    #[arg(
+        long,
+        env = "SESSION_SOCKET",
+        default_value = "/run/tessera/session/session.sock"
+    )]
+    pub session_socket: PathBuf,
+
+    /// Port at which daemons reach each other. The same on all nodes of a clique.
+    #[arg(long, env = "IMEX_SERVER_PORT", default_value_t = Ports::default().server)]
+    pub imex_server_port: u16,
+
+    /// Port at which daemons are asked how they are, from other nodes too.
+    #[arg(long, env = "IMEX_COMMAND_PORT", default_value_t = Ports::default().command)]
+    pub imex_command_port: u16,
+
+    /// Where metrics and health are served, e.g. :8082. Empty: nowhere.
+    #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
+    pub http_endpoint: ListenAddress,
+
+    /// HTTP path of the metrics.
+    #[arg(long, env = "METRICS_PATH", default_value = "/metrics")]
+    pub metrics_path: String,
+
+    /// How much is logged, 0 to 6. What nvidia-imex itself writes goes to the same place as it is.
+    #[arg(short = 'v', long = "v", env = "LOG_VERBOSITY", default_value_t = 4)]
+    pub verbosity: u8,
+
+    /// How log lines look: json or text.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Where the daemon listens.
+    pub fn ports(&self) -> Ports {
+        Ports {
+            server: self.imex_server_port,
+            command: self.imex_command_port,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_name() {
+        for arg in Args::command().get_arguments() {
+            let id = arg.get_id().as_str();
+            assert!(
+                arg.get_env().is_some() || matches!(id, "help" | "version" | "kept"),
+                "{id}"
+            );
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Writes what the daemon reads.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+use tessera_session::Roster;
+use tessera_session::config::{Ports, config_file};
+use thiserror::Error;
+
+/// A file that could not be read or written.
+#[derive(Debug, Error)]
+#[error("{attempt} {path}")]
+pub struct FileError {
+    attempt: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    /// What failed when a file was worked on.
+    pub fn of<'a>(attempt: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self {
+            attempt,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// The files of one daemon.
+#[derive(Clone, Debug)]
+pub struct Files {
+    directory: PathBuf,
+    hosts: PathBuf,
+    ports: Ports,
+}
+
+impl Files {
+    /// Configuration and list of nodes in `directory`; the hosts file where the system looks for it.
+    pub fn new(directory: &Path, hosts: &Path, ports: Ports) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            hosts: hosts.to_owned(),
+            ports,
+        }
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config.cfg")
+    }
+
+    /// The record of the running daemon.
+    pub fn record(&self) -> PathBuf {
+        self.directory.join("daemon.json")
+    }
+
+    /// Writes configuration, list of nodes and hosts file.
+    pub fn write(&self, roster: &Roster) -> Result<(), FileError> {
+        let nodes = self.directory.join("nodes_config.cfg");
+        replace(&nodes, &roster.nodes_file())?;
+        replace(&self.config(), &config_file(self.ports, &nodes))?;
+        self.write_hosts(roster)
+    }
+
+    /// Writes the hosts file. It is mounted into the container, so it can be written over and not replaced:
+    /// in one write, which keeps its length unless lines came or went.
+    pub fn write_hosts(&self, roster: &Roster) -> Result<(), FileError> {
+        let path = &self.hosts;
+        let present = fs::read_to_string(path).map_err(FileError::of("read", path))?;
+        let wanted = roster.hosts_file(&present);
+        if wanted == present {
+            return Ok(());
+        }
+        let file = OpenOptions::new().write(true).open(path);
+        let file = file.map_err(FileError::of("open", path))?;
+        file.write_all_at(wanted.as_bytes(), 0)
+            .and_then(|()| file.set_len(wanted.len() as u64))
+            .map_err(FileError::of("write", path))
+    }
+}
+
+/// Puts a text in the place of a file.
+pub fn replace(path: &Path, text: &str) -> Result<(), FileError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| NamedTempFile::new_in(directory))
+        .and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file))
+        .and_then(|file| file.persist(path).map_err(|error| error.error));
+    written.map(drop).map_err(FileError::of("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tessera_api::{NVLinkCliqueMember, NVLinkCliqueSpec};
+
+    use super::*;
+
+    fn roster(addresses: &[&str]) -> Roster {
+        let members = addresses.iter().enumerate();
+        let spec = NVLinkCliqueSpec {
+            clique_id: "c.1".to_owned(),
+            members: members
+                .map(|(index, address)| NVLinkCliqueMember {
+                    node_name: format!("n{index}"),
+                    index: u32::try_from(index).unwrap(),
+                    address: (*address).to_owned(),
+                })
+                .collect(),
+            ..NVLinkCliqueSpec::default()
+        };
+        let own = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+        Roster::of(&spec, "n0", own).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_hosts_file_is_written_over_and_what_others_wrote_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let hosts = directory.path().join("hosts");
+        fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+        let files = Files::new(&directory.path().join("session"), &hosts, Ports::default());
+        files.write(&roster(&["", "10.0.0.2"])).unwrap();
+        let config = fs::read_to_string(files.config()).unwrap();
+        assert!(config.contains("/session/nodes_config.cfg\n"), "{config}");
+        let first = fs::read_to_string(&hosts).unwrap();
+        assert!(first.starts_with("127.0.0.1 localhost\n"));
+        // A file that was replaced would be another one under the mount.
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let before = inode(&hosts);
+        files.write_hosts(&roster(&["", "10.0.0.99"])).unwrap();
+        assert_eq!(inode(&hosts), before);
+        let second = fs::read_to_string(&hosts).unwrap();
+        assert_eq!(first.len(), second.len());
+        assert!(second.contains("10.0.0.99") && !second.contains("10.0.0.2 "));
+    }
+}
