@@ -199,11 +199,15 @@ pub fn still_allocates(
     pool: &str,
     device: &DeviceName,
 ) -> bool {
+    holder.is(claim) && allocates(claim, driver, pool, device)
+}
+
+/// Whether a claim, whichever it is, is allocated this device.
+pub fn allocates(claim: &ResourceClaim, driver: &str, pool: &str, device: &DeviceName) -> bool {
     let results = allocated(claim).and_then(|devices| devices.results.as_ref());
-    holder.is(claim)
-        && results.into_iter().flatten().any(|result| {
-            result.driver == driver && result.pool == pool && result.device == device.as_str()
-        })
+    results.into_iter().flatten().any(|result| {
+        result.driver == driver && result.pool == pool && result.device == device.as_str()
+    })
 }
 
 fn allocated(claim: &ResourceClaim) -> Option<&DeviceAllocationResult> {

@@ -10,7 +10,9 @@ mod share;
 mod slot;
 mod users;
 
-pub use allocation::{AllocatedDevice, Allocation, ClaimRefusal, allocation, still_allocates};
+pub use allocation::{
+    AllocatedDevice, Allocation, ClaimRefusal, allocates, allocation, still_allocates,
+};
 pub use configuration::ConfigurationRefusal;
 pub use ids::{ClaimRef, ClaimUid, UidError};
 pub use share::{COMPUTE_SHARE, Consumed, MEMORY, SHARES, ShareError};

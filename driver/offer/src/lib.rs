@@ -27,7 +27,7 @@ mod whole_gpu;
 pub use channels::{HeldChannels, channels};
 pub use fields::{FieldPath, dropped_fields};
 pub use offer::{DropReason, Dropped, Form, Node, Offer};
-pub use partitions::{MadeDevices, partitions};
+pub use partitions::{MIG_DEVICE_BUSY, MadeDevices, partitions};
 pub use plan::{nothing, plan};
 pub use reconcile::{SliceRef, Write, reconcile};
 pub use trial::Tried;

@@ -7,11 +7,13 @@
 //!
 //! # Guarantees
 //! What the driver itself makes and destroys changes nothing of the offer: a device stays a device while
-//! it is in use.
+//! it is in use. Only what somebody holds open beyond its claim is tainted, with what overlaps it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::resource::v1::{Counter, CounterSet, Device, DeviceCounterConsumption};
+use k8s_openapi::api::resource::v1::{
+    Counter, CounterSet, Device, DeviceCounterConsumption, DeviceTaint,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::mig::{Bound, Choices, MigEngines, MigInstance, MigOption, Placement, Slot};
 use tessera_device::{DeviceName, Gpu, GpuUuid, Inventory, MigUuid};
@@ -30,12 +32,38 @@ pub struct MadeDevices {
     pub places: BTreeSet<(GpuUuid, Placement)>,
     /// Which, also for a while after their end: what is known of a GPU may be a little older than that.
     pub devices: BTreeSet<MigUuid>,
+    /// Where those lie that should be gone by now, and are not because somebody holds them open.
+    pub busy: BTreeSet<(GpuUuid, Placement)>,
 }
+
+/// The key of the taint of a device that cannot be had before a MIG device in its place is let go (KEP 5055).
+pub const MIG_DEVICE_BUSY: &str = "tessera-dra.github.io/mig-device-busy";
 
 impl MadeDevices {
     fn holds(&self, gpu: &GpuUuid, placement: Placement, device: Option<&MigUuid>) -> bool {
         self.places.contains(&(gpu.clone(), placement))
             || device.is_some_and(|device| self.devices.contains(device))
+    }
+
+    /// Taints a device that would lie at this place of the GPU, or take all of it, if something is in its way that
+    /// somebody holds open.
+    ///
+    /// As long as the API has the claim of what is in the way, its counters keep others away. After a pod
+    /// was deleted by force it has not.
+    fn tainted(&self, gpu: &GpuUuid, place: Option<Placement>, device: Device) -> Device {
+        let mut busy = self.busy.iter().filter(|(of, _)| of == gpu);
+        let is_in_the_way = |busy: Placement| place.is_none_or(|place| place.overlaps(busy));
+        if !busy.any(|(_, busy)| is_in_the_way(*busy)) {
+            return device;
+        }
+        Device {
+            taints: Some(vec![DeviceTaint {
+                key: MIG_DEVICE_BUSY.to_owned(),
+                effect: "NoSchedule".to_owned(),
+                ..DeviceTaint::default()
+            }]),
+            ..device
+        }
     }
 }
 
@@ -78,7 +106,7 @@ impl Offered {
         };
         for gpu in inventory.gpus() {
             let choices = Choices::of(gpu, |place, device| made.holds(&gpu.uuid, place, device));
-            offered.add(inventory, gpu, choices.as_ref());
+            offered.add(inventory, gpu, choices.as_ref(), made);
         }
         offered
     }
@@ -91,7 +119,13 @@ impl Offered {
         full.counted(self.counters, self.smaller.offer(node, driver))
     }
 
-    fn add(&mut self, inventory: &Inventory, gpu: &Gpu, choices: Option<&Choices<'_>>) {
+    fn add(
+        &mut self,
+        inventory: &Inventory,
+        gpu: &Gpu,
+        choices: Option<&Choices<'_>>,
+        made: &MadeDevices,
+    ) {
         let why = choices.and_then(|choices| choices.bound);
         self.bound
             .extend(why.map(|bound| (gpu.device_name(), bound)));
@@ -99,7 +133,7 @@ impl Offered {
             // A GPU that can be nothing but whole overlaps with nothing.
             Some(choices) if !choices.slots.is_empty() || !choices.others.is_empty() => {
                 let set = Counters::of(choices);
-                self.full.divided(inventory, choices, &set);
+                self.full.divided(inventory, choices, &set, made);
                 self.counters.push(set.set);
             }
             _ => self.full.as_found(inventory, gpu),
@@ -137,7 +171,13 @@ impl Views {
         }
     }
 
-    fn divided(&mut self, inventory: &Inventory, choices: &Choices<'_>, counters: &Counters) {
+    fn divided(
+        &mut self,
+        inventory: &Inventory,
+        choices: &Choices<'_>,
+        counters: &Counters,
+        made: &MadeDevices,
+    ) {
         let (gpu, driver) = (choices.gpu, inventory.driver());
         let dropped = &mut self.dropped;
         let mut devices = Vec::new();
@@ -146,12 +186,15 @@ impl Views {
             devices.push(counters.used_by(instance_part(gpu, other), device));
         }
         let mut slots = Slots::of(gpu, driver);
+        let mut parts = Parts::default();
         for slot in &choices.slots {
             let device = slots.device(*slot, dropped);
-            devices.push(counters.used_by(Some(slot_part(*slot)), device));
+            let device = made.tainted(&gpu.uuid, Some(slot.placement), device);
+            devices.push(counters.used_by(Some(parts.of(*slot)), device));
         }
         if choices.whole {
             let device = whole_gpu::device(gpu, driver, self.shares, dropped);
+            let device = made.tainted(&gpu.uuid, None, device);
             devices.push(counters.used_by(Some(counters.set.counters.clone()), device));
         }
         self.slices
@@ -231,14 +274,34 @@ impl Counters {
     }
 }
 
-/// What the device uses that can be made here.
-fn slot_part(slot: Slot<'_>) -> Amounts {
-    let Slot { option, placement } = slot;
+/// What the devices use that can be made of a GPU.
+#[derive(Default)]
+struct Parts<'a> {
+    /// What was reckoned last, without a place: those of one profile use the same everywhere.
+    last: Option<(&'a MigOption, Amounts)>,
+}
+
+impl<'a> Parts<'a> {
+    /// That of the device that can be made here.
+    fn of(&mut self, slot: Slot<'a>) -> Amounts {
+        let Slot { option, placement } = slot;
+        let amounts = match self.last.take() {
+            Some((last, amounts)) if std::ptr::eq(last, option) => amounts,
+            Some(_) | None => anywhere(option),
+        };
+        let mut part = amounts.clone();
+        part.extend(slices(placement));
+        self.last = Some((option, amounts));
+        part
+    }
+}
+
+/// What a device uses wherever it lies.
+fn anywhere(option: &MigOption) -> Amounts {
     let engines = ENGINES.iter();
     engines
         .map(|(name, amount)| ((*name).to_owned(), count(amount(option))))
         .chain([(MEMORY.to_owned(), counter(&option.memory))])
-        .chain(slices(placement))
         .collect()
 }
 
@@ -250,7 +313,7 @@ fn instance_part(gpu: &Gpu, instance: &MigInstance) -> Option<Amounts> {
         option.profile_id == instance.profile_id && instance.profile.is_all_of_its_gpu_instance()
     })?;
     let placement = instance.placement;
-    Some(slot_part(Slot { option, placement }))
+    Some(Parts::default().of(Slot { option, placement }))
 }
 
 const MEMORY: &str = "memory";

@@ -17,7 +17,7 @@ use crate::share::Share;
 use crate::step::Effect;
 use crate::takeover::{Fate, Successor, Taken, Takeover};
 use crate::testing::{boot, checkpoint};
-use crate::upkeep::{FoundSpec, rebuild};
+use crate::upkeep::{FoundSpec, Site, rebuild};
 
 /// How a claim uses a GPU, as generated.
 #[derive(Clone, Debug, TypeGenerator)]
@@ -214,7 +214,14 @@ fn a_record_rebuilt_from_a_spec_holds_what_the_spec_names_and_only_gpus_that_are
             file: file_name(&kind, &claim),
             contents: bytes,
         };
-        let Some(record) = rebuild(&claim, &spec, &kind, "node-a", &inventory, &boot) else {
+        let site = Site {
+            kind: &kind,
+            pool: "node-a",
+            inventory: &inventory,
+            boot: &boot,
+            owns_mig: true,
+        };
+        let Some(record) = rebuild(&claim, &spec, site) else {
             return;
         };
         let claimed = claimed_devices(&spec.contents, &claim).unwrap();

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tessera_device::mig::{MigInstance, MigProfile, Placement, Slot};
-use tessera_device::{Gpu, GpuUuid, MigUuid};
+use tessera_device::mig::{MigInstance, MigProfile, Part, Placement, Slot};
+use tessera_device::{DeviceName, Gpu, GpuUuid, MigUuid};
 
 use crate::record::{placement, text};
 
@@ -52,6 +52,26 @@ impl MigDevice {
             placement: slot.placement,
             identity: None,
         }
+    }
+
+    /// The device that was found here.
+    pub fn found(gpu: &GpuUuid, instance: &MigInstance) -> Self {
+        Self {
+            gpu: gpu.clone(),
+            profile: instance.profile,
+            profile_id: instance.profile_id,
+            placement: instance.placement,
+            identity: Some(MigIdentity::of(instance)),
+        }
+    }
+
+    /// The name under which it is offered, on the GPU with this minor number.
+    pub fn device_name(&self, minor: u32) -> DeviceName {
+        let part = Part {
+            placement: self.placement,
+            compute_instance: None,
+        };
+        DeviceName::mig(minor, self.profile, self.profile_id, part)
     }
 
     /// Whether an instance of its GPU is this one.

@@ -6,7 +6,7 @@
 use tessera_device::mig::{MigInstance, MigState, UnfinishedInstance};
 use tessera_device::{DeviceName, GpuUuid, MigUuid};
 
-use crate::mig_device::{MigDevice, MigIdentity};
+use crate::mig_device::MigDevice;
 use crate::record::{Phase, PreparedDevice, Record};
 
 /// The MIG devices of a GPU of which no record tells, those half made included.
@@ -36,13 +36,7 @@ pub fn unowned(gpu: &GpuUuid, mig: &MigState, records: &[&Record]) -> Vec<MigDev
             || held().any(|device| device.instance.as_ref() == Some(&instance.uuid))
     };
     let instances = mig.instances.iter().filter(|instance| !is_owned(instance));
-    let instances = instances.map(|instance| MigDevice {
-        gpu: gpu.clone(),
-        profile: instance.profile,
-        profile_id: instance.profile_id,
-        placement: instance.placement,
-        identity: Some(MigIdentity::of(instance)),
-    });
+    let instances = instances.map(|instance| MigDevice::found(gpu, instance));
     let is_intended =
         |bare: &&UnfinishedInstance| made().any(|device| device.placement == bare.placement);
     let halves = mig.unfinished.iter().filter(|bare| !is_intended(bare));

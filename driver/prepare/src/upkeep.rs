@@ -14,7 +14,7 @@ use tessera_device::{Inventory, Offered};
 use crate::cdi::{self, CdiKind, ClaimedDevice};
 use crate::ledger::Unreadable;
 use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf, RecordedDevice, View};
-use crate::step::Effect;
+use crate::step::{Effect, MigDevice};
 
 /// What a rebuilt record says in place of a name that is not known.
 const UNKNOWN_NAME: &str = "unknown";
@@ -118,17 +118,29 @@ impl FoundSpec {
     }
 }
 
+/// The node on which a record is rebuilt.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Kind of its CDI devices.
+    pub kind: &'a CdiKind,
+    /// Its pool.
+    pub pool: &'a str,
+    /// Its GPUs.
+    pub inventory: &'a Inventory,
+    /// Its boot.
+    pub boot: &'a BootId,
+    /// Whether every MIG device there is one that the driver has made for a claim: nobody else makes any.
+    pub owns_mig: bool,
+}
+
 /// The record of a claim whose own cannot be read: its copy, or what its CDI spec tells. `None` if
 /// neither does: then the claim may hold any GPU.
 pub fn account(
     unreadable: &Unreadable,
     spec: Option<&FoundSpec>,
-    kind: &CdiKind,
-    pool: &str,
-    inventory: &Inventory,
-    boot: &BootId,
+    site: Site<'_>,
 ) -> Option<Record> {
-    let from_spec = || rebuild(&unreadable.claim, spec?, kind, pool, inventory, boot);
+    let from_spec = || rebuild(&unreadable.claim, spec?, site);
     unreadable.copy.clone().or_else(from_spec)
 }
 
@@ -138,22 +150,28 @@ pub fn account(
 /// The spec says which devices the claim's containers have; that is what must not be given to
 /// anybody else. The claim's name and requests stand in no spec and are left unknown: the next
 /// Prepare of the claim puts them right, and its Unprepare needs neither.
-pub(crate) fn rebuild(
-    claim: &ClaimUid,
-    spec: &FoundSpec,
-    kind: &CdiKind,
-    pool: &str,
-    inventory: &Inventory,
-    boot: &BootId,
-) -> Option<Record> {
+///
+/// No spec says either who has made a MIG device. Where only the driver does, it is destroyed with its claim.
+pub(crate) fn rebuild(claim: &ClaimUid, spec: &FoundSpec, site: Site<'_>) -> Option<Record> {
+    let Site {
+        kind,
+        pool,
+        inventory,
+        boot,
+        owns_mig,
+    } = site;
+    let mut effects = Vec::new();
     let names = cdi::claimed_devices(&spec.contents, claim)?;
-    let device = |ClaimedDevice { device, share_id }| {
+    let mut device = |ClaimedDevice { device, share_id }| {
         // Of a MIG device that the layout has no more it is not known where it was: it may have been
         // anywhere on its GPU.
         let (gpu, instance) = match inventory.seen_by_device_name(&device) {
             Some(Offered { gpu, instance }) => (gpu, instance),
             None => (inventory.gpu_of(&device)?, None),
         };
+        let made = instance.filter(|_| owns_mig);
+        effects
+            .extend(made.map(|instance| Effect::MigDevice(MigDevice::found(&gpu.uuid, instance))));
         Some(PreparedDevice {
             request: String::new(),
             pool: pool.to_owned(),
@@ -170,13 +188,17 @@ pub(crate) fn rebuild(
             unknown: Map::new(),
         })
     };
-    let devices = names.into_iter().map(device).collect::<Option<Vec<_>>>()?;
+    let devices = names
+        .into_iter()
+        .map(&mut device)
+        .collect::<Option<Vec<_>>>()?;
+    effects.push(spec.effect());
     Some(Record {
         boot: boot.clone(),
         claim: nameless(claim),
         phase: Phase::Prepared,
         devices,
-        effects: vec![spec.effect()],
+        effects,
         unknown: Map::new(),
     })
 }
@@ -201,6 +223,16 @@ mod tests {
         FoundSpec {
             file: "k8s.gpu.nvidia.com-claim_a-uid.json".to_owned(),
             contents: contents.to_vec(),
+        }
+    }
+
+    fn site<'a>(kind: &'a CdiKind, inventory: &'a Inventory, boot: &'a BootId) -> Site<'a> {
+        Site {
+            kind,
+            pool: "node0",
+            inventory,
+            boot,
+            owns_mig: false,
         }
     }
 
@@ -298,10 +330,7 @@ mod tests {
         let found = rebuild(
             &lost.claim.uid,
             &spec(contents),
-            &CdiKind::claim(),
-            "node0",
-            &inventory,
-            &lost.boot,
+            site(&CdiKind::claim(), &inventory, &lost.boot),
         )
         .unwrap();
         assert_eq!(found.effects, lost.effects);
@@ -328,7 +357,7 @@ mod tests {
                 copy,
             };
             let kind = CdiKind::claim();
-            account(&unreadable, spec, &kind, "node0", &inventory, &boot)
+            account(&unreadable, spec, site(&kind, &inventory, &boot))
         };
         let copy = record("a", &[3]);
         assert_eq!(found(Some(copy.clone()), Some(&spec)), Some(copy));
@@ -350,7 +379,7 @@ mod tests {
             br#"{"devices": [{"name": "a-uid-gpu-0"}, {"name": "a-uid-gpu-99"}]}"#,
         ] {
             let kind = CdiKind::claim();
-            let found = rebuild(&uid, &spec(bytes), &kind, "node0", &inventory, &boot);
+            let found = rebuild(&uid, &spec(bytes), site(&kind, &inventory, &boot));
             assert_eq!(found, None, "{}", String::from_utf8_lossy(bytes));
         }
     }
@@ -358,20 +387,38 @@ mod tests {
     #[test]
     fn of_a_claim_with_mig_devices_the_parts_that_it_holds_are_found_and_else_the_whole_gpu() {
         let uid: ClaimUid = "a-uid".parse().unwrap();
-        let found = |profiles: &[&str]| {
+        let found = |profiles: &[&str], owns_mig| {
             let spec_bytes = br#"{"devices": [{"name": "a-uid-gpu-0-mig-3g40gb-9-4"}]}"#;
             let gpus = vec![cut(gpu(0), profiles)];
             let inventory = Inventory::new(driver("580"), gpus).unwrap();
             let kind = CdiKind::claim();
-            rebuild(&uid, &spec(spec_bytes), &kind, "node0", &inventory, &boot()).unwrap()
+            let boot = boot();
+            let site = Site {
+                owns_mig,
+                ..site(&kind, &inventory, &boot)
+            };
+            rebuild(&uid, &spec(spec_bytes), site).unwrap()
         };
-        let there = found(&["3g.40gb", "3g.40gb"]);
+        let there = found(&["3g.40gb", "3g.40gb"], false);
         let View::Part(part) = there.devices[0].view else {
             panic!("{there:?}")
         };
         assert_eq!((part.placement.start, part.placement.size), (4, 4));
         assert!(there.devices[0].instance.is_some());
-        let gone = found(&["1g.10gb"]);
+        // Where nobody else makes MIG devices it was made for the claim, and ends with it.
+        assert_eq!(there.made().count(), 0);
+        let ours = found(&["3g.40gb", "3g.40gb"], true);
+        assert_eq!(ours.devices, there.devices);
+        let made: Vec<_> = ours.made().collect();
+        let identity = made[0].identity.as_ref();
+        assert_eq!(
+            identity.map(|identity| &identity.uuid),
+            ours.devices[0].instance.as_ref()
+        );
+        assert_eq!((made.len(), made[0].placement.start), (1, 4));
+
+        let gone = found(&["1g.10gb"], true);
+        assert_eq!(gone.made().count(), 0);
         assert_eq!(gone.devices[0].view, View::Whole);
         assert_eq!(gone.devices[0].instance, None);
     }

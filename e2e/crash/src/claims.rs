@@ -51,3 +51,15 @@ pub fn object_of(name: &str, devices: &[impl AsRef<str>]) -> Value {
         "status": {"allocation": {"devices": {"results": results}}},
     })
 }
+
+/// The claim with a configuration that asks for this time slice.
+pub fn with_time_slice(mut claim: Value, interval: &str) -> Value {
+    claim["status"]["allocation"]["devices"]["config"] = json!([{
+        "source": "FromClaim",
+        "opaque": {"driver": DRIVER, "parameters": {
+            "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig",
+            "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": interval}},
+        }},
+    }]);
+    claim
+}

@@ -61,6 +61,14 @@ pub enum Failure {
     /// The plugin did what it must refuse.
     #[error("claim {0} was prepared although another one holds its GPU")]
     Admitted(String),
+    /// GPUs are not set as claims want them.
+    #[error("GPUs are set to {found:?}, and claims want {wanted:?}")]
+    Set {
+        /// What is set.
+        found: Vec<String>,
+        /// What must be.
+        wanted: Vec<String>,
+    },
     /// Something is left when all claims are unprepared and the plugin has ended.
     #[error("left behind: {0}")]
     Leaked(String),

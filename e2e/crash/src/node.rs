@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tessera_hw::{Artifacts, Effect, Injection, Installed, Repeat};
+use tessera_hw::{Artifacts, Effect, Injection, Installed, Repeat, TimeSlice};
 use tessera_proto::SocketPaths;
 use tokio::sync::Mutex;
 
@@ -93,6 +93,8 @@ pub struct Node<'a> {
     doomed: AtomicBool,
     /// GPUs are cut for claims.
     cuts: bool,
+    /// Time slices are set for claims.
+    sets: bool,
     /// Claims whose record or spec is damaged before anything begins.
     damaged: &'static [&'static str],
 }
@@ -131,6 +133,7 @@ impl<'a> Node<'a> {
             running: Mutex::default(),
             doomed: AtomicBool::new(false),
             cuts: false,
+            sets: false,
             damaged: &[],
         };
         fs::write(node.kubeconfig(), node.api.kubeconfig()).map_err(made())?;
@@ -146,6 +149,11 @@ impl<'a> Node<'a> {
     /// The plugin cuts GPUs when claims need it.
     pub fn with_dynamic_mig(&mut self) {
         self.cuts = true;
+    }
+
+    /// The plugin sets time slices when claims ask for them.
+    pub fn with_time_slices(&mut self) {
+        self.sets = true;
     }
 
     /// The record or the spec of each of these claims is damaged, and the plugin has to make it anew.
@@ -173,7 +181,10 @@ impl<'a> Node<'a> {
             .env("KEEPER", "false")
             .arg(format!("--node-name={NODE}"))
             .arg(format!("--leftover-grace={}", self.grace))
-            .arg(format!("--feature-gates=DynamicMIG={}", self.cuts))
+            .arg(format!(
+                "--feature-gates=DynamicMIG={},TimeSlicingSettings={}",
+                self.cuts, self.sets
+            ))
             .arg(path("kubeconfig", &self.kubeconfig()))
             .arg(path("nvidia-driver-root", driver))
             .arg(path("container-driver-root", driver))
@@ -296,6 +307,16 @@ impl<'a> Node<'a> {
         let cut = driver.gpus.iter().filter(is_cut);
         Ok(cut
             .map(|gpu| format!("MIG on GPU {}: {:?}", gpu.facts.minor, gpu.condition.mig))
+            .collect())
+    }
+
+    /// The time slices that are not the driver's own.
+    pub(crate) fn time_slices(&self) -> Result<Vec<String>, Failure> {
+        let (_, driver) = self.place.driver.state.read()?;
+        let is_set = |gpu: &&tessera_hw::Gpu| gpu.condition.time_slice != TimeSlice::Default;
+        let set = driver.gpus.iter().filter(is_set);
+        Ok(set
+            .map(|gpu| format!("{:?} on GPU {}", gpu.condition.time_slice, gpu.facts.minor))
             .collect())
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tessera_hw::facts::derive_uuid;
 use tessera_hw::injection::ANY_FUNCTION;
 
-use crate::claims::{CLAIMS, DRIVER, NODE, SLICES, object, object_of, uid};
+use crate::claims::{CLAIMS, DRIVER, NODE, SLICES, object, object_of, uid, with_time_slice};
 use crate::failure::Failure;
 use crate::node::Node;
 
@@ -21,6 +21,15 @@ const CHANGES: [&str; 6] = [
     "nvmlGpuInstanceCreateComputeInstance",
     "nvmlComputeInstanceDestroy",
     "nvmlGpuInstanceDestroy",
+];
+
+/// What `nvidia-smi` calls when it sets how a GPU is shared: the plugin dies with it. The time slice is set by a function of the
+/// simulation's own, for no header names the real one.
+const SETTINGS: [&str; 4] = [
+    "nvmlInit",
+    "nvmlDeviceSetComputeMode",
+    "simulatedDeviceSetTimeSlice",
+    "nvmlShutdown",
 ];
 
 /// GPUs of the node.
@@ -41,6 +50,8 @@ pub enum Operation {
     Reconcile,
     /// It cuts a GPU for two claims, and puts it together for a third.
     Cut,
+    /// It sets the time slices of two GPUs, sets one back, and prepares a claim on that GPU that asks for none.
+    TakeTurns,
     /// It starts on a node on which the reference driver has prepared a claim, begun with another and left a spec of a third.
     TakeOver,
 }
@@ -58,13 +69,14 @@ pub struct End {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Publish,
         Self::Prepare,
         Self::Wait,
         Self::Unprepare,
         Self::Reconcile,
         Self::Cut,
+        Self::TakeTurns,
         Self::TakeOver,
     ];
 
@@ -77,6 +89,7 @@ impl Operation {
             Self::Unprepare => "unprepare",
             Self::Reconcile => "reconcile",
             Self::Cut => "cut",
+            Self::TakeTurns => "take turns",
             Self::TakeOver => "take over",
         }
     }
@@ -94,6 +107,7 @@ impl Operation {
             Self::Cut => {
                 "each claim gets a MIG device of its own, and no device outlives its claim"
             }
+            Self::TakeTurns => "a time slice is set exactly while a claim wants it",
             Self::TakeOver => {
                 "claims of the reference driver are taken over once, whole, and as they are"
             }
@@ -106,6 +120,7 @@ impl Operation {
         match self {
             Self::Publish | Self::Reconcile => &[ANY_FUNCTION],
             Self::Cut => &CHANGES,
+            Self::TakeTurns => &SETTINGS,
             Self::Prepare | Self::Wait | Self::Unprepare | Self::TakeOver => &[],
         }
     }
@@ -119,6 +134,7 @@ impl Operation {
             Self::Unprepare => unprepare(node).await,
             Self::Reconcile => reconcile(node).await,
             Self::Cut => cut(node).await,
+            Self::TakeTurns => take_turns(node).await,
             Self::TakeOver => take_over(node).await,
         }?;
         node.attend().await?;
@@ -133,6 +149,7 @@ impl Operation {
             answers,
         };
         leave(node).await?;
+        set(node, &[])?;
         match node.api.unserved() {
             Some(request) => Err(Failure::Unserved(request)),
             None => Ok(end),
@@ -264,6 +281,36 @@ async fn cut(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
         Some(cut) => Err(Failure::Leaked(cut)),
         None => Ok(answers),
     }
+}
+
+/// Each time slice is looked at as soon as the kubelet has its answer.
+async fn take_turns(node: &mut Node<'_>) -> Result<BTreeMap<String, String>, Failure> {
+    node.with_time_slices();
+    for (name, gpu, interval) in [("long", 2, "Long"), ("short", 3, "Short")] {
+        let claim = with_time_slice(object(name, &[gpu]), interval);
+        node.api.put(CLAIMS, claim);
+    }
+    node.api.put(CLAIMS, object("plain", &[2]));
+    let node = &*node;
+    begin(node, &[]).await?;
+    let mut answers = node.prepare(&["long", "short"]).await?;
+    node.check()?;
+    set(node, &["Long on GPU 2", "Short on GPU 3"])?;
+    node.unprepare(&["long"]).await?;
+    set(node, &["Short on GPU 3"])?;
+    answers.extend(node.prepare(&["plain"]).await?);
+    set(node, &["Short on GPU 3"])?;
+    Ok(answers)
+}
+
+/// Holds if these time slices are set and no other.
+fn set(node: &Node<'_>, wanted: &[&str]) -> Result<(), Failure> {
+    let found = node.time_slices()?;
+    if found == wanted {
+        return Ok(());
+    }
+    let wanted = wanted.iter().map(ToString::to_string).collect();
+    Err(Failure::Set { found, wanted })
 }
 
 /// The files of the reference driver are made here from what is known of its formats; its specs are JSON, which is YAML.

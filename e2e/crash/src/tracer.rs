@@ -79,7 +79,11 @@ pub(crate) fn run(child: &Child, root: &Path, fuse: &Fuse) -> Result<(), Failure
                     Some(When::After) => ptrace::syscall(task, None),
                 }
             }
-            WaitStatus::PtraceSyscall(_) => kill_all(&tasks),
+            // By its signal the simulated driver kills its caller. One that the program has started to call the
+            // driver in its stead takes it along.
+            WaitStatus::PtraceSyscall(_) | WaitStatus::Stopped(_, Signal::SIGABRT) => {
+                kill_all(&tasks)
+            }
             WaitStatus::PtraceEvent(task, ..) | WaitStatus::Stopped(task, Signal::SIGSTOP) => {
                 // A new thread or process, which begins stopped, and the one that made it.
                 ptrace::cont(task, None)

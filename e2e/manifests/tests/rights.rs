@@ -317,6 +317,18 @@ fn a_plugin_may_patch_nodes_only_to_label_its_own_and_reads_domains_only_to_serv
 }
 
 #[test]
+fn a_plugin_may_list_claims_only_where_it_cuts_gpus_for_them() {
+    let list = "list resourceclaims.resource.k8s.io".to_owned();
+    for (settings, may) in [
+        ("featureGates.DynamicMIG=true", true),
+        ("featureGates.DynamicMIG=false", false),
+        ("featureGates.TimeSlicingSettings=true", false),
+    ] {
+        assert_eq!(plugins_grants(settings).contains(&list), may, "{settings}");
+    }
+}
+
+#[test]
 fn the_controllers_lease_is_the_one_that_is_made_and_that_its_role_names() {
     let objects = objects(&Install::default().set("fullnameOverride=other")).unwrap();
     let container = &controller(&objects).unwrap().containers[0];

@@ -35,8 +35,11 @@ pub(crate) struct Arguments {
     /// Run only scenarios, and of these only those whose name contains NAME. May be repeated.
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
+    /// Run only crashes, and of these only in operations whose name contains NAME. May be repeated.
+    #[arg(long, value_name = "NAME", conflicts_with = "scenario")]
+    crash: Vec<String>,
     /// Run only this stage. May be repeated.
-    #[arg(long, value_enum, conflicts_with = "scenario")]
+    #[arg(long, value_enum, conflicts_with_all = ["scenario", "crash"])]
     only: Vec<Stage>,
     /// Which Kubernetes the scenarios run on: 1.33, 1.34 or 1.36. Another than the last is built when it is first wanted.
     #[arg(long, default_value_t = Release::default())]
@@ -88,6 +91,9 @@ impl Arguments {
     fn stages(&self) -> Vec<Stage> {
         if !self.scenario.is_empty() {
             return vec![Stage::Scenarios];
+        }
+        if !self.crash.is_empty() {
+            return vec![Stage::Crashes];
         }
         let all = Stage::value_variants().iter().copied();
         all.filter(|stage| self.only.is_empty() || self.only.contains(stage))
@@ -168,7 +174,7 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             &["test", "--package", MANIFESTS, "--no-fail-fast"],
             &[],
         ),
-        Stage::Crashes => crashes::run(arguments.image_profile.into()),
+        Stage::Crashes => crashes::run(&arguments.crash, arguments.image_profile.into()),
         Stage::Scenarios => {
             let profile = arguments.image_profile.into();
             let Arguments {
@@ -231,6 +237,7 @@ mod tests {
     fn arguments(scenario: &[&str], only: &[Stage]) -> Arguments {
         Arguments {
             scenario: scenario.iter().map(ToString::to_string).collect(),
+            crash: vec![],
             only: only.to_vec(),
             kubernetes: Release::default(),
             keep: false,
@@ -243,6 +250,11 @@ mod tests {
     fn everything_runs_unless_something_is_chosen() {
         assert_eq!(arguments(&[], &[]).stages(), Stage::value_variants());
         assert_eq!(arguments(&["x"], &[]).stages(), [Stage::Scenarios]);
+        let crash = Arguments {
+            crash: vec!["x".to_owned()],
+            ..arguments(&[], &[])
+        };
+        assert_eq!(crash.stages(), [Stage::Crashes]);
         let chosen = arguments(&[], &[Stage::Unit, Stage::Format]).stages();
         assert_eq!(chosen, [Stage::Format, Stage::Unit]);
     }

@@ -11,6 +11,7 @@
 //! GPU. A failure concerns one claim.
 
 mod accounting;
+mod busy;
 mod error;
 mod let_go;
 mod locking;
@@ -48,6 +49,7 @@ use tessera_sharing::ConsumableShares;
 use tokio::sync::watch;
 use tracing::{Span, info, info_span, warn};
 
+use self::busy::Busy;
 pub use self::error::ClaimError;
 pub use self::let_go::LetGo;
 use self::locking::Locked;
@@ -109,6 +111,7 @@ pub struct Claims<A, R, N> {
     waits: Waits,
     /// Rings at every unprepare.
     released: watch::Sender<()>,
+    busy: Busy,
 }
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
@@ -131,6 +134,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             hardware,
             waits,
             released: watch::Sender::new(()),
+            busy: Busy::default(),
         }
     }
 
@@ -188,7 +192,10 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                     info!(%error, "trying again to take the claim back");
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                outcome => return outcome,
+                outcome => {
+                    self.busy.learn(&claim.uid, &outcome);
+                    return outcome;
+                }
             }
         }
     }

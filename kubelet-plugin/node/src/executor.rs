@@ -40,8 +40,9 @@ pub trait Node {
         gpus: BTreeSet<GpuUuid>,
         limit: Deadline,
     ) -> impl Future<Output = Result<Vec<(GpuUuid, MigState)>, StepError>> + Send;
-    /// The MIG devices that this process has destroyed of late: a look at the GPUs may still show them.
-    fn destroyed_mig(&self) -> BTreeSet<MigUuid>;
+    /// The MIG devices that the driver has made, of which these are recorded: a look at the GPUs may still show
+    /// others that were of late.
+    fn own_mig(&self, recorded: BTreeSet<MigUuid>) -> BTreeSet<MigUuid>;
     /// Whether an effect is there, unaltered.
     fn has(&self, effect: &Effect) -> Result<bool, StepError>;
     /// The bytes of a CDI spec, if it is there.
@@ -163,8 +164,11 @@ impl Node for LocalNode {
         }
     }
 
-    fn destroyed_mig(&self) -> BTreeSet<MigUuid> {
-        self.mig.as_ref().map(Mig::destroyed).unwrap_or_default()
+    fn own_mig(&self, recorded: BTreeSet<MigUuid>) -> BTreeSet<MigUuid> {
+        match &self.mig {
+            Some(mig) => mig.own(recorded),
+            None => recorded,
+        }
     }
 
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {

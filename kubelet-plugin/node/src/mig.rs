@@ -3,12 +3,17 @@
 //! Each call loads NVML for itself, as looks at the hardware do, and runs on a thread of its own: one
 //! that hangs holds up nobody but its caller, and that one until its deadline. The lock of the GPU is the
 //! caller's business.
+//!
+//! # Guarantees
+//! What is begun on a GPU cannot be stopped, and goes on when its caller has given up and let go of the
+//! GPU's lock. So the next change of that GPU begins only when the former has come to its end: whoever
+//! takes back a device that was not made in time finds it.
 
 mod nvml;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tessera_device::mig::{MigInstance, MigMode, MigState};
@@ -16,6 +21,7 @@ use tessera_device::{GpuUuid, MigUuid};
 use tessera_nvml::{MigErrorReason, NvmlError};
 use tessera_prepare::step::MigDevice;
 use thiserror::Error;
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 pub use self::nvml::NvmlMig;
 use crate::blocking::{self, NoAnswer};
@@ -84,15 +90,18 @@ impl MigError {
     }
 }
 
-/// How long it is known that a device was destroyed: longer than a look at the hardware takes, which may
-/// still show it.
+/// How long a device counts as the driver's own after no record tells of it any more: longer than a look at
+/// the hardware takes, which may still show it.
 const REMEMBERED: Duration = Duration::from_mins(5);
 
 /// The same without blocking.
 #[derive(Clone)]
 pub struct Mig {
     operations: Arc<dyn MigOperations>,
-    destroyed: Arc<Mutex<Vec<(Instant, MigUuid)>>>,
+    /// The devices that the driver has made, and until when each was one of them for certain.
+    own: Arc<Mutex<BTreeMap<MigUuid, Instant>>>,
+    /// Whose turn it is to change a GPU.
+    turns: Arc<Mutex<BTreeMap<GpuUuid, Arc<Turn<()>>>>>,
 }
 
 impl fmt::Debug for Mig {
@@ -106,21 +115,19 @@ impl Mig {
     pub fn by(operations: impl MigOperations) -> Self {
         Self {
             operations: Arc::new(operations),
-            destroyed: Arc::default(),
+            own: Arc::default(),
+            turns: Arc::default(),
         }
     }
 
-    /// The devices that were destroyed a short while ago, or are being destroyed.
-    pub fn destroyed(&self) -> BTreeSet<MigUuid> {
-        let mut destroyed = self.lock_destroyed();
-        destroyed.retain(|(begun, _)| begun.elapsed() < REMEMBERED);
-        destroyed.iter().map(|(_, device)| device.clone()).collect()
-    }
-
-    fn lock_destroyed(&self) -> MutexGuard<'_, Vec<(Instant, MigUuid)>> {
-        self.destroyed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// The devices that the driver has made: those that records tell of now, and those that they told of,
+    /// or that were destroyed, a short while ago.
+    pub fn own(&self, recorded: impl IntoIterator<Item = MigUuid>) -> BTreeSet<MigUuid> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        own.extend(recorded.into_iter().map(|device| (device, now)));
+        own.retain(|_, seen| seen.elapsed() < REMEMBERED);
+        own.keys().cloned().collect()
     }
 
     /// See [`MigOperations::states`].
@@ -141,7 +148,8 @@ impl Mig {
         limit: Deadline,
     ) -> Result<(), MigError> {
         let action = "the switch of a GPU's MIG mode";
-        self.run(action, limit, move |mig| mig.switch(&gpu, mode))
+        let of = gpu.clone();
+        self.change(&of, action, limit, move |mig| mig.switch(&gpu, mode))
             .await
     }
 
@@ -152,7 +160,8 @@ impl Mig {
         limit: Deadline,
     ) -> Result<MigInstance, MigError> {
         let action = "the creation of a MIG device";
-        self.run(action, limit, move |mig| mig.create(&device))
+        let gpu = device.gpu.clone();
+        self.change(&gpu, action, limit, move |mig| mig.create(&device))
             .await
     }
 
@@ -161,10 +170,33 @@ impl Mig {
         let action = "the destruction of a MIG device";
         // Before it is: what a look shows from then on may be gone when it is read.
         let identity = device.identity.as_ref();
-        self.lock_destroyed()
-            .extend(identity.map(|identity| (Instant::now(), identity.uuid.clone())));
-        self.run(action, limit, move |mig| mig.destroy(&device))
+        self.own(identity.map(|identity| identity.uuid.clone()));
+        let gpu = device.gpu.clone();
+        self.change(&gpu, action, limit, move |mig| mig.destroy(&device))
             .await
+    }
+
+    /// Runs a call that changes the GPU, once what was begun on it before has ended.
+    async fn change<T: Send + 'static>(
+        &self,
+        gpu: &GpuUuid,
+        action: &'static str,
+        limit: Deadline,
+        call: impl FnOnce(&dyn MigOperations) -> Result<T, MigError> + Send + 'static,
+    ) -> Result<T, MigError> {
+        let turn = limit.run(self.turn_of(gpu)).await;
+        let turn = turn.map_err(|_| MigError::TimedOut { action })?;
+        let call = move |mig: &dyn MigOperations| {
+            // It ends with the call, and not with whoever waits for that.
+            let _turn = turn;
+            call(mig)
+        };
+        self.run(action, limit, call).await
+    }
+
+    fn turn_of(&self, gpu: &GpuUuid) -> impl Future<Output = OwnedMutexGuard<()>> + use<> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(gpu.clone()).or_default().clone().lock_owned()
     }
 
     async fn run<T: Send + 'static>(
@@ -185,6 +217,7 @@ impl Mig {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Duration;
 
     use tessera_device::testing::gpu_uuid;
@@ -225,5 +258,71 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(begun.0.load(Ordering::SeqCst), 1);
+    }
+
+    /// Begins a switch of the first GPU and ends it when it is told to; others are switched at once.
+    struct Slow(Counting, Mutex<Receiver<()>>);
+
+    impl Slow {
+        fn new() -> (Self, Counting, Sender<()>) {
+            let (end, ends) = channel();
+            let counting = Counting::default();
+            (Self(counting.clone(), Mutex::new(ends)), counting, end)
+        }
+    }
+
+    impl MigOperations for Slow {
+        fn states(&self, gpus: &BTreeSet<GpuUuid>) -> Result<Vec<(GpuUuid, MigState)>, MigError> {
+            self.0.states(gpus)
+        }
+
+        fn switch(&self, gpu: &GpuUuid, mode: MigMode) -> Result<(), MigError> {
+            self.0.switch(gpu, mode)?;
+            if *gpu == gpu_uuid(0) {
+                self.1.lock().unwrap().recv().unwrap();
+            }
+            Ok(())
+        }
+
+        fn create(&self, device: &MigDevice) -> Result<MigInstance, MigError> {
+            self.0.create(device)
+        }
+
+        fn destroy(&self, device: &MigDevice) -> Result<(), MigError> {
+            self.0.destroy(device)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_outlives_its_caller_keeps_its_gpu_from_changes_and_no_other() {
+        let (slow, begun, end) = Slow::new();
+        let mig = Mig::by(slow);
+        let switch = |gpu, limit| mig.switch(gpu_uuid(gpu), MigMode::On, Deadline::after(limit));
+        let (short, long) = (Duration::from_millis(50), Duration::from_secs(10));
+        for _ in 0..2 {
+            let late = switch(0, short).await;
+            assert!(matches!(late, Err(MigError::TimedOut { .. })), "{late:?}");
+        }
+        assert_eq!(begun.0.load(Ordering::SeqCst), 1);
+        switch(1, long).await.unwrap();
+        let next = switch(0, long);
+        end.send(()).unwrap();
+        end.send(()).unwrap();
+        next.await.unwrap();
+        assert_eq!(begun.0.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_or_destroyed_of_late_is_the_drivers_own() {
+        let uuid = |number: u32| -> MigUuid {
+            format!("MIG-{number:08x}-0000-0000-0000-000000000000")
+                .parse()
+                .unwrap()
+        };
+        let mig = Mig::by(Counting::default());
+        assert_eq!(mig.own([uuid(1)]), BTreeSet::from([uuid(1)]));
+        // Its record has gone, and another has come.
+        assert_eq!(mig.own([uuid(2)]), BTreeSet::from([uuid(1), uuid(2)]));
+        assert_eq!(mig.own([]), BTreeSet::from([uuid(1), uuid(2)]));
     }
 }

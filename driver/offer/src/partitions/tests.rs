@@ -102,6 +102,50 @@ fn what_the_driver_makes_and_destroys_changes_nothing_of_the_offer() {
 }
 
 #[test]
+fn what_overlaps_a_device_that_is_held_open_beyond_its_claim_is_tainted_by_one_write() {
+    let gpus = || vec![h100(0, MigMode::Off), h100(1, MigMode::On)];
+    let before = offer(gpus(), &MadeDevices::default());
+    let mut made = MadeDevices::default();
+    let place = Placement { start: 4, size: 2 };
+    made.busy.insert((gpus()[1].uuid.clone(), place));
+    let busy = offer(gpus(), &made);
+    let is_tainted = |device: &&Device| {
+        let taints = device.taints.iter().flatten();
+        taints
+            .inspect(|taint| assert_eq!(taint.effect, "NoSchedule"))
+            .any(|taint| taint.key == MIG_DEVICE_BUSY)
+    };
+    let tainted: BTreeSet<&str> = busy
+        .devices()
+        .filter(is_tainted)
+        .map(|device| device.name.as_str())
+        .collect();
+    let expected = [
+        "gpu-1",
+        "gpu-1-mig-1g10gb-19-4",
+        "gpu-1-mig-1g10gb-19-5",
+        "gpu-1-mig-1g10gb-me-20-4",
+        "gpu-1-mig-1g10gb-me-20-5",
+        "gpu-1-mig-1g20gb-15-4",
+        "gpu-1-mig-2g20gb-14-4",
+        "gpu-1-mig-3g40gb-9-4",
+        "gpu-1-mig-7g80gb-0-0",
+    ];
+    assert_eq!(tainted, BTreeSet::from(expected));
+    let stored = before.slices(1);
+    let [Write::Replace(written)] = &reconcile(&busy, &stored)[..] else {
+        panic!("one slice changes")
+    };
+    // A server without taints keeps the devices as they were.
+    let mut kept = (**written).clone();
+    for device in kept.spec.devices.iter_mut().flatten() {
+        device.taints = None;
+    }
+    let without = busy.without(&dropped_fields(written, &kept));
+    assert_eq!(reconcile(&without, &stored), []);
+}
+
+#[test]
 fn a_gpu_whose_layout_changes_is_one_write() {
     let none = MadeDevices::default();
     let whole = |minor| h100(minor, MigMode::Off);

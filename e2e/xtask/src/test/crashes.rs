@@ -21,8 +21,23 @@ struct Outcome {
     points: Result<Points, Failure>,
 }
 
-/// Takes the programs out of the image and goes through all points of all operations, the operations side by side.
-pub(crate) fn run(profile: Profile) -> anyhow::Result<Tally> {
+/// The operations whose names contain one of these, or all if there is none.
+fn named(parts: &[String]) -> anyhow::Result<Vec<Operation>> {
+    let is_wanted = |operation: &Operation| {
+        parts.is_empty() || parts.iter().any(|part| operation.name().contains(part))
+    };
+    let wanted: Vec<_> = Operation::ALL.into_iter().filter(is_wanted).collect();
+    let names = Operation::ALL.map(Operation::name).join(", ");
+    anyhow::ensure!(
+        !wanted.is_empty(),
+        "no operation is named {parts:?}; there are {names}"
+    );
+    Ok(wanted)
+}
+
+/// Takes the programs out of the image and goes through all points of operations, the operations side by side.
+pub(crate) fn run(operations: &[String], profile: Profile) -> anyhow::Result<Tally> {
+    let operations = named(operations)?;
     let image = image::build(profile, None, &Screen)?;
     let artifacts = step(&Screen, "build the simulated driver", simulated_driver)?;
     let unpacked = tempfile::tempdir().context("make a directory for the programs")?;
@@ -35,22 +50,26 @@ pub(crate) fn run(profile: Profile) -> anyhow::Result<Tally> {
     let begun = Instant::now();
     Screen.started(what);
     let outcomes: Vec<Outcome> = thread::scope(|scope| {
-        let runs = Operation::ALL.map(|operation| {
-            let (programs, artifacts) = (&programs, &artifacts);
-            scope.spawn(move || {
-                let begun = Instant::now();
-                let place = || Place::new(programs, artifacts);
-                let points = enumerate(&place, operation, &interrupt::requested);
-                let took = begun.elapsed();
-                Outcome {
-                    operation,
-                    took,
-                    points,
-                }
+        let runs: Vec<_> = operations
+            .into_iter()
+            .map(|operation| {
+                let (programs, artifacts) = (&programs, &artifacts);
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    let place = || Place::new(programs, artifacts);
+                    let points = enumerate(&place, operation, &interrupt::requested);
+                    let took = begun.elapsed();
+                    Outcome {
+                        operation,
+                        took,
+                        points,
+                    }
+                })
             })
-        });
-        let ends = runs.map(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        ends.into()
+            .collect();
+        let ends = runs.into_iter();
+        ends.map(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
     });
     if interrupt::requested() {
         return Err(ClusterError::Interrupted.into());
@@ -123,6 +142,14 @@ fn shown(outcomes: &[Outcome]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operations_are_chosen_by_a_part_of_their_name_and_an_unknown_one_is_refused() {
+        assert_eq!(named(&[]).unwrap(), Operation::ALL);
+        let turns = named(&["turns".to_owned()]).unwrap();
+        assert_eq!(turns, [Operation::TakeTurns]);
+        named(&["nothing".to_owned()]).unwrap_err();
+    }
 
     #[test]
     fn points_are_summed_and_a_failed_operation_stands_out() {

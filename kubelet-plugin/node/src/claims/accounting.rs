@@ -5,13 +5,14 @@
 //! or a CDI spec. What a trace says counts as held; a trace that says nothing may hold any GPU.
 
 use tessera_claim::ClaimUid;
+use tessera_device::mig::MigLayouts;
 use tessera_prepare::cdi;
 use tessera_prepare::ledger::Unreadable;
 use tessera_prepare::record::Record;
-use tessera_prepare::upkeep::{self, FoundSpec};
+use tessera_prepare::upkeep::{self, FoundSpec, Site};
 use tracing::warn;
 
-use super::{ClaimError, Claims, Identity};
+use super::{ClaimError, Claims, Identity, UnownedMig};
 use crate::claim_reader::ClaimReader;
 use crate::executor::{Node, StepError};
 use crate::hardware::Hardware;
@@ -47,6 +48,8 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             pool,
             cdi_kind,
             boot,
+            mig_layouts,
+            unowned_mig,
             ..
         } = &self.identity;
         let spec = self.found_spec(&unreadable.claim).unwrap_or_else(|error| {
@@ -54,7 +57,14 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             None
         });
         let spec = spec.as_ref();
-        upkeep::account(unreadable, spec, cdi_kind, pool, &hardware.inventory, boot)
+        let site = Site {
+            kind: cdi_kind,
+            pool,
+            inventory: &hardware.inventory,
+            boot,
+            owns_mig: *mig_layouts == MigLayouts::Dynamic && *unowned_mig == UnownedMig::Destroy,
+        };
+        upkeep::account(unreadable, spec, site)
     }
 
     /// The records of claims whose own cannot be read, and those that nothing accounts for.

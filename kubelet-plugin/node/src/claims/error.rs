@@ -6,7 +6,7 @@ use tessera_prepare::refusal::Refusal;
 use thiserror::Error;
 
 use crate::channels::{ChannelsBusy, DomainReadError, SessionNotReady};
-use crate::claim_reader::ReadError;
+use crate::claim_reader::{ReadError, SearchError};
 use crate::executor::{ExecuteError, StepError};
 use crate::hardware::NotReady;
 use crate::journal::JournalError;
@@ -25,6 +25,9 @@ pub enum ClaimError {
     /// The claim could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// All claims could not be searched.
+    #[error(transparent)]
+    Search(#[from] SearchError),
     /// The compute domain could not be read.
     #[error(transparent)]
     Domain(#[from] DomainReadError),
@@ -68,8 +71,10 @@ impl ClaimError {
             Self::Refused(refusal) => refusal.reason(),
             Self::Read(ReadError::NotFound { .. }) => Reason::ClaimNotFound,
             Self::Read(ReadError::Refused { .. })
+            | Self::Search(SearchError::Refused(_))
             | Self::Domain(DomainReadError::Refused { .. }) => Reason::ApiAccessDenied,
             Self::Read(ReadError::Unavailable { .. })
+            | Self::Search(SearchError::Unavailable)
             | Self::Domain(DomainReadError::Unavailable { .. }) => Reason::ApiUnavailable,
             Self::NotReady(_) => Reason::DriverNotReady,
             Self::Lock(LockError::Busy { .. }) => Reason::GpuBusy,

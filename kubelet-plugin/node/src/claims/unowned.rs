@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tessera_claim::allocates;
 use tessera_device::GpuUuid;
 use tessera_device::mig::{MigLayouts, MigState};
 use tessera_prepare::notice::Happening;
@@ -14,7 +17,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::upkeep::PER_CLAIM;
-use super::{ClaimError, Claims, Grace, LetGo, Outcome, UnownedMig};
+use super::{ClaimError, Claims, Grace, Identity, LetGo, Outcome, UnownedMig};
 use crate::claim_reader::ClaimReader;
 use crate::deadline::Deadline;
 use crate::executor::Node;
@@ -47,7 +50,7 @@ impl Unowned {
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Tells of MIG devices of prepared claims that are gone, and destroys those that nobody has accounted
-    /// for during the time of grace. One that a process uses is not destroyed: the driver refuses that.
+    /// for during the time of grace, the API's allocations included. One that a process uses is not destroyed: the driver refuses that.
     pub(super) async fn look_after_mig(
         &self,
         let_go: &mut LetGo,
@@ -76,6 +79,10 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             if !self.unowned_among(&states, hardware)?.contains(&device) {
                 continue;
             }
+            if let Some(claim) = self.allocated_to(&device, hardware, limit).await? {
+                warn!(%device, %claim, "nothing is recorded of the MIG device, but a claim is allocated it; left");
+                continue;
+            }
             let step = Step::DestroyMig(device.clone());
             outcomes.push(match self.node.apply(&step, limit).await {
                 Ok(_) => {
@@ -86,6 +93,33 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             });
         }
         Ok(outcomes)
+    }
+
+    /// The claim that is allocated this device, if one is: its record may have been lost with all that could tell of
+    /// it. What the API server does not tell is an error, and nothing is destroyed.
+    async fn allocated_to(
+        &self,
+        device: &MigDevice,
+        hardware: &Hardware,
+        limit: Deadline,
+    ) -> Result<Option<String>, ClaimError> {
+        let Identity { driver, pool, .. } = &self.identity;
+        let mut gpus = hardware.inventory.gpus().iter();
+        let Some(gpu) = gpus.find(|gpu| gpu.uuid == device.gpu) else {
+            return Ok(None);
+        };
+        let name = device.device_name(gpu.minor);
+        let look = |claim: &ResourceClaim| {
+            let ObjectMeta {
+                namespace,
+                name: of,
+                ..
+            } = &claim.metadata;
+            let text = |part: &Option<String>| part.clone().unwrap_or_default();
+            allocates(claim, driver, pool, &name)
+                .then(|| format!("{}/{}", text(namespace), text(of)))
+        };
+        Ok(self.api.search(look, limit).await?)
     }
 
     /// Tells of prepared claims whose devices on this GPU are gone.

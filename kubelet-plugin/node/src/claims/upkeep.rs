@@ -202,7 +202,11 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
                 Ok(Some(Outcome::Restored))
             }
             Repair::TakeBack => {
-                take_back_recorded(&record, &self.records, &self.node, deadline).await?;
+                let taken_back =
+                    take_back_recorded(&record, &self.records, &self.node, deadline).await;
+                let taken_back = taken_back.map_err(ClaimError::from);
+                self.busy.learn(&claim.uid, &taken_back);
+                taken_back?;
                 self.released.send_replace(());
                 info!("the claim is gone and was never unprepared; taken back");
                 self.waits.notices().tell(Happening::TakenBack { claim });

@@ -252,10 +252,9 @@ impl<'a> Assembly<'a> {
         });
     }
 
-    /// How devices can be shared, and what rings when that is known.
-    pub(super) fn shares(&mut self) -> (Shares, watch::Receiver<()>) {
+    /// How devices can be shared. `ring` rings when that is known.
+    pub(super) fn shares(&mut self, ring: watch::Sender<()>) -> Shares {
         let shares = Shares::wanted(self.args.consumable_shares);
-        let (ring, changes) = watch::channel(());
         let (client, asked) = (self.client.clone(), shares.clone());
         self.parts.start("shares", |stop| async move {
             stop.run_until_cancelled(asked.find_out(&client)).await;
@@ -263,7 +262,7 @@ impl<'a> Assembly<'a> {
             stop.cancelled().await;
             Ok(())
         });
-        (shares, changes)
+        shares
     }
 
     /// Publishes what the hardware is worth, once the kubelet has registered us.

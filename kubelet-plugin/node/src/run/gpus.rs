@@ -58,7 +58,9 @@ impl Role for Gpus {
     }
 
     fn planned(assembly: &mut Assembly<'_>, claims: &Arc<NodeClaims>) -> Planned {
-        let (shares, changes) = assembly.shares();
+        let ring = claims.offer_changes();
+        let changes = ring.subscribe();
+        let shares = assembly.shares(ring);
         let dynamic = claims.mig_layouts() == MigLayouts::Dynamic;
         let own = dynamic.then(|| OwnMigDevices::of(claims.clone()));
         let plan = move |inventory: &Inventory, node: &Node, driver: &str| {
@@ -66,7 +68,7 @@ impl Role for Gpus {
             Some(match &own {
                 None => tessera_offer::plan(inventory, node, driver, shares),
                 Some(own) => {
-                    let made = own.seen_beside(inventory);
+                    let made = own.now();
                     tessera_offer::partitions(inventory, &made, node, driver, shares)
                 }
             })

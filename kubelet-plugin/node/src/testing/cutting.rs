@@ -28,8 +28,8 @@ pub(crate) struct Cutting {
     gpus: Arc<Mutex<BTreeMap<GpuUuid, Gpu>>>,
     /// GPUs of which somebody holds every instance open.
     pub(crate) busy: Arc<Mutex<BTreeSet<GpuUuid>>>,
-    /// What was destroyed, by whichever process.
-    pub(crate) destroyed: Arc<Mutex<BTreeSet<MigUuid>>>,
+    /// What was recorded or destroyed, by whichever process.
+    pub(crate) own: Arc<Mutex<BTreeSet<MigUuid>>>,
 }
 
 impl Cutting {
@@ -38,7 +38,7 @@ impl Cutting {
         Self {
             gpus: Arc::new(Mutex::new(gpus.collect())),
             busy: Arc::default(),
-            destroyed: Arc::default(),
+            own: Arc::default(),
         }
     }
 
@@ -152,9 +152,9 @@ impl MigOperations for Cutting {
     fn destroy(&self, device: &MigDevice) -> Result<(), MigError> {
         self.refuse_busy(&device.gpu)?;
         let identity = device.identity.as_ref();
-        let mut destroyed = self.destroyed.lock().unwrap();
-        destroyed.extend(identity.map(|identity| identity.uuid.clone()));
-        drop(destroyed);
+        let mut own = self.own.lock().unwrap();
+        own.extend(identity.map(|identity| identity.uuid.clone()));
+        drop(own);
         self.change(&device.gpu, |mig| {
             mig.instances.retain(|instance| !device.is(instance));
             let is_rest = |bare: &UnfinishedInstance| bare.placement == device.placement;

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::claim;
 use super::cutting::Cutting;
 use crate::cdi_dir::CdiDir;
-use crate::claim_reader::{ClaimReader, ReadError};
+use crate::claim_reader::{ClaimReader, ReadError, SearchError};
 use crate::claims::{Claims, Identity, UnownedMig};
 use crate::deadline::Deadline;
 use crate::events::{Inbox, Notices};
@@ -36,7 +36,7 @@ use crate::file_error::FileError;
 use crate::hardware::{Hardware, HardwareWatch};
 use crate::journal::{ContentsOf, EntryOf, Journal, JournalError, JournalOf, Records};
 use crate::locks::GpuLocks;
-use crate::mig::MigOperations;
+use crate::mig::{Mig, MigOperations};
 use crate::wait::Waits;
 
 /// An API server that holds claims, and can be away.
@@ -138,6 +138,17 @@ impl ClaimReader for Arc<Api> {
         found.ok_or_else(|| ReadError::NotFound {
             claim: claim.clone(),
         })
+    }
+
+    async fn search<T: Send>(
+        &self,
+        look: impl FnMut(&ResourceClaim) -> Option<T> + Send,
+        _: Deadline,
+    ) -> Result<Option<T>, SearchError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(SearchError::Unavailable);
+        }
+        Ok(self.claims.lock().unwrap().values().find_map(look))
     }
 }
 
@@ -276,8 +287,10 @@ impl Node for FusedNode {
         let look = || self.2.states(&gpus).map_err(StepError::from);
         self.1.guard(Call::Looks, look)
     }
-    fn destroyed_mig(&self) -> BTreeSet<MigUuid> {
-        self.2.destroyed.lock().unwrap().clone()
+    fn own_mig(&self, recorded: BTreeSet<MigUuid>) -> BTreeSet<MigUuid> {
+        let mut own = self.2.own.lock().unwrap();
+        own.extend(recorded);
+        own.clone()
     }
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {
         self.1.guard(Call::Looks, || self.0.has(effect))
@@ -374,12 +387,41 @@ impl Machine {
     /// On hardware that a test changes.
     pub(crate) fn start_on(&self, hardware: HardwareWatch, fuse: Fuse, boot: &str) -> TestClaims {
         let fuse = Arc::new(fuse);
-        let journal = Journal::open(&self.path("claims"), CdiKind::claim()).unwrap();
-        let node = LocalNode {
+        let records = FusedRecords(self.journal(), fuse.clone());
+        let node = FusedNode(
+            self.local(None),
+            fuse,
+            self.cutting.clone(),
+            self.slices.clone(),
+        );
+        self.claims(records, node, hardware, boot)
+    }
+
+    /// With calls on threads of their own, as the real node makes them.
+    pub(crate) fn start_cutting(&self, mig: Mig) -> Claims<Arc<Api>, Journal, LocalNode> {
+        let hardware = HardwareWatch::fixed(self.hardware.clone());
+        self.claims(self.journal(), self.local(Some(mig)), hardware, "boot")
+    }
+
+    fn journal(&self) -> Journal {
+        Journal::open(&self.path("claims"), CdiKind::claim()).unwrap()
+    }
+
+    fn local(&self, mig: Option<Mig>) -> LocalNode {
+        LocalNode {
             cdi: CdiDir::open(&self.path("cdi")).unwrap(),
-            mig: None,
+            mig,
             time_slices: None,
-        };
+        }
+    }
+
+    fn claims<R: Records, N: Node>(
+        &self,
+        records: R,
+        node: N,
+        hardware: HardwareWatch,
+        boot: &str,
+    ) -> Claims<Arc<Api>, R, N> {
         Claims::new(
             Identity {
                 driver: "gpu.nvidia.com".to_owned(),
@@ -392,8 +434,8 @@ impl Machine {
                 features: available(true),
             },
             self.api.clone(),
-            FusedRecords(journal, fuse.clone()),
-            FusedNode(node, fuse, self.cutting.clone(), self.slices.clone()),
+            records,
+            node,
             GpuLocks::open(&self.path("locks")).unwrap(),
             hardware,
             self.waits(),

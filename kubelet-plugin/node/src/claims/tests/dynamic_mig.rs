@@ -1,15 +1,20 @@
 //! Claims on GPUs that are cut for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::json;
-use tessera_device::mig::{MigMode, Placement, UnfinishedInstance};
+use tessera_device::GpuUuid;
+use tessera_device::mig::{MigInstance, MigMode, MigState, Placement, UnfinishedInstance};
 use tessera_device::testing::gpu_uuid;
 use tessera_offer::{MadeDevices, Node as OfferNode, partitions};
+use tessera_prepare::step::MigDevice;
 use tessera_sharing::ConsumableShares;
 
 use super::*;
-use crate::testing::cutting::h100;
+use crate::mig::{Mig, MigError, MigOperations};
+use crate::testing::cutting::{Cutting, h100};
 use crate::testing::machine::TestClaims;
 
 const SMALL: &str = "gpu-0-mig-1g10gb-19-6";
@@ -161,9 +166,18 @@ async fn a_device_that_somebody_holds_open_is_destroyed_once_it_is_let_go() {
     let claims = machine.start();
     claims.prepare(&claim("a"), soon()).await.unwrap();
     machine.cutting.busy.lock().unwrap().insert(gpu_uuid(0));
+    let claims = Arc::new(claims);
+    let own = OwnMigDevices::of(claims.clone());
+    let mut changes = claims.offer_changes().subscribe();
+    assert!(own.now().busy.is_empty());
     let error = claims.unprepare(&claim("a"), soon()).await.unwrap_err();
     assert_eq!(error.label(), "MigDeviceBusy", "{error}");
     assert_eq!(machine.files("claims").len(), 1);
+    // It is told to the scheduler meanwhile.
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    let place = Placement { start: 0, size: 4 };
+    assert_eq!(own.now().busy, BTreeSet::from([(gpu_uuid(0), place)]));
 
     let (busy, a) = (machine.cutting.busy.clone(), claim("a"));
     let release = async {
@@ -174,6 +188,7 @@ async fn a_device_that_somebody_holds_open_is_destroyed_once_it_is_let_go() {
     let (outcome, ()) = tokio::join!(unprepare, release);
     outcome.unwrap();
     assert!(machine.cutting.instances().is_empty());
+    assert!(changes.has_changed().unwrap() && own.now().busy.is_empty());
 }
 
 #[tokio::test]
@@ -213,7 +228,7 @@ async fn the_offer_stays_the_same_while_claims_come_and_go() {
         let gpus = machine.cutting.gpus();
         let inventory = tessera_device::Inventory::new(hardware().inventory.driver().clone(), gpus);
         let inventory = inventory.unwrap();
-        let made: MadeDevices = own.seen_beside(&inventory);
+        let made: MadeDevices = own.now();
         (
             partitions(
                 &inventory,
@@ -229,7 +244,7 @@ async fn the_offer_stays_the_same_while_claims_come_and_go() {
     claims.prepare(&claim("a"), soon()).await.unwrap();
     let (during, stale) = offer();
     claims.unprepare(&claim("a"), soon()).await.unwrap();
-    let made = own.seen_beside(&stale);
+    let made = own.now();
     let late = partitions(
         &stale,
         &made,
@@ -251,7 +266,7 @@ async fn a_look_that_is_older_than_the_end_of_a_device_shows_nobody_elses() {
     };
     let off = ConsumableShares::Disabled;
     let offer = |own: &OwnMigDevices<_>, inventory: &tessera_device::Inventory| {
-        let made = own.seen_beside(inventory);
+        let made = own.now();
         partitions(inventory, &made, &node, "gpu.nvidia.com", off).slices(1)
     };
     allocate(&machine, "a", &[HALF, OTHER]);
@@ -309,9 +324,75 @@ async fn what_nobody_accounts_for_is_destroyed_after_the_grace_and_nothing_else(
     assert!(is_waiting);
     assert_eq!(machine.cutting.instances(), [HALF, SMALL, OTHER]);
     tokio::time::sleep(LATER.0).await;
+    // A claim is allocated it, of which nothing is known here; or nobody says whether one is.
+    assert_eq!(look_after().await, (vec![], true));
+    machine.api.forget("a");
+    machine.api.away.store(true, Ordering::Relaxed);
+    assert_eq!(look_after().await, (vec![Outcome::Failed], true));
+    machine.api.away.store(false, Ordering::Relaxed);
+    assert_eq!(machine.cutting.instances(), [HALF, SMALL, OTHER]);
     assert_eq!(look_after().await, (vec![Outcome::Destroyed], true));
     assert_eq!(machine.cutting.instances(), [SMALL, OTHER]);
     assert_eq!(look_after().await, (vec![], false));
+    // The rebuilt record knows what was made for its claim.
+    claims.unprepare(&claim("b"), soon()).await.unwrap();
+    assert_eq!(machine.cutting.instances(), [OTHER]);
+}
+
+/// Makes a device only when it is told to, as a driver does that is slow.
+struct Late(Cutting, Mutex<Receiver<()>>);
+
+impl MigOperations for Late {
+    fn states(&self, gpus: &BTreeSet<GpuUuid>) -> Result<Vec<(GpuUuid, MigState)>, MigError> {
+        self.0.states(gpus)
+    }
+
+    fn switch(&self, gpu: &GpuUuid, mode: MigMode) -> Result<(), MigError> {
+        self.0.switch(gpu, mode)
+    }
+
+    fn create(&self, device: &MigDevice) -> Result<MigInstance, MigError> {
+        self.1.lock().unwrap().recv().unwrap();
+        self.0.create(device)
+    }
+
+    fn destroy(&self, device: &MigDevice) -> Result<(), MigError> {
+        self.0.destroy(device)
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_is_made_after_its_caller_gave_up_is_found_by_whoever_comes_next() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let (make, makes) = channel();
+    let claims = machine.start_cutting(Mig::by(Late(machine.cutting.clone(), Mutex::new(makes))));
+    let late = claims.prepare(&claim("a"), soon()).await.unwrap_err();
+    assert!(late.to_string().contains("in time"), "{late}");
+    // Nothing is there yet, and the journal says that something may be.
+    assert_eq!(machine.cutting.instances(), [""; 0]);
+    assert_eq!(machine.files("claims").len(), 1);
+
+    // To unprepare it waits for what may still come. It comes while somebody waits.
+    claims.unprepare(&claim("a"), soon()).await.unwrap_err();
+    let (a, patient) = (claim("a"), || Deadline::after(Duration::from_secs(20)));
+    let unprepare = claims.unprepare(&a, patient());
+    let arrive = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        make.send(()).unwrap();
+    };
+    let (outcome, ()) = tokio::join!(unprepare, arrive);
+    outcome.unwrap();
+    assert_eq!(machine.cutting.instances(), [""; 0]);
+    assert!(machine.files("claims").is_empty());
+
+    // The next Prepare gets a device of its own in the place of a late one.
+    claims.prepare(&claim("a"), soon()).await.unwrap_err();
+    make.send(()).unwrap();
+    make.send(()).unwrap();
+    claims.prepare(&a, patient()).await.unwrap();
+    assert_eq!(machine.cutting.instances(), [HALF]);
+    machine.assert_specs_match_the_journal();
 }
 
 #[tokio::test]
