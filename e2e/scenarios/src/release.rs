@@ -9,6 +9,7 @@ use tessera_cluster::paths::checkout;
 
 use crate::failure::Failure;
 use crate::gpus::offered;
+use crate::ground::Ground;
 use crate::kubernetes::{Kubernetes, Objects, Scope, run};
 
 /// The release and its namespace.
@@ -21,13 +22,20 @@ const HELM_LIMIT: &str = "--timeout=60s";
 const SERVING_LIMIT: Duration = Duration::from_mins(1);
 
 /// Installs the chart, or changes the installation to it, and returns when every node offers its GPUs.
-pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), Failure> {
+pub fn install(
+    kubernetes: Kubernetes<'_>,
+    image: &TesseraImage,
+    ground: Ground,
+) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
     helm.args(["upgrade", "--install", RELEASE])
         .arg(checkout().join("charts/tessera"))
         .args(["--namespace", RELEASE, "--create-namespace", HELM_LIMIT]);
     for value in values(&image.name) {
         helm.args(["--set", &value]);
+    }
+    for value in ground.values() {
+        helm.args(["--set", value]);
     }
     run(&mut helm, None)?;
     serving(kubernetes)
@@ -92,7 +100,8 @@ fn values(image: &str) -> Vec<String> {
     values
 }
 
-fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
+/// Returns when every node offers its GPUs and all pods of the product are ready.
+pub(crate) fn serving(kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
     let nodes = kubernetes.cluster().nodes();
     let ours = Scope::Namespace(RELEASE);
     let count = i32::try_from(nodes.len()).unwrap_or(i32::MAX);

@@ -17,7 +17,7 @@ const MAJOR: &str = "ea";
 const TAINT: &str = "tessera-dra.github.io/domain";
 
 /// A domain of this size whose template is `<name>-channel`.
-fn domain(name: &str, nodes: u32) -> String {
+pub(super) fn domain(name: &str, nodes: u32) -> String {
     format!(
         "
 apiVersion: resource.nvidia.com/v1beta1
@@ -241,13 +241,13 @@ fn refuses(context: &Context<'_>) -> Result<(), Failure> {
     kubectl(context, &["delete", "computedomain", "mine", "yours"]).map(drop)
 }
 
-fn uid_of(context: &Context<'_>, domain: &str) -> Result<String, Failure> {
+pub(super) fn uid_of(context: &Context<'_>, domain: &str) -> Result<String, Failure> {
     let domain = format!("computedomain/{domain}");
     kubectl(context, &["get", &domain, "-o", "jsonpath={.metadata.uid}"])
 }
 
 /// The channel of the domain with this UID, as its slots say it.
-fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failure> {
+pub(super) fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failure> {
     let pool = format!("domain-{uid}");
     let slices: Objects<ResourceSlice> = context.kubernetes().list(Scope::Cluster)?;
     let ours = slices.values().filter(|slice| slice.spec.pool.name == pool);
@@ -261,7 +261,7 @@ fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failure> {
         .ok_or_else(|| Failure::wrong(format!("no slot of {pool} names a channel")))
 }
 
-fn no_slots(context: &Context<'_>) -> Result<(), Failure> {
+pub(super) fn no_slots(context: &Context<'_>) -> Result<(), Failure> {
     let what = "no slot to be left";
     context.kubernetes().wait(
         Scope::Cluster,
@@ -281,7 +281,7 @@ fn tolerates(pod: &Pod) -> bool {
 }
 
 /// How many taints of ours a node has.
-fn taints(context: &Context<'_>, node: &str) -> Result<usize, Failure> {
+pub(super) fn taints(context: &Context<'_>, node: &str) -> Result<usize, Failure> {
     let nodes: Objects<Node> = context.kubernetes().list(Scope::Cluster)?;
     let spec = nodes.get(node).and_then(|node| node.spec.as_ref());
     let taints = spec.and_then(|spec| spec.taints.as_ref());
@@ -289,12 +289,12 @@ fn taints(context: &Context<'_>, node: &str) -> Result<usize, Failure> {
     Ok(taints.into_iter().flatten().filter(ours).count())
 }
 
-fn wait(context: &Context<'_>, condition: &str, object: &str) -> Result<(), Failure> {
+pub(super) fn wait(context: &Context<'_>, condition: &str, object: &str) -> Result<(), Failure> {
     let condition = format!("--for={condition}");
     kubectl(context, &["wait", &condition, object, "--timeout=25s"]).map(drop)
 }
 
-fn kubectl(context: &Context<'_>, arguments: &[&str]) -> Result<String, Failure> {
+pub(super) fn kubectl(context: &Context<'_>, arguments: &[&str]) -> Result<String, Failure> {
     let kubernetes = context.kubernetes();
     kubernetes.command(context.namespace(), arguments, None)
 }
