@@ -2,6 +2,7 @@
 //!
 //! It reports and never fails on a slow machine: whether a figure is good is for whoever reads it beside its budget.
 
+mod against;
 mod claims;
 mod cpu;
 mod exposition;
@@ -14,8 +15,10 @@ mod report;
 mod serving;
 mod slice;
 mod socket;
+mod standalone;
 mod summary;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -60,6 +63,9 @@ pub(crate) struct Arguments {
     /// For how long writes of the idle driver are counted.
     #[arg(long, value_name = "MINUTES", default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
     idle_minutes: u16,
+    /// Measure nothing but how this version compares with another, call by call: the archive of that version's image.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Leave the cluster running.
     #[arg(long)]
     keep: bool,
@@ -88,8 +94,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let archive = checkout().join("target/images/tessera-bench.tar");
     let image = image::build(profile, Some(archive), &Screen)?;
     let cluster = Cluster::up(&Options::default(), &Screen)?;
-    let figures = measure(Kubernetes::of(&cluster), &image, arguments)
-        .map_err(|error| error.downcast().map_or_else(|other| other, told))?;
+    let told = |error: anyhow::Error| error.downcast().map_or_else(|other| other, told);
+    if let Some(other) = &arguments.against {
+        let comparison = compare(Kubernetes::of(&cluster), &image, other, arguments);
+        println!(
+            "\n{machine}\n\n{}",
+            against::render(&comparison.map_err(told)?)
+        );
+        return end(cluster, arguments.keep);
+    }
+    let figures = measure(Kubernetes::of(&cluster), &image, arguments).map_err(told)?;
     let table = report::render(&report::rows(&figures));
     let command = command(arguments);
     // With what else the machine did meanwhile, the figures can be judged.
@@ -103,7 +117,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             &section,
         )?;
     }
-    if arguments.keep {
+    end(cluster, arguments.keep)
+}
+
+fn end(cluster: Cluster, keep: bool) -> anyhow::Result<()> {
+    if keep {
         cluster.keep()?;
         println!("the cluster runs; use it with: eval \"$(cargo xtask cluster env)\"");
         return Ok(());
@@ -171,6 +189,35 @@ fn measure(
         one_pod,
         eight_pods,
         sizes,
+    })
+}
+
+/// Starts both versions beside the one that is installed, and calls them in turn.
+fn compare(
+    kubernetes: Kubernetes<'_>,
+    image: &TesseraImage,
+    other: &Path,
+    arguments: &Arguments,
+) -> anyhow::Result<against::Comparison> {
+    let cluster = kubernetes.cluster();
+    step(&Screen, "install the driver", || {
+        cluster.import_image(&image.archive)?;
+        release::install(kubernetes, image)
+    })?;
+    let programs = tempfile::tempdir().context("make a directory for the programs")?;
+    let (this, that) = (programs.path().join("this"), programs.path().join("other"));
+    for (archive, into) in [(image.archive.as_path(), &this), (other, &that)] {
+        std::fs::create_dir(into).with_context(|| format!("create {}", into.display()))?;
+        shipped::unpack(archive, into)?;
+    }
+    let gpus = gpus(kubernetes)?;
+    namespace(kubernetes, CLAIMS)?;
+    let claims = step(&Screen, "make claims", || {
+        claims::make(kubernetes, CLAIMS, &gpus, arguments.claims.into())
+    })?;
+    let node = plugin::node(kubernetes)?;
+    step(&Screen, "prepare claims by both versions in turn", || {
+        against::compare([&this, &that], node, &cluster.kubeconfig(), &claims, WIDTH)
     })
 }
 

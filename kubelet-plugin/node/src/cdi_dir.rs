@@ -33,7 +33,7 @@ impl CdiDir {
 
     /// Writes a spec in one step: the runtime scans the directory at any time.
     pub fn write(&self, file: &str, contents: &[u8]) -> io::Result<()> {
-        replace(&self.path(file), SPEC_MODE, |file| file.write_all(contents))
+        replace(&self.path(file), SPEC_MODE, |file| file.write_all(contents)).map(drop)
     }
 
     /// The bytes of a spec, if it is there.

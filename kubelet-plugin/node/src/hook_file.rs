@@ -38,7 +38,8 @@ pub fn install(bundled: &Path, plugin_directory: &Path) -> Result<PathBuf, HookF
         fs::create_dir_all(plugin_directory)?;
         sweep(plugin_directory);
         let mut bundled = fs::File::open(bundled)?;
-        replace(&to, MODE, |file| io::copy(&mut bundled, file).map(drop))
+        replace(&to, MODE, |file| io::copy(&mut bundled, file).map(drop))?;
+        Ok(())
     };
     copy().map_err(|source| HookFileError {
         from: bundled.to_owned(),

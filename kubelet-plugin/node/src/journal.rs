@@ -19,8 +19,8 @@ mod entry;
 mod remembered;
 
 use std::collections::BTreeSet;
-use std::fs::{self, Metadata};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -194,12 +194,17 @@ impl<D: RecordedDevice> JournalOf<D> {
         fs::symlink_metadata(self.path(claim)).is_ok()
     }
 
-    /// What lies at `path`, or `None` where nothing does.
-    fn read_at(&self, claim: &ClaimUid, path: &Path) -> Result<Option<EntryOf<D>>, JournalError> {
-        match if_there(fs::read(path)) {
-            Ok(found) => Ok(found.map(|bytes| entry::of(claim, &self.kind, &bytes))),
+    /// What lies at `path`, or `None` where nothing does, and what tells the file from another one.
+    fn read_at(
+        &self,
+        claim: &ClaimUid,
+        path: &Path,
+    ) -> Result<(Option<EntryOf<D>>, Option<Identity>), JournalError> {
+        match if_there(entry::bytes_at(path)) {
+            Ok(None) => Ok((None, None)),
+            Ok(Some((bytes, file))) => Ok((Some(entry::of(claim, &self.kind, &bytes)), file)),
             Err(reason) if concerns_the_file(&reason) => {
-                Ok(Some(entry::damaged(claim, reason.to_string())))
+                Ok((Some(entry::damaged(claim, reason.to_string())), None))
             }
             Err(reason) => Err(FileError::of("read", path)(reason).into()),
         }
@@ -207,7 +212,7 @@ impl<D: RecordedDevice> JournalOf<D> {
 
     /// The claim's copy, if it can be read.
     fn copy(&self, claim: &ClaimUid) -> Result<Option<RecordOf<D>>, JournalError> {
-        let found = self.read_at(claim, &path(&self.copies, claim))?;
+        let (found, _) = self.read_at(claim, &path(&self.copies, claim))?;
         Ok(match found {
             Some(EntryOf::Record(record)) => Some(record),
             Some(EntryOf::Unreadable(_)) | None => None,
@@ -254,13 +259,17 @@ impl<D: RecordedDevice> JournalOf<D> {
 impl<D: RecordedDevice> Records<D> for JournalOf<D> {
     fn read(&self, claim: &ClaimUid) -> Result<Option<EntryOf<D>>, JournalError> {
         let path = self.path(claim);
-        // Taken before the file is read, so that it is never newer than what is remembered with it.
-        let file = fs::symlink_metadata(&path).ok().filter(Metadata::is_file);
-        let file = file.map(Identity::from);
-        if let Some(record) = file.and_then(|file| self.remembered.recall(claim, file)) {
+        let found = || {
+            fs::symlink_metadata(&path)
+                .ok()
+                .as_ref()
+                .and_then(Identity::of)
+        };
+        if let Some(record) = self.remembered.recall(claim, found) {
             return Ok(Some(EntryOf::Record(record)));
         }
-        match self.read_at(claim, &path)? {
+        let (found, file) = self.read_at(claim, &path)?;
+        match found {
             Some(EntryOf::Record(record)) => {
                 if let Some(file) = file {
                     self.remembered.remember(claim, file, &record);
@@ -292,14 +301,20 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
     }
 
     fn write(&self, record: &RecordOf<D>) -> Result<(), JournalError> {
-        let (first, second) = if self.is_there(&record.claim.uid) {
-            (&self.copies, &self.directory)
-        } else {
-            (&self.directory, &self.copies)
-        };
         let (claim, bytes) = (&record.claim.uid, record.encode());
-        put(first, claim, &bytes)?;
-        put(second, claim, &bytes)
+        let file = if self.is_there(claim) {
+            put(&self.copies, claim, &bytes)?;
+            put(&self.directory, claim, &bytes)?
+        } else {
+            let file = put(&self.directory, claim, &bytes)?;
+            put(&self.copies, claim, &bytes)?;
+            file
+        };
+        // What cannot be looked at is read when it is asked for.
+        if let Some(file) = file.metadata().ok().as_ref().and_then(Identity::of) {
+            self.remembered.remember(claim, file, record);
+        }
+        Ok(())
     }
 
     fn remove(&self, claim: &ClaimUid) -> Result<(), JournalError> {
@@ -322,7 +337,7 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
         let claim = &unreadable.claim;
         match replacement {
             Some(record) if !self.is_there(claim) => return self.write(record),
-            Some(record) => put(&self.copies, claim, &record.encode())?,
+            Some(record) => drop(put(&self.copies, claim, &record.encode())?),
             None => remove(&self.copies, claim)?,
         }
         if self.is_there(claim) {
@@ -347,11 +362,10 @@ fn list(directory: &Path) -> Result<BTreeSet<ClaimUid>, JournalError> {
     Ok(claims)
 }
 
-/// Puts a record in the place of what the directory has of its claim.
-fn put(directory: &Path, claim: &ClaimUid, record: &[u8]) -> Result<(), JournalError> {
+/// Puts a record in the place of what the directory has of its claim, and returns its file.
+fn put(directory: &Path, claim: &ClaimUid, record: &[u8]) -> Result<File, JournalError> {
     let path = path(directory, claim);
-    write_at(&path, record).map_err(FileError::of("write", &path))?;
-    Ok(())
+    Ok(write_at(&path, record).map_err(FileError::of("write", &path))?)
 }
 
 /// Removes what the directory has of the claim, if anything.
@@ -361,7 +375,7 @@ fn remove(directory: &Path, claim: &ClaimUid) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn write_at(path: &Path, record: &[u8]) -> io::Result<()> {
+fn write_at(path: &Path, record: &[u8]) -> io::Result<File> {
     replace(path, RECORD_MODE, |file| file.write_all(record))
 }
 

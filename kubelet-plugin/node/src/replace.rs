@@ -29,11 +29,13 @@ const ATTEMPTS: usize = 10;
 /// Puts what `write` writes in the place of the file at `path`, if there is one, with this mode. Its
 /// directory is made if it is not there: most lie on a tmpfs, from which anybody who cleans up may have
 /// removed it.
+///
+/// The new file is given back, still open: what the kernel says of it tells it from whatever takes its place later.
 pub fn replace(
     path: &Path,
     mode: u32,
     write: impl FnOnce(&mut File) -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<File> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut temporary = match temporary(directory, mode) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -45,15 +47,14 @@ pub fn replace(
     write(temporary.as_file_mut())?;
     if mode & ANYBODY_RUNS == 0 {
         // Closed, and so unlocked, after the renaming.
-        temporary.persist(path)?;
-        return Ok(());
+        return Ok(temporary.persist(path)?);
     }
     // A program that somebody still writes to cannot be run, so it is closed first, and another lock
     // holds it until it is renamed.
     let reader = File::open(temporary.path())?;
     reader.try_lock_shared()?;
     temporary.into_temp_path().persist(path)?;
-    Ok(())
+    Ok(reader)
 }
 
 /// An empty file, locked so that a [`sweep`] knows that it is somebody's.

@@ -7,6 +7,7 @@ use futures::future::try_join_all;
 use tessera_cluster::{Node, interrupt};
 use tessera_proto::dra::v1::dra_plugin_client::DraPluginClient;
 use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
+use tessera_proto::uds::SocketPath;
 use tessera_proto::{CALL_LIMIT, SocketPaths, client};
 use tessera_scenarios::Failure;
 use tessera_scenarios::gpus::DRIVER;
@@ -46,9 +47,14 @@ impl Socket {
         let registrar = kubelet.join("plugins_registry");
         let path =
             SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, Some(pod_uid))?.dra;
+        Self::at(&path)
+    }
+
+    /// Connects to the socket at this path.
+    pub(super) fn at(path: &SocketPath) -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("start the runtime")?;
-        let channel = runtime.block_on(client::connect(&path, CALL_LIMIT))?;
+        let channel = runtime.block_on(client::connect(path, CALL_LIMIT))?;
         let client = DraPluginClient::new(channel);
         Ok(Self { runtime, client })
     }

@@ -135,16 +135,18 @@ fn with_reason(place: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Removes what lies at `path`, a directory with all that is in it. It may be gone already.
+/// Removes what lies at `path`, a directory with all that is in it. It may be gone already, whatever state its directory is
+/// in: a read-only file system refuses a removal before it looks for the file.
 pub(super) fn remove_whatever(path: &Path) -> io::Result<()> {
-    let removed = fs::symlink_metadata(path).and_then(|found| {
-        if found.is_dir() {
-            fs::remove_dir_all(path)
-        } else {
-            fs::remove_file(path)
-        }
-    });
-    if_there(removed).map(drop)
+    // Nearly always it is a file, and then nothing else is to be asked.
+    let Err(error) = fs::remove_file(path) else {
+        return Ok(());
+    };
+    match if_there(fs::symlink_metadata(path))? {
+        None => Ok(()),
+        Some(found) if found.is_dir() => if_there(fs::remove_dir_all(path)).map(drop),
+        Some(_) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Records that were read before.
+//! Records that were read or written before.
 //!
 //! Each Prepare looks at all records under the locks of its GPUs. A record is replaced and never written
-//! to, so what was read of a file holds as long as the file is the same by what the kernel says of it.
+//! to, so what was read or written of a file holds as long as the file is the same by what the kernel says of it.
 //! Asking for that is one system call; to open, read and decode it would be five and most of the time.
 
 use std::collections::BTreeMap;
@@ -22,18 +22,19 @@ pub(super) struct Identity {
     changed: (i64, i64),
 }
 
-impl From<Metadata> for Identity {
-    fn from(file: Metadata) -> Self {
-        Self {
+impl Identity {
+    /// Of a regular file. Other things change without a trace in what is said of them.
+    pub(super) fn of(file: &Metadata) -> Option<Self> {
+        file.is_file().then(|| Self {
             device: file.dev(),
             inode: file.ino(),
             size: file.size(),
             changed: (file.ctime(), file.ctime_nsec()),
-        }
+        })
     }
 }
 
-/// The records of one journal that were read last.
+/// The records of one journal that were read or written last.
 #[derive(Debug)]
 pub(super) struct Remembered<D> {
     records: Mutex<BTreeMap<ClaimUid, (Identity, RecordOf<D>)>>,
@@ -48,11 +49,16 @@ impl<D> Default for Remembered<D> {
 }
 
 impl<D: Clone> Remembered<D> {
-    /// What was read of the claim's file, if that is still this one.
-    pub(super) fn recall(&self, claim: &ClaimUid, file: Identity) -> Option<RecordOf<D>> {
+    /// What is known of the claim's record, if `found`, which is asked only where something is known, says that the file is
+    /// still the same.
+    pub(super) fn recall(
+        &self,
+        claim: &ClaimUid,
+        found: impl FnOnce() -> Option<Identity>,
+    ) -> Option<RecordOf<D>> {
         let records = self.records();
         let (known, record) = records.get(claim)?;
-        (*known == file).then(|| record.clone())
+        (found()? == *known).then(|| record.clone())
     }
 
     pub(super) fn remember(&self, claim: &ClaimUid, file: Identity, record: &RecordOf<D>) {

@@ -32,7 +32,10 @@ fn a_record_is_found_again_and_removing_it_twice_is_no_error() {
     let record = record("a", &[0]);
     journal.write(&record).unwrap();
     let uid = record.claim.uid.clone();
-    assert_eq!(journal.read(&uid).unwrap(), Some(Entry::Record(record)));
+    for journal in [&journal, &open(&directory.path().join("claims"))] {
+        let found = journal.read(&uid).unwrap();
+        assert_eq!(found, Some(Entry::Record(record.clone())));
+    }
     journal.remove(&uid).unwrap();
     journal.remove(&uid).unwrap();
     assert_eq!(journal.read_all().unwrap(), Contents::default());
@@ -162,6 +165,16 @@ fn what_was_read_before_counts_only_while_the_file_is_the_same() {
     journal.write(&record("a", &[2])).unwrap();
     assert_eq!(read(), Some(Entry::Record(record("a", &[2]))));
     assert_eq!(journal.read_all().unwrap().records, [record("a", &[2])]);
+}
+
+#[test]
+fn a_file_that_is_larger_than_any_record_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    let large = fs::File::create(directory.path().join("a-uid.record")).unwrap();
+    // Nothing of it is in memory, and nothing of it is read beyond the limit.
+    large.set_len(1 << 40).unwrap();
+    assert_eq!(unreadable(&journal, "a").copy, None);
 }
 
 #[test]
