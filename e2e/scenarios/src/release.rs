@@ -22,10 +22,15 @@ const HELM_LIMIT: &str = "--timeout=60s";
 const SERVING_LIMIT: Duration = Duration::from_mins(1);
 
 /// Installs the chart, or changes the installation to it, and returns when every node offers its GPUs.
-pub fn install(
+pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), Failure> {
+    install_on(Ground::Mixed, kubernetes, image)
+}
+
+/// The same with what a kind of cluster needs.
+pub fn install_on(
+    ground: Ground,
     kubernetes: Kubernetes<'_>,
     image: &TesseraImage,
-    ground: Ground,
 ) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
     helm.args(["upgrade", "--install", RELEASE])

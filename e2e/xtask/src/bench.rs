@@ -31,7 +31,7 @@ use tessera_cluster::progress::{Screen, step};
 use tessera_cluster::{Cluster, Options, Profile};
 use tessera_scenarios::gpus::{Place, offered};
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
-use tessera_scenarios::{Ground, release};
+use tessera_scenarios::release;
 
 use crate::document;
 use crate::failure::told;
@@ -150,7 +150,7 @@ fn measure(
     let node = plugin::node(kubernetes)?;
     step(&Screen, "install the driver", || {
         cluster.import_image(&image.archive)?;
-        release::install(kubernetes, image, Ground::Mixed)
+        release::install(kubernetes, image)
     })?;
     let programs = tempfile::tempdir().context("make a directory for the programs")?;
     let sizes = shipped::unpack(&image.archive, programs.path())?;

@@ -11,7 +11,7 @@ use tessera_cluster::paths::checkout;
 use tessera_cluster::progress::{Screen, step};
 use tessera_cluster::{Cluster, Drivers, Options};
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, runs};
-use tessera_scenarios::{Failure, Ground, release};
+use tessera_scenarios::{Failure, release};
 
 use crate::failure::told;
 use crate::image;
@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })?;
     let kubernetes = Kubernetes::of(&cluster);
     step(&Screen, "install the chart with Helm", || {
-        release::install(kubernetes, &image, Ground::Mixed)
+        release::install(kubernetes, &image)
     })
     .map_err(told)?;
     show(kubernetes)?;

@@ -84,7 +84,7 @@ impl Stage<'_> {
                 cluster.import_image(&archive)
             })?;
         }
-        let install = || release::install(Kubernetes::of(&cluster), self.image, self.ground);
+        let install = || release::install_on(self.ground, Kubernetes::of(&cluster), self.image);
         step(&Screen, "install the chart with Helm", install).map_err(told)?;
         let mut results = Vec::new();
         for scenario in scenarios {
