@@ -37,6 +37,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "tessera.selectorLabels" . }}
 {{- end -}}
 
+{{/*
+Tolerations of a pod: those of the values, and that of the nodes that are held for a compute domain. Without it the
+plugin that is replaced there would not come back before the domain ends, and a controller that finds every node
+held could never let one go.
+*/}}
+{{- define "tessera.tolerations" -}}
+{{- $held := dict "key" "tessera-dra.github.io/domain" "operator" "Exists" "effect" "NoSchedule" -}}
+{{- toYaml (append (default (list) .) $held) -}}
+{{- end -}}
+
 {{- define "tessera.image" -}}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}

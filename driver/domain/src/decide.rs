@@ -24,6 +24,7 @@ use serde_json::json;
 use tessera_api::{ComputeDomain, DomainSize};
 
 use self::slices::{slice_end, slots_writes};
+use crate::apart::apart;
 use crate::cliques::Sessions;
 use crate::demand;
 use crate::facts::{FabricFacts, ObjectName, PodStage};
@@ -278,7 +279,7 @@ impl<'w> Round<'w> {
         let stuck = bound == 0 && !used && pending > 0;
         let since = |start: Timestamp| self.now.duration_since(start);
         let over = (idle && since(self.idle_since(domain)) >= IDLE)
-            || (stuck && (since(slots.offered) >= UNBOUND || !placed.lost.is_empty()));
+            || (stuck && (since(slots.offered) >= UNBOUND || placed.is_broken()));
         self.decisions.time_matters |= idle || stuck;
         if over {
             let template = template_name(domain);
@@ -302,18 +303,22 @@ impl<'w> Round<'w> {
     }
 
     fn placed(&self, slots: &Slots, gang: Option<usize>) -> Placed {
-        let (mut lost, mut unready) = (Vec::new(), Vec::new());
+        let (mut lost, mut unready, mut ready) = (Vec::new(), Vec::new(), Vec::new());
         let names = || place::nodes(self.world, slots).map(|node| node.name.as_str());
         for hostname in &slots.hostnames {
             let Some(node) = self.world.node_by_hostname(hostname) else {
                 lost.push(hostname.clone());
                 continue;
             };
-            let fabric = self.fabric.get(node.name.as_str());
-            if !fabric.is_some_and(|fabric| fabric.is_ready()) {
+            let Some(fabric) = self.fabric.get(node.name.as_str()) else {
+                unready.push(node.name.clone());
+                continue;
+            };
+            if !fabric.is_ready() {
                 unready.push(node.name.clone());
                 continue;
             }
+            ready.push((node, *fabric));
             // A gang shares memory among all of its nodes, pods that are followed with whom they meet.
             let others = names().filter(|_| gang.is_some());
             unready.extend(self.sessions.wrong(&node.name, others));
@@ -324,6 +329,8 @@ impl<'w> Round<'w> {
             gpus_per_node: slots.gpus_per_node,
             lost,
             unready,
+            // What follows its pods was never in one clique.
+            apart: gang.map(|_| apart(&ready)).unwrap_or_default(),
         }
     }
 

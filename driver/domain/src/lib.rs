@@ -3,6 +3,7 @@
 //! [`World`] is what watches tell of the cluster; [`decide()`] answers the writes that bring it nearer to what it
 //! should be. Nothing else is kept: a controller that starts anew reads the same world and goes on.
 
+mod apart;
 pub mod cliques;
 pub mod decide;
 mod demand;

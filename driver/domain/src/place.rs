@@ -411,7 +411,8 @@ fn slots_for(pods: u32) -> u32 {
 }
 
 /// The clique whose channels a node has. A node without fabric has channels of its own.
-fn clique(node: &NodeFacts, fabric: &FabricFacts) -> CliqueId {
+/// The clique of a node; one that is in none is one of its own.
+pub(crate) fn clique(node: &NodeFacts, fabric: &FabricFacts) -> CliqueId {
     match &fabric.clique {
         Some(clique) => clique.as_str().into(),
         None => format!("node {}", node.name).into(),

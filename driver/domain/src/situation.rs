@@ -60,6 +60,8 @@ pub struct Placed {
     pub lost: Vec<String>,
     /// Nodes of it whose fabric or session is not ready.
     pub unready: Vec<String>,
+    /// Nodes of a gang that are in another NVLink clique than the rest of it.
+    pub apart: Vec<String>,
 }
 
 /// One sentence with its reason.
@@ -173,21 +175,35 @@ impl Situation {
         let Self::Placed(placed) = self else {
             return Said::no("NotPlaced", "it has no nodes");
         };
-        if placed.unready.is_empty() {
-            Said::yes("FabricReady", "NVLink is up on its nodes")
-        } else {
-            Said::no(
+        if !placed.unready.is_empty() {
+            return Said::no(
                 "FabricNotReady",
                 format!(
                     "NVLink or its session is not up on {}",
                     Names("node", &placed.unready)
                 ),
-            )
+            );
         }
+        if !placed.apart.is_empty() {
+            return Said::no(
+                "CliqueChanged",
+                format!(
+                    "its nodes are not in one NVLink clique any more, see {}; new nodes are chosen when none of \
+                     its pods runs any more",
+                    Names("node", &placed.apart)
+                ),
+            );
+        }
+        Said::yes("FabricReady", "NVLink is up on its nodes")
     }
 }
 
 impl Placed {
+    /// Whether its nodes cannot be those of a gang any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        !(self.lost.is_empty() && self.apart.is_empty())
+    }
+
     fn ready(&self) -> Said {
         if !self.lost.is_empty() {
             return Said::no(
@@ -201,7 +217,7 @@ impl Placed {
         }
         // A domain that follows its pods is ready where it is ready.
         if let Some(nodes) = self.gang {
-            if !self.unready.is_empty() {
+            if !(self.unready.is_empty() && self.apart.is_empty()) {
                 return Situation::Placed(self.clone()).fabric();
             }
             return Said::yes(

@@ -1,14 +1,20 @@
-//! The control plane: etcd, API server, controller manager and scheduler with the flags that this machine needs.
+//! The control plane: etcd, API server, controller manager, scheduler and DNS with the flags that this machine needs.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::gates::Gates;
-use crate::names::{CONTROL_ADDRESS, POD_RANGE, SERVICE_ADDRESS, SERVICE_RANGE};
+use crate::names::{
+    CLUSTER_DOMAIN, CONTROL_ADDRESS, DNS_ADDRESS, POD_RANGE, SERVICE_ADDRESS, SERVICE_RANGE,
+};
 use crate::paths::StateDir;
 use crate::supervisor::{Endpoint, Mount, Part, Plan};
 
 /// What the control plane's processes and files are filed under.
 pub(crate) const OWNER: &str = "control";
+/// What answers for names: a program, and the user as which it reads Services.
+pub(crate) const DNS: &str = "coredns";
+
 /// Where everybody finds the API server.
 pub(crate) fn server() -> String {
     format!("https://{CONTROL_ADDRESS}:443")
@@ -56,6 +62,11 @@ pub(crate) fn plan(dir: &StateDir, gates: &Gates) -> Plan {
             part(
                 "kube-scheduler",
                 with_gates(scheduler(dir), gates),
+                Some(443),
+            ),
+            part(
+                DNS,
+                vec!["-conf".to_owned(), corefile(dir).display().to_string()],
                 Some(443),
             ),
         ],
@@ -167,6 +178,26 @@ fn scheduler(dir: &StateDir) -> Vec<String> {
     ])
 }
 
+/// Where the configuration of DNS lies.
+pub(crate) fn corefile(dir: &StateDir) -> PathBuf {
+    dir.of(OWNER).join("Corefile")
+}
+
+/// The configuration of DNS: names of Services and of their pods. It knows no others, for nothing outside can be reached.
+pub(crate) fn dns(dir: &StateDir) -> String {
+    let kubeconfig = dir.kubeconfig(DNS).display().to_string();
+    format!(
+        ".:53 {{
+    bind {DNS_ADDRESS}
+    errors
+    kubernetes {CLUSTER_DOMAIN} {{
+        kubeconfig {kubeconfig}
+    }}
+}}
+"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -208,5 +239,17 @@ mod tests {
             names.contains(&host) && names.contains(&SERVICE_ADDRESS.to_string()),
             "{names:?}"
         );
+    }
+
+    #[test]
+    fn dns_reads_services_as_its_own_user_and_listens_where_kubelets_send_pods() {
+        let text = dns(&StateDir::at(Path::new("/state")));
+        for line in [
+            "    bind 10.96.0.10",
+            "    kubernetes cluster.local {",
+            "        kubeconfig /state/coredns.kubeconfig",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{text}");
+        }
     }
 }

@@ -2,18 +2,22 @@
 
 pub mod oci;
 
+mod debian;
 mod libraries;
 mod local;
+mod mpi;
 mod tessera;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use local::{PAUSE, WORKLOAD, WORKLOAD_ALL_GPUS, asking_for_all_gpus, pause, workload};
+pub use mpi::mpi;
 pub use tessera::{TesseraImage, tessera};
 
 use crate::cargo::CargoError;
 use crate::packages::PackagesError;
+use crate::pki::PkiError;
 use crate::process::RunError;
 
 /// An image could not be made.
@@ -33,6 +37,33 @@ pub enum ImageError {
         /// Why.
         source: RunError,
     },
+    /// The machine has no packages of Debian's kind.
+    #[error(
+        "make the image of MPI jobs: this machine has no {0}; it is made of the packages of Debian or Ubuntu"
+    )]
+    NoApt(&'static str),
+    /// Packages could not be downloaded or unpacked.
+    #[error("unpack {packages} into an image")]
+    Debian {
+        /// Debian's names.
+        packages: String,
+        /// Why.
+        source: RunError,
+    },
+    /// What is in a package cannot be read.
+    #[error("read the package {}", package.display())]
+    Package {
+        /// The file.
+        package: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program in it could not be compiled.
+    #[error("compile the hello program of the image of MPI jobs")]
+    Compile(#[source] RunError),
+    /// The key of its ssh server could not be made.
+    #[error(transparent)]
+    Keys(#[from] PkiError),
     /// The list of busybox' tools could not be had.
     #[error("list the tools of busybox")]
     Busybox(#[source] RunError),

@@ -30,6 +30,7 @@ mod process;
 pub mod programs;
 pub mod progress;
 mod release;
+mod ssh;
 pub mod supervisor;
 mod teardown;
 
@@ -44,4 +45,5 @@ pub use packages::PackagesError;
 pub use pki::{PkiError, ServingCertificate};
 pub use process::RunError;
 pub use release::{ParseReleaseError, Release};
+pub use ssh::SshKeys;
 pub use teardown::{TeardownError, down};

@@ -18,6 +18,10 @@ pub(crate) const CONTROL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 pub(crate) const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
 /// The `kubernetes` Service. The control plane holds this address itself, so pods reach it without kube-proxy.
 pub(crate) const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// The `kube-dns` Service. The control plane holds this address too, and `CoreDNS` listens at it.
+pub(crate) const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// What the names of Services end in.
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Where Services get their addresses.
 pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// Where pods get their addresses; each node has a part of it.

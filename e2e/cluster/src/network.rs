@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::names::{
-    BRIDGE, CONTROL_ADDRESS, HOST_ADDRESS, HOST_LINK, NodeIndex, SERVICE_ADDRESS, SERVICE_RANGE,
+    BRIDGE, CONTROL_ADDRESS, DNS_ADDRESS, HOST_ADDRESS, HOST_LINK, NodeIndex, SERVICE_ADDRESS,
+    SERVICE_RANGE,
 };
 use crate::process::{self, RunError, run};
 
@@ -40,11 +41,12 @@ pub(crate) fn of_control(control: u32) -> Vec<(Within, Ip)> {
             )),
         ),
         (inside, ip("link set lo up")),
-        // Pods reach the `kubernetes` Service at its own address, so there is no need of kube-proxy.
+        // Pods reach the `kubernetes` Service and that of DNS at their own addresses, so there is no need of kube-proxy.
         (
             inside,
             ip(&format!("address add {SERVICE_ADDRESS}/32 dev lo")),
         ),
+        (inside, ip(&format!("address add {DNS_ADDRESS}/32 dev lo"))),
         (inside, ip(&format!("link add {BRIDGE} type bridge"))),
         (
             inside,

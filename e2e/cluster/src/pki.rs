@@ -10,10 +10,17 @@ use rcgen::{
 
 /// Certificates could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("make the certificate of {name}")]
+#[error("make the keys of {name}")]
 pub struct PkiError {
     name: String,
     source: rcgen::Error,
+}
+
+impl PkiError {
+    pub(crate) fn of(name: &str, source: rcgen::Error) -> Self {
+        let name = name.to_owned();
+        Self { name, source }
+    }
 }
 
 /// What a service needs to serve over TLS, and its callers to trust it, in PEM.

@@ -114,6 +114,13 @@ const OTHERS: &[Family] = &[
         cgo: false,
     },
     Family {
+        name: "coredns",
+        programs: &[program("coredns", "github.com/coredns/coredns")],
+        tags: "",
+        set: &[],
+        cgo: false,
+    },
+    Family {
         name: "helm",
         programs: &[program("helm", "helm.sh/helm/v3/cmd/helm")],
         tags: "",

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Parser;
 use k8s_openapi::api::apps::v1::RollingUpdateDaemonSet;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, Toleration};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tessera_manifests::chart::Install;
 use tessera_manifests::rendered::{
@@ -324,6 +324,23 @@ fn every_pod_runs_the_image_of_the_values_under_an_account_that_the_chart_makes(
             assert!(accounts.contains(&pod.service_account_name.as_deref().unwrap()));
         }
         assert_eq!(objects.iter().filter_map(Object::pod).count(), 4);
+    }
+}
+
+#[test]
+fn every_pod_may_be_on_a_node_that_is_held_for_a_domain_whatever_the_values_tolerate() {
+    let none =
+        "controller.tolerations=null,kubeletPlugin.tolerations=null,webhook.tolerations=null";
+    for setting in ["webhook.enabled=true", none] {
+        let objects = objects(&Install::default().set(setting)).unwrap();
+        for pod in objects.iter().filter_map(Object::pod) {
+            let mut tolerations = pod.tolerations.iter().flatten();
+            let held = |toleration: &Toleration| match toleration.key.as_deref() {
+                None => toleration.operator.as_deref() == Some("Exists"),
+                Some(key) => key == tessera_domain::keys::TAINT,
+            };
+            assert!(tolerations.any(held), "{:?}", pod.service_account_name);
+        }
     }
 }
 

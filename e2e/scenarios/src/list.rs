@@ -1,32 +1,37 @@
 //! Every scenario, in the order in which they run, with the sentence that each proves.
 
+use crate::ground::Ground;
 use crate::groups::{
-    api_away, cleanup, configuration, damage, domains, driver, dynamic_mig, events, hostile,
-    isolation, kubelet, mig, odd_claims, plugin, reboot, rights, selection, sessions, shapes,
-    shares, sharing, survival, takeover, time_slices, uninstall, upgrade, versions, webhook,
-    whole_gpus,
+    api_away, cleanup, configuration, damage, domain_events, domains, driver, dynamic_mig, events,
+    guide, hostile, isolation, kubelet, mig, odd_claims, plugin, racks, reboot, rights, selection,
+    sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall, upgrade,
+    versions, webhook, whole_gpus,
 };
 use crate::need::Need;
 use crate::scenario::Scenario;
 
-/// Names a scenario after its function, so that neither can be without the other. What follows `; needs` is what not every
-/// release of Kubernetes serves, and what follows `; long` is what a long form does more.
+/// Names a scenario after its function, so that neither can be without the other. What follows `; on` is the cluster that it
+/// runs on, if that is not [`Ground::Mixed`]; what follows `; needs` is what not every release of Kubernetes serves, and what
+/// follows `; long` is what a long form does more.
 macro_rules! scenarios {
     ($($group:ident :: $function:ident => $guarantee:literal
-        $(; needs [$($need:ident),+])? $(; long $long:literal)?,)*) => {
+        $(; on $ground:ident)? $(; needs [$($need:ident),+])? $(; long $long:literal)?,)*) => {
         &[$(Scenario {
             name: stringify!($function),
             guarantee: $guarantee,
+            ground: scenarios!(@on $($ground)?),
             needs: &[$($(Need::$need),+)?],
             long: scenarios!(@long $($long)?),
             run: $group::$function,
         }),*]
     };
+    (@on) => { Ground::Mixed };
+    (@on $ground:ident) => { Ground::$ground };
     (@long) => { None };
     (@long $long:literal) => { Some($long) };
 }
 
-/// All scenarios. The one that uninstalls the product is the last.
+/// All scenarios, those of a cluster together. The one that uninstalls the product is the last of its cluster.
 pub const SCENARIOS: &[Scenario] = scenarios! {
     whole_gpus::one_pod_with_one_gpu_sees_exactly_that_gpu
         => "A pod with one GPU sees that GPU and no other: the UUID that nvidia-smi lists is that of its claim's device.",
@@ -199,6 +204,45 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "The plugin speaks v1beta1 and v1beta2 of the resource API as it speaks v1: it offers its GPUs, and a pod gets the GPU of its claim.",
     uninstall::helm_uninstall_leaves_no_slice_class_file_or_socket
         => "After helm uninstall no slice, no device class, no file and no socket of the driver is left.",
+    racks::pods_of_a_domain_share_a_clique_whatever_else_uses_the_racks
+        => "On four nodes in two racks the pods of a domain share an NVLink clique in each of 20 arrangements of other load, with no affinity in any manifest."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    racks::two_domains_in_one_clique_have_a_channel_each_and_a_number_waits_for_all_nodes
+        => "Two domains in one clique have a channel each, and each pod sees its own and no other; the number of a domain that is gone is given to nobody while a container may have it."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    racks::of_two_gangs_that_do_not_both_fit_one_runs_whole_and_the_other_is_told_what_fits
+        => "Of two gangs that do not both fit one runs whole; the other holds nothing, is told what is missing and the largest size that fits, and runs when the first is gone."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    guide::the_guides_pod_has_the_channel_of_its_domain
+        => "The AWS guide's ComputeDomain with a pod, byte by byte: the pod runs and has the channel of its domain and no other."
+        ; on Racks ; needs [ResourceV1],
+    guide::the_guides_job_runs_to_its_end_in_one_clique
+        => "The AWS guide's ComputeDomain with an MPIJob, with a launcher and nothing else added, runs to its end: two workers in one clique with four GPUs each by limits, one channel, ranks in the order of the hostfile."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::a_restarted_plugin_changes_nothing_of_a_domain_in_use
+        => "While a domain is in use every pod of the plugin is replaced: its pods and its conditions stay as they were, and one more pod of it gets its channel."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::an_upgraded_chart_changes_nothing_of_a_domain_in_use
+        => "While a domain is in use the chart is upgraded and every pod of it replaced: the domain's pods and its conditions stay as they were, and one more pod of it gets its channel."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::a_killed_controller_is_replaced_and_goes_on_where_it_was
+        => "A controller that is killed while it places a domain goes on when it is back: the domain's pods run, and another domain in use is left alone."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::another_leader_goes_on_where_the_first_was
+        => "Of two controllers the one that leads is deleted while a domain comes: the other leads and places it, and another domain in use is left alone."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::a_node_that_leaves_its_clique_is_told_and_pods_go_on
+        => "A node that leaves the NVLink clique of its domain is named in the domain's conditions; the pods go on, and the domain is ready when the node is back."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::a_deleted_namespace_takes_its_domains_along
+        => "A namespace with a domain in use is deleted: it is gone with the domain within 40 s, and no slot and no taint is left."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::a_gang_that_loses_a_node_is_told_and_gets_others_when_its_pods_are_gone
+        => "A node that leaves the cluster is named in the domain's conditions; when the domain's pods are made again they run on other nodes, and the node is used again when it is back."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    domain_events::an_uninstalled_chart_lets_domains_go
+        => "A chart that is uninstalled while there is a domain leaves no slot and no taint, and the domain can be deleted."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
 };
 
 #[cfg(test)]
@@ -217,11 +261,18 @@ mod tests {
         let mut names = BTreeSet::new();
         for file in fs::read_dir(groups).unwrap() {
             let text = fs::read_to_string(file.unwrap().path()).unwrap();
-            for function in text.split("pub(crate) fn ").skip(1) {
-                let (name, rest) = function.split_once('(').unwrap();
-                if rest.trim_start().starts_with("context: &Context") {
-                    names.insert(name.to_owned());
-                }
+            names.extend(scenarios_in(&text));
+        }
+        names
+    }
+
+    /// Those of one file.
+    fn scenarios_in(text: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for function in text.split("pub(crate) fn ").skip(1) {
+            let (name, rest) = function.split_once('(').unwrap();
+            if rest.trim_start().starts_with("context: &Context") {
+                names.insert(name.to_owned());
             }
         }
         names
@@ -259,8 +310,34 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_uninstalls_the_product_is_the_last() {
-        let last = SCENARIOS.last().unwrap();
-        assert!(last.name.starts_with("helm_uninstall"), "{}", last.name);
+    fn those_of_a_cluster_stand_together_and_the_one_that_uninstalls_the_product_is_the_last() {
+        assert!(SCENARIOS.is_sorted_by_key(|scenario| scenario.ground));
+        for ground in Ground::ALL {
+            let last = SCENARIOS.iter().rfind(|s| s.ground == ground).unwrap();
+            assert!(last.name.contains("uninstall"), "{}", last.name);
+        }
+    }
+
+    #[test]
+    fn every_event_in_the_table_of_domains_is_proved_by_a_scenario_or_a_test_of_a_named_crate() {
+        let text = fs::read_to_string(checkout().join("docs/domains.md")).unwrap();
+        let (_, table) = text.split_once("| event | conditions |").unwrap();
+        let rows = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let mut proved = BTreeSet::new();
+        for row in rows {
+            let last = row.trim_end_matches('|').rsplit('|').next().unwrap();
+            let mut names = last.split('`').skip(1).step_by(2);
+            let name = names.next().unwrap();
+            let listed = SCENARIOS.iter().any(|scenario| scenario.name == name);
+            assert!(listed || names.next().is_some(), "{name} is no scenario");
+            proved.insert(name.to_owned());
+        }
+        let group = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/groups/domain_events.rs");
+        for name in scenarios_in(&fs::read_to_string(group).unwrap()) {
+            assert!(proved.contains(&name), "{name} is no row of the table");
+        }
     }
 }

@@ -12,6 +12,7 @@ use tessera_cluster::paths::checkout;
 
 use crate::failure::Failure;
 use crate::gpus::offered;
+use crate::ground::Ground;
 use crate::kubernetes::{Kubernetes, Objects, Scope, run};
 
 /// The release and its namespace.
@@ -25,12 +26,24 @@ const SERVING_LIMIT: Duration = Duration::from_mins(1);
 
 /// Installs the chart, or changes the installation to it, and returns when every node offers its GPUs.
 pub fn install(kubernetes: Kubernetes<'_>, image: &TesseraImage) -> Result<(), Failure> {
+    install_on(Ground::Mixed, kubernetes, image)
+}
+
+/// The same with what a kind of cluster needs.
+pub fn install_on(
+    ground: Ground,
+    kubernetes: Kubernetes<'_>,
+    image: &TesseraImage,
+) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
     helm.args(["upgrade", "--install", RELEASE])
         .arg(chart())
         .args(["--namespace", RELEASE, "--create-namespace", HELM_LIMIT]);
     for value in values(&image.name) {
         helm.args(["--set", &value]);
+    }
+    for value in ground.values() {
+        helm.args(["--set", value]);
     }
     run(&mut helm, None)?;
     serving(kubernetes)

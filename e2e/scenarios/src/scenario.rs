@@ -7,6 +7,7 @@ use tessera_cluster::{Cluster, Release};
 use crate::context::Context;
 use crate::diagnosis::diagnosis;
 use crate::failure::Failure;
+use crate::ground::Ground;
 use crate::need::{Need, NotServed};
 
 /// The longest name of a namespace (RFC 1123 label).
@@ -28,6 +29,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The statement as a sentence.
     pub guarantee: &'static str,
+    /// The cluster that it runs on.
+    pub ground: Ground,
     /// What it needs of Kubernetes that not every release serves.
     pub needs: &'static [Need],
     /// What its long form does more than the short one, if it has both.

@@ -257,3 +257,55 @@ impl Drop for Driver<'_> {
         }
     }
 }
+
+/// A node whose GPUs hang on the switches of another rack as long as this value lives.
+pub(crate) struct Moved<'a> {
+    node: &'a Node,
+    before: Vec<Option<Fabric>>,
+}
+
+impl<'a> Moved<'a> {
+    /// Moves the GPUs of `node` to a rack.
+    pub(crate) fn to(node: &'a Node, rack: &str) -> Result<Self, Failure> {
+        let moved = change_fabrics(node, |node| {
+            let before = node.gpus.iter().map(|gpu| gpu.fabric.clone()).collect();
+            node.join_rack(rack);
+            before
+        })?;
+        Ok(Self {
+            node,
+            before: moved,
+        })
+    }
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        let before = std::mem::take(&mut self.before);
+        let back = change_fabrics(self.node, |node| {
+            for (gpu, fabric) in node.gpus.iter_mut().zip(before) {
+                gpu.fabric = fabric;
+            }
+        });
+        if back.is_err() {
+            eprintln!("the GPUs of {} are left in another rack", self.node.name());
+        }
+    }
+}
+
+/// Changes something about a node's fabric, and something about its driver's files, so that it is seen at once.
+fn change_fabrics<T>(
+    node: &Node,
+    change: impl FnOnce(&mut tessera_hw::Node) -> T,
+) -> Result<T, Failure> {
+    let root = node.driver_root();
+    let changed = tessera_hw::install::change(&root, |node| Ok(change(node)));
+    let changed = changed.map_err(|error: tessera_hw::InstallError| {
+        Failure::wrong(format!("move the GPUs of {}: {error}", node.name()))
+    })?;
+    let file = root.join("usr/lib64/.stirred");
+    fs::write(&file, "")
+        .and_then(|()| fs::remove_file(&file))
+        .map_err(|reason| Failure::File { path: file, reason })?;
+    Ok(changed)
+}

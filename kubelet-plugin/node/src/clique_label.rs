@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -27,8 +28,9 @@ const MANAGER: &str = "tessera-compute-domain";
 /// Bound of one write.
 const WRITE: Duration = Duration::from_secs(5);
 
-/// Time between two attempts.
-const AGAIN: Duration = Duration::from_mins(1);
+/// Time between two attempts, and between two looks at a label that was set: a Node that is deleted and registers anew has
+/// no label.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// The label of one Node.
 #[derive(Clone, Debug)]
@@ -55,6 +57,18 @@ impl NodeLabel {
             .await
             .map(drop)
     }
+
+    /// Whether the Node is there without the label. What cannot be asked is asked again later.
+    async fn is_missing(&self) -> bool {
+        let asked = Deadline::after(WRITE).run(self.nodes.get_metadata(&self.name));
+        matches!(asked.await, Ok(Ok(node)) if is_unlabelled(&node.metadata))
+    }
+}
+
+/// Whether a Node says nothing of its clique.
+fn is_unlabelled(node: &ObjectMeta) -> bool {
+    let labels = node.labels.as_ref();
+    labels.is_none_or(|labels| !labels.contains_key(LABEL))
 }
 
 /// What is applied. A field that was applied and is not any more is removed by the server.
@@ -92,7 +106,14 @@ pub async fn follow(
             let pause = tokio::time::sleep(AGAIN);
             tokio::select! {
                 () = hardware.changed() => {}
-                () = pause, if label.is_some() && last.is_none() => {}
+                () = pause, if label.is_some() => {
+                    if let Some(label) = &label
+                        && matches!(last, Some(Some(_)))
+                        && label.is_missing().await
+                    {
+                        last = None;
+                    }
+                }
             }
         }
     };
@@ -142,5 +163,16 @@ mod tests {
             without,
             json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
         );
+    }
+
+    #[test]
+    fn a_node_that_registers_anew_has_no_label_and_one_of_somebody_else_counts() {
+        assert!(is_unlabelled(&ObjectMeta::default()));
+        let labelled = |key: &str| ObjectMeta {
+            labels: Some([(key.to_owned(), "x".to_owned())].into()),
+            ..ObjectMeta::default()
+        };
+        assert!(is_unlabelled(&labelled("kubernetes.io/hostname")));
+        assert!(!is_unlabelled(&labelled(LABEL)));
     }
 }

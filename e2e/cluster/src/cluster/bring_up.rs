@@ -1,5 +1,7 @@
 //! Brings a cluster up, step by step; whatever fails, the way back is taken.
 
+mod dns;
+mod objects;
 mod reads;
 mod ready;
 mod write;
@@ -196,7 +198,8 @@ fn start(
             start_node(cluster, options, materials, *index, control, nodes)?;
         }
         ready::api_server(&dir)?;
-        reads::permit(&dir)
+        reads::permit(&dir)?;
+        dns::announce(&dir)
     })?;
     step(progress, "give the nodes their images", || {
         ready::runtimes(&dir, &cluster.nodes)?;
@@ -286,6 +289,10 @@ fn write_files(
         parts.link_into(&bin).map_err(failed(&bin))?;
     }
     write::certificates(dir, nodes)?;
+    let corefile = control_plane::corefile(dir);
+    fs::create_dir_all(dir.of(control_plane::OWNER))
+        .and_then(|()| fs::write(&corefile, control_plane::dns(dir)))
+        .map_err(failed(&corefile))?;
     for index in nodes {
         let name = index.name();
         node_plan::write_configuration(dir, *index, &options.gates)

@@ -79,9 +79,9 @@ pub enum ClusterError {
         /// Why.
         source: io::Error,
     },
-    /// The API server did not take the rules by which kubelets read claims.
-    #[error("permit kubelets to read claims")]
-    Rules {
+    /// The API server did not take what a new cluster has from its start.
+    #[error("make the objects that a cluster has from its start")]
+    FirstObjects {
         /// Why.
         source: RunError,
     },

@@ -15,6 +15,8 @@ use crate::digest::hex;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     name: String,
+    /// Other names under which it is found.
+    aliases: Vec<String>,
     entrypoint: Vec<String>,
     command: Vec<String>,
     environment: Vec<String>,
@@ -38,6 +40,7 @@ impl Image {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            aliases: Vec::new(),
             entrypoint: Vec::new(),
             command: Vec::new(),
             environment: vec![PATH.to_owned()],
@@ -75,6 +78,13 @@ impl Image {
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Has it found under this full name too.
+    #[must_use]
+    pub fn also_named(mut self, name: &str) -> Self {
+        self.aliases.push(name.to_owned());
         self
     }
 
@@ -172,14 +182,18 @@ impl Image {
     }
 
     fn index(&self, manifest: &Blob) -> Value {
-        let mut entry = manifest.descriptor(MANIFEST);
-        let tag = self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-        entry["annotations"] = json!({
-            // containerd takes an image's name from this annotation alone.
-            "io.containerd.image.name": self.name,
-            "org.opencontainers.image.ref.name": tag,
-        });
-        json!({ "schemaVersion": 2, "manifests": [entry] })
+        let entry = |name: &String| {
+            let mut entry = manifest.descriptor(MANIFEST);
+            let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+            entry["annotations"] = json!({
+                // containerd takes an image's name from this annotation alone.
+                "io.containerd.image.name": name,
+                "org.opencontainers.image.ref.name": tag,
+            });
+            entry
+        };
+        let names = std::iter::once(&self.name).chain(&self.aliases);
+        json!({ "schemaVersion": 2, "manifests": names.map(entry).collect::<Vec<_>>() })
     }
 
     fn config(&self, layer_digest: &str) -> Value {
@@ -336,6 +350,18 @@ mod tests {
         assert_eq!(config["config"]["Entrypoint"], json!(["/bin/thing"]));
         assert_eq!(config["config"].get("Cmd"), None);
         assert_eq!(files.len(), 5);
+    }
+
+    #[test]
+    fn an_image_of_several_names_is_in_the_index_under_each() {
+        let (_, files) = archive(&image().also_named("docker.io/library/other:2"));
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let manifests = index["manifests"].as_array().unwrap();
+        let name = |at: usize| &manifests[at]["annotations"]["io.containerd.image.name"];
+        assert_eq!(name(0), "docker.io/tessera/thing:1");
+        assert_eq!(name(1), "docker.io/library/other:2");
+        assert_eq!(manifests[0]["digest"], manifests[1]["digest"]);
+        assert_eq!((manifests.len(), files.len()), (2, 5));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::RUNTIME_SOCKET;
 use crate::gates::Gates;
 use crate::images::PAUSE;
-use crate::names::NodeIndex;
+use crate::names::{CLUSTER_DOMAIN, DNS_ADDRESS, NodeIndex};
 use crate::paths::StateDir;
 
 /// containerd, configuration version 3. CDI needs no switch since containerd 2.
@@ -68,8 +68,8 @@ pub(super) fn kubelet(dir: &StateDir, node: NodeIndex, gates: &Gates) -> String 
         "containerRuntimeEndpoint": format!("unix://{RUNTIME_SOCKET}"),
         "tlsCertFile": dir.pki(&format!("{name}.crt")),
         "tlsPrivateKeyFile": dir.pki(&format!("{name}.key")),
-        "clusterDNS": ["10.96.0.10"],
-        "clusterDomain": "cluster.local",
+        "clusterDNS": [DNS_ADDRESS],
+        "clusterDomain": CLUSTER_DOMAIN,
         "resolvConf": dir.of(&name).join("resolv.conf"),
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         // Imported images cannot be pulled again.

@@ -281,7 +281,7 @@ fn tolerates(pod: &Pod) -> bool {
 }
 
 /// How many taints of ours a node has.
-fn taints(context: &Context<'_>, node: &str) -> Result<usize, Failure> {
+pub(super) fn taints(context: &Context<'_>, node: &str) -> Result<usize, Failure> {
     let nodes: Objects<Node> = context.kubernetes().list(Scope::Cluster)?;
     let spec = nodes.get(node).and_then(|node| node.spec.as_ref());
     let taints = spec.and_then(|spec| spec.taints.as_ref());
@@ -289,12 +289,12 @@ fn taints(context: &Context<'_>, node: &str) -> Result<usize, Failure> {
     Ok(taints.into_iter().flatten().filter(ours).count())
 }
 
-fn wait(context: &Context<'_>, condition: &str, object: &str) -> Result<(), Failure> {
+pub(super) fn wait(context: &Context<'_>, condition: &str, object: &str) -> Result<(), Failure> {
     let condition = format!("--for={condition}");
     kubectl(context, &["wait", &condition, object, "--timeout=25s"]).map(drop)
 }
 
-fn kubectl(context: &Context<'_>, arguments: &[&str]) -> Result<String, Failure> {
+pub(super) fn kubectl(context: &Context<'_>, arguments: &[&str]) -> Result<String, Failure> {
     let kubernetes = context.kubernetes();
     kubernetes.command(context.namespace(), arguments, None)
 }

@@ -1,9 +1,10 @@
-//! The stage that needs a cluster: two nodes, the product installed on them, one scenario after the other.
+//! The stage that needs clusters: one after the other with the product installed on it, and on each its scenarios.
 
+use tessera_cluster::images::{self, TesseraImage};
 use tessera_cluster::progress::{Progress as _, Screen, step};
-use tessera_cluster::{Cluster, ClusterError, Drivers, Options, Profile, Release, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Profile, Release, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
-use tessera_scenarios::{Failure, Form, NotServed, Outcome, SCENARIOS, Scenario, release};
+use tessera_scenarios::{Failure, Form, Ground, NotServed, Outcome, SCENARIOS, Scenario, release};
 
 use super::tally::Tally;
 use crate::failure::told;
@@ -30,7 +31,7 @@ pub(crate) fn named(parts: &[String]) -> anyhow::Result<Vec<&'static Scenario>> 
     Ok(SCENARIOS.iter().filter(wanted).collect())
 }
 
-/// Brings a cluster up, runs the scenarios and takes it down again, unless it shall be kept.
+/// Runs the scenarios, each on a cluster of its kind, and takes the clusters down again, unless the last shall be kept.
 pub(crate) fn run(
     scenarios: &[&Scenario],
     form: Form,
@@ -39,40 +40,74 @@ pub(crate) fn run(
     keep: bool,
 ) -> anyhow::Result<Tally> {
     let image = image::build(profile, None, &Screen)?;
-    let options = Options {
-        nodes: 2,
-        drivers: Drivers::Profiles(vec!["h100".to_owned(), "t4".to_owned()]),
-        kubernetes,
-        ..Options::default()
-    };
-    let cluster = Cluster::up(&options, &Screen)?;
-    step(&Screen, "give the nodes the product's image", || {
-        cluster.import_image(&image.archive)
-    })?;
-    let kubernetes = Kubernetes::of(&cluster);
-    let install = || release::install(kubernetes, &image);
-    step(&Screen, "install the chart with Helm", install).map_err(told)?;
-
+    let on = |ground: &Ground| scenarios.iter().any(|scenario| scenario.ground == *ground);
+    let grounds: Vec<_> = Ground::ALL.into_iter().filter(on).collect();
     let mut results = Vec::new();
-    for scenario in scenarios {
-        results.push(match scenario.not_served_by(options.kubernetes) {
-            None => Ran::Ended(announced(scenario, &cluster, form)?),
-            Some(reason) => {
-                eprintln!("  – {}: not applicable: {reason}", scenario.name);
-                Ran::Not(reason)
-            }
-        });
+    for ground in &grounds {
+        let chosen = scenarios.iter().copied().filter(|s| s.ground == *ground);
+        let stay = keep && Some(ground) == grounds.last();
+        let stage = Stage {
+            ground: *ground,
+            form,
+            kubernetes,
+            image: &image,
+        };
+        results.extend(stage.run(&chosen.collect::<Vec<_>>(), stay)?);
     }
     println!("\n{}", shown(scenarios, &results, form));
-    if keep {
-        // The last scenario uninstalls it, and whoever keeps a cluster wants to use it.
-        step(&Screen, "install the chart again", install).map_err(told)?;
-        cluster.keep()?;
-        println!("the cluster is left running; eval \"$(cargo xtask cluster env)\" and go on\n");
-    } else {
-        step(&Screen, "take the cluster down", || cluster.down())?;
-    }
     Ok(counted(&results))
+}
+
+/// One cluster and what runs on it.
+struct Stage<'a> {
+    ground: Ground,
+    form: Form,
+    kubernetes: Release,
+    image: &'a TesseraImage,
+}
+
+impl Stage<'_> {
+    /// Runs these scenarios. There is no cluster if its Kubernetes serves none of them.
+    fn run(&self, scenarios: &[&Scenario], keep: bool) -> anyhow::Result<Vec<Ran>> {
+        let served = |scenario: &&Scenario| scenario.not_served_by(self.kubernetes);
+        if let Some(reasons) = scenarios.iter().map(served).collect::<Option<Vec<_>>>() {
+            return Ok(reasons.into_iter().map(Ran::Not).collect());
+        }
+        eprintln!("on {}", self.ground.in_words());
+        let cluster = Cluster::up(&self.ground.options(self.kubernetes), &Screen)?;
+        step(&Screen, "give the nodes the product's image", || {
+            cluster.import_image(&self.image.archive)
+        })?;
+        if self.ground.has_mpi() {
+            let archive = images::mpi(&Screen)?;
+            step(&Screen, "give the nodes the image of MPI jobs", || {
+                cluster.import_image(&archive)
+            })?;
+        }
+        let install = || release::install_on(self.ground, Kubernetes::of(&cluster), self.image);
+        step(&Screen, "install the chart with Helm", install).map_err(told)?;
+        let mut results = Vec::new();
+        for scenario in scenarios {
+            results.push(match scenario.not_served_by(self.kubernetes) {
+                None => Ran::Ended(announced(scenario, &cluster, self.form)?),
+                Some(reason) => {
+                    eprintln!("  – {}: not applicable: {reason}", scenario.name);
+                    Ran::Not(reason)
+                }
+            });
+        }
+        if keep {
+            // The last scenario uninstalls it, and whoever keeps a cluster wants to use it.
+            step(&Screen, "install the chart again", install).map_err(told)?;
+            cluster.keep()?;
+            println!(
+                "the cluster is left running; eval \"$(cargo xtask cluster env)\" and go on\n"
+            );
+        } else {
+            step(&Screen, "take the cluster down", || cluster.down())?;
+        }
+        Ok(results)
+    }
 }
 
 /// What became of a scenario.

@@ -212,3 +212,26 @@ fn a_node_whose_fabric_is_down_is_named_and_gets_no_gang() {
         "{reason} {message}"
     );
 }
+
+#[test]
+fn a_gang_whose_nodes_are_not_in_one_clique_any_more_says_so_and_gets_others_when_no_pod_has_one() {
+    for elsewhere in [Some("d.0"), None] {
+        let mut moved = Known::pair()
+            .accepted("train", 2)
+            .with(Kind::Pod, pod_json("w0", "train", 4))
+            .placed(NOW)
+            .with(Kind::Slice, fabric_json("n1", elsewhere));
+        // No pod of it has a node yet: the slots are taken back at once.
+        let withdrawn = "patch resourceslice domain-train-uid-0".to_owned();
+        assert!(told(&moved.world, NOW).contains(&withdrawn));
+        let mut bound = pod_json("w1", "train", 4);
+        bound["spec"]["nodeName"] = json!("n0");
+        moved.put(Kind::Pod, bound);
+        assert!(!told(&moved.world, NOW).contains(&withdrawn));
+        for condition in ["Ready", "FabricReady"] {
+            let (reason, message) = said(&moved, "train", condition);
+            assert_eq!(reason, "CliqueChanged");
+            assert!(message.contains("see nodes n0, n1"), "{message}");
+        }
+    }
+}

@@ -5,13 +5,9 @@
 //! after a minute or more. With many pods at once on a machine of two cores that happens, it is none
 //! of what is tested here, and it would make every test wait for it now and then.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::time::Duration;
-
-use super::super::{ClusterError, kubectl};
+use super::super::ClusterError;
+use super::objects;
 use crate::paths::StateDir;
-use crate::process::run;
 
 /// Rules for the group of all kubelets.
 const RULES: &str = "
@@ -41,26 +37,7 @@ subjects:
   name: system:nodes
 ";
 
-const LIMIT: Duration = Duration::from_secs(30);
-
 /// Writes the rules; the API server must be ready.
 pub(super) fn permit(dir: &StateDir) -> Result<(), ClusterError> {
-    let path = dir.of("control").join("nodes-read.yaml");
-    OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(&path)
-        .and_then(|mut file| file.write_all(RULES.as_bytes()))
-        .map_err(|source| ClusterError::Write {
-            path: path.clone(),
-            source,
-        })?;
-    let mut command = kubectl(dir);
-    command
-        .args(["apply", "--server-side", "--filename"])
-        .arg(&path);
-    run(&mut command, LIMIT)
-        .map(drop)
-        .map_err(|source| ClusterError::Rules { source })
+    objects::make(dir, "nodes-read.yaml", RULES)
 }

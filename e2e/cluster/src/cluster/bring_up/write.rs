@@ -70,6 +70,7 @@ pub(super) fn certificates(dir: &StateDir, nodes: &[NodeIndex]) -> Result<(), Cl
         (ADMIN, "admin", masters),
         ("controller-manager", "system:kube-controller-manager", None),
         ("scheduler", "system:kube-scheduler", None),
+        (control_plane::DNS, control_plane::DNS, None),
     ] {
         let signed = authority.sign(&Subject {
             user,
