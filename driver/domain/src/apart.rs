@@ -34,12 +34,12 @@ mod tests {
             name: format!("n{at}"),
             ..NodeFacts::default()
         };
-        let fabric = |clique: &Option<&str>| FabricFacts {
+        let fabric = |clique: Option<&str>| FabricFacts {
             clique: clique.map(str::to_owned),
             ..FabricFacts::default()
         };
         let nodes: Vec<_> = (0..cliques.len()).map(node).collect();
-        let fabrics: Vec<_> = cliques.iter().map(fabric).collect();
+        let fabrics: Vec<_> = cliques.iter().copied().map(fabric).collect();
         apart(&nodes.iter().zip(&fabrics).collect::<Vec<_>>())
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::paths::checkout;
+use crate::platform::Platform;
 use crate::process::{RunError, run};
 
 /// A release build of everything from nothing takes minutes on two cores.
@@ -104,6 +105,7 @@ pub(crate) fn build(
     packages: &[&str],
     profile: Profile,
     linking: Linking,
+    platform: Platform,
 ) -> Result<Built, CargoError> {
     let failed = |source| CargoError::Build {
         packages: packages.join(", "),
@@ -122,8 +124,9 @@ pub(crate) fn build(
         command.arg("--release");
     }
     if linking == Linking::Static {
-        link_statically(&mut command);
+        link_statically(&mut command, platform);
     }
+    platform.aim(&mut command);
     let messages = run(&mut command, BUILD_LIMIT).map_err(failed)?;
     Ok(Built {
         packages: packages.join(", "),
@@ -132,16 +135,11 @@ pub(crate) fn build(
 }
 
 /// With a target named, its flags reach the product only and not build scripts and macros, which cannot be static.
-fn link_statically(command: &mut Command) {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let variable = format!(
-        "CARGO_TARGET_{}_RUSTFLAGS",
-        target.to_uppercase().replace('-', "_")
-    );
-    command
-        .args(["--target", &target])
-        .env(variable, "-C target-feature=+crt-static")
-        .env_remove("RUSTFLAGS");
+fn link_statically(command: &mut Command, platform: Platform) {
+    if platform == Platform::HERE {
+        command.args(["--target", platform.triple()]);
+    }
+    platform.link_statically(command);
 }
 
 fn results(messages: &str) -> BTreeMap<String, PathBuf> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tessera_hw::{Artifacts, Gpu, InstallError, Node, install};
 
 use crate::cargo::{self, Built, CargoError, Linking, Profile};
+use crate::platform::Platform;
 
 /// What every simulated installation is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl Parts {
     /// Builds the simulated library, `nvidia-smi`, `nvidia-imex` and what stands for a kernel.
     pub(crate) fn build() -> Result<Self, CargoError> {
         let packages = ["nvml-sim", "nvidia-smi", "imex-sim", HARDWARE];
-        let built: Built = cargo::build(&packages, Profile::Dev, Linking::Dynamic)?;
+        let built: Built = cargo::build(&packages, Profile::Dev, Linking::Dynamic, Platform::HERE)?;
         Ok(Self {
             nvml: built.file("nvidia_ml")?.to_owned(),
             nvidia_smi: built.file("nvidia-smi")?.to_owned(),

@@ -18,6 +18,7 @@ pub use tessera::{TesseraImage, tessera};
 use crate::cargo::CargoError;
 use crate::packages::PackagesError;
 use crate::pki::PkiError;
+use crate::platform::CrossError;
 use crate::process::RunError;
 
 /// An image could not be made.
@@ -29,6 +30,9 @@ pub enum ImageError {
     /// The machine lacks something that goes into it.
     #[error(transparent)]
     Packages(#[from] PackagesError),
+    /// It cannot be built for that machine here.
+    #[error(transparent)]
+    Cross(#[from] CrossError),
     /// A program's libraries could not be listed.
     #[error("list the libraries of {}", program.display())]
     Libraries {

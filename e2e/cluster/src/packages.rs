@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::platform::Platform;
 use crate::process::{self, RunError, run};
 use crate::progress::{Progress, step};
 
@@ -26,6 +27,14 @@ pub(crate) enum Package {
     PkgConfig,
     /// Headers of libseccomp, for runc.
     LibseccompHeaders,
+    /// A C compiler for aarch64.
+    ArmCompiler,
+    /// The C library of aarch64.
+    ArmLibc,
+    /// A Rust compiler with a library for aarch64.
+    ArmRust,
+    /// What runs programs of aarch64.
+    Emulator,
 }
 
 /// The machine lacks something.
@@ -50,14 +59,18 @@ pub enum PackagesError {
 }
 
 impl Package {
-    fn debian(self) -> &'static str {
+    fn debian(self) -> &'static [&'static str] {
         match self {
-            Self::Iproute => "iproute2",
-            Self::UtilLinux => "util-linux",
-            Self::Busybox => "busybox-static",
-            Self::Compiler => "gcc",
-            Self::PkgConfig => "pkg-config",
-            Self::LibseccompHeaders => "libseccomp-dev",
+            Self::Iproute => &["iproute2"],
+            Self::UtilLinux => &["util-linux"],
+            Self::Busybox => &["busybox-static"],
+            Self::Compiler => &["gcc"],
+            Self::PkgConfig => &["pkg-config"],
+            Self::LibseccompHeaders => &["libseccomp-dev"],
+            Self::ArmCompiler => &["gcc-aarch64-linux-gnu"],
+            Self::ArmLibc => &["libc6-dev-arm64-cross"],
+            Self::ArmRust => &["rustc-web", "libstd-rust-web-dev:arm64"],
+            Self::Emulator => &["qemu-user-static"],
         }
     }
 
@@ -69,6 +82,10 @@ impl Package {
             Self::Compiler => "the C compiler gcc",
             Self::PkgConfig => "the command pkg-config",
             Self::LibseccompHeaders => "the headers of libseccomp",
+            Self::ArmCompiler => "a C compiler for aarch64",
+            Self::ArmLibc => "the C library of aarch64",
+            Self::ArmRust => "a Rust compiler with a library for aarch64",
+            Self::Emulator => "the command qemu-aarch64-static",
         }
     }
 
@@ -83,6 +100,10 @@ impl Package {
                 let mut probe = Command::new("pkg-config");
                 return run(probe.args(["--exists", "libseccomp"]), PROBE_LIMIT).is_ok();
             }
+            Self::ArmCompiler => &["aarch64-linux-gnu-gcc"],
+            Self::ArmLibc => return Path::new("/usr/aarch64-linux-gnu/lib/libc.so.6").exists(),
+            Self::ArmRust => return has_rust_for_arm(),
+            Self::Emulator => &["qemu-aarch64-static"],
         };
         commands
             .iter()
@@ -102,7 +123,7 @@ pub(crate) fn ensure(wanted: &[Package], progress: &dyn Progress) -> Result<(), 
     }
     let packages = missing
         .iter()
-        .map(|package| package.debian())
+        .flat_map(|package| package.debian().iter().copied())
         .collect::<Vec<_>>();
     let names = packages.join(" ");
     if !is_debian(&fs::read_to_string(Path::new("/etc/os-release")).unwrap_or_default()) {
@@ -120,7 +141,21 @@ pub(crate) fn ensure(wanted: &[Package], progress: &dyn Progress) -> Result<(), 
     })
 }
 
+fn has_rust_for_arm() -> bool {
+    let mut probe = Command::new("/usr/bin/rustc");
+    let target = Platform::LinuxArm64.triple();
+    let found = run(
+        probe.args(["--print", "target-libdir", "--target", target]),
+        PROBE_LIMIT,
+    );
+    found.is_ok_and(|directory| Path::new(directory.trim()).is_dir())
+}
+
 fn install(packages: &[&str]) -> Result<(), RunError> {
+    if packages.iter().any(|package| package.ends_with(":arm64")) {
+        let mut command = Command::new("dpkg");
+        run(command.args(["--add-architecture", "arm64"]), PROBE_LIMIT)?;
+    }
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         run(

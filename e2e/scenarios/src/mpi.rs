@@ -75,10 +75,21 @@ fn look(kubernetes: Kubernetes<'_>, namespace: &str) -> Result<(), Failure> {
         let keys = if seen.has_keys() { None } else { Some(keys()?) };
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         for step in sync(&job, &seen, keys.as_ref(), &now()) {
-            take(kubernetes, namespace, name, step)?;
+            match take(kubernetes, namespace, name, step) {
+                // Somebody has deleted or changed the job since it was looked at.
+                Err(Failure::Refused { said, .. }) if is_out_of_date(&said) => break,
+                taken => taken?,
+            }
         }
     }
     Ok(())
+}
+
+/// Whether an answer of the API server says that what was looked at is not what there is: one looks again.
+fn is_out_of_date(said: &str) -> bool {
+    ["(NotFound)", "(Conflict)", "(AlreadyExists)"]
+        .iter()
+        .any(|reason| said.contains(reason))
 }
 
 fn take(kubernetes: Kubernetes<'_>, namespace: &str, job: &str, step: Step) -> Result<(), Failure> {

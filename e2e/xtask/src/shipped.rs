@@ -11,6 +11,8 @@ use tar::{Archive, Entry};
 pub(crate) const PLUGIN: &str = "tessera-kubelet-plugin";
 /// The controller.
 pub(crate) const CONTROLLER: &str = "tessera-controller";
+/// What supervises NVLink sessions.
+pub(crate) const SESSION_HOST: &str = "tessera-session-host";
 /// The CDI hook.
 pub(crate) const HOOK: &str = "tessera-cdi-hook";
 
@@ -49,6 +51,29 @@ pub(crate) fn unpack(archive: &Path, into: &Path) -> anyhow::Result<Sizes> {
         hook: size(HOOK)?,
         image,
     })
+}
+
+/// Puts everything that the image has below `root`, as a container sees it.
+pub(crate) fn unpack_root(archive: &Path, root: &Path) -> anyhow::Result<()> {
+    let reading = || format!("read the image {}", archive.display());
+    let file = File::open(archive).with_context(reading)?;
+    for entry in Archive::new(file).entries().with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        let is_blob = entry.path().is_ok_and(|path| path.starts_with(BLOBS));
+        // A blob that is no layer is JSON, which is no tar archive.
+        for file in Archive::new(entry)
+            .entries()
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let mut file = file;
+            if is_blob {
+                file.unpack_in(root).with_context(reading)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The programs of a blob. One that is no layer has none: the others are JSON, which is no tar archive.

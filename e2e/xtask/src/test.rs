@@ -4,18 +4,19 @@
 
 mod ahead;
 mod crashes;
+mod emulated;
 mod helm;
 mod logged;
 mod scenarios;
 mod tally;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use tessera_cluster::progress::{Progress as _, Screen};
-use tessera_cluster::{Cluster, ClusterError, Profile, Release, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Platform, Profile, Release, interrupt};
 use tessera_scenarios::{Form, Scenario};
 
 use crate::image;
@@ -72,13 +73,20 @@ enum Stage {
     Crashes,
     /// The product on a real cluster.
     Scenarios,
+    /// The product for aarch64, and the tests of its decisions, in an emulator. Only in long runs, or when it is named.
+    Emulated,
 }
 
 impl Stage {
     fn needs_programs(self) -> bool {
         match self {
             Self::Manifests | Self::Scenarios => true,
-            Self::Format | Self::Lints | Self::Build | Self::Unit | Self::Crashes => false,
+            Self::Format
+            | Self::Lints
+            | Self::Build
+            | Self::Unit
+            | Self::Crashes
+            | Self::Emulated => false,
         }
     }
 }
@@ -96,8 +104,14 @@ impl Arguments {
             return vec![Stage::Crashes];
         }
         let all = Stage::value_variants().iter().copied();
-        all.filter(|stage| self.only.is_empty() || self.only.contains(stage))
-            .collect()
+        let chosen = |stage: &Stage| {
+            if self.only.is_empty() {
+                self.long || *stage != Stage::Emulated
+            } else {
+                self.only.contains(stage)
+            }
+        };
+        all.filter(chosen).collect()
     }
 }
 
@@ -175,6 +189,7 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             &[],
         ),
         Stage::Crashes => crashes::run(&arguments.crash, arguments.image_profile.into()),
+        Stage::Emulated => emulated::run(arguments.image_profile.into()),
         Stage::Scenarios => {
             let profile = arguments.image_profile.into();
             let Arguments {
@@ -209,18 +224,31 @@ fn build(profile: Profile) -> anyhow::Result<Tally> {
 
 /// Runs cargo with one line on the screen, and the end of its output if it failed.
 fn cargo(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Tally> {
-    let what = format!("cargo {}", arguments.join(" "));
-    let began = Instant::now();
-    Screen.started(&what);
     let mut command = tessera_cluster::cargo::command();
     command.args(arguments).envs(environment.iter().copied());
     if arguments.contains(&MANIFESTS) {
         command.env("TESSERA_HELM", helm::program()?);
     }
+    tested(name, &format!("cargo {}", arguments.join(" ")), command)
+}
+
+/// The same for another machine.
+fn cargo_for(platform: Platform, name: &str, arguments: &[&str]) -> anyhow::Result<Tally> {
+    let mut command = tessera_cluster::cargo::command();
+    command.args(arguments);
+    platform.aim(&mut command);
+    platform.link_statically(&mut command);
+    let what = format!("cargo {} on {platform}", arguments.join(" "));
+    tested(name, &what, command)
+}
+
+fn tested(name: &str, what: &str, mut command: Command) -> anyhow::Result<Tally> {
+    let began = Instant::now();
+    Screen.started(what);
     let logged = logged::run(name, &mut command)?;
     let mut tally = Tally::of_cargo(&logged.output);
     if logged.succeeded {
-        Screen.finished(&what, began.elapsed());
+        Screen.finished(what, began.elapsed());
     } else {
         eprintln!("{}", logged.why());
         eprintln!("  ✗ {what} ({:.1} s)", began.elapsed().as_secs_f64());
@@ -248,7 +276,14 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_something_is_chosen() {
-        assert_eq!(arguments(&[], &[]).stages(), Stage::value_variants());
+        let (last, default) = Stage::value_variants().split_last().unwrap();
+        assert_eq!(arguments(&[], &[]).stages(), default);
+        assert_eq!(arguments(&[], &[*last]).stages(), [Stage::Emulated]);
+        let long = Arguments {
+            long: true,
+            ..arguments(&[], &[])
+        };
+        assert_eq!(long.stages(), Stage::value_variants());
         assert_eq!(arguments(&["x"], &[]).stages(), [Stage::Scenarios]);
         let crash = Arguments {
             crash: vec!["x".to_owned()],

@@ -21,6 +21,7 @@ use crate::cgroup::Hierarchies;
 use crate::names::NodeIndex;
 use crate::packages::{self, Package};
 use crate::paths::{StateDir, checkout};
+use crate::platform::Platform;
 use crate::process::LOOK_AGAIN;
 use crate::programs::{self, Programs};
 use crate::progress::{Progress, step};
@@ -161,7 +162,12 @@ fn prepare(options: &Options, progress: &dyn Progress) -> Result<Materials, Clus
         progress,
         "build the simulated hardware and the nodes' images",
         || {
-            let built = cargo::build(&["tessera-cluster"], Profile::Dev, Linking::Dynamic)?;
+            let built = cargo::build(
+                &["tessera-cluster"],
+                Profile::Dev,
+                Linking::Dynamic,
+                Platform::HERE,
+            )?;
             let init = built.file(crate::supervisor::PROGRAM)?.to_owned();
             let driver = match options.drivers {
                 super::Drivers::None => None,

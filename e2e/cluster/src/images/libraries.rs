@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use super::ImageError;
 use super::oci::Image;
+use crate::platform::Platform;
 use crate::process::{RunError, run};
 
 const LIST_LIMIT: Duration = Duration::from_secs(30);
@@ -20,12 +20,16 @@ const COMPANIONS: [&str; 5] = [
     "libgcc_s.so.1",
 ];
 
-/// Adds to the image what these programs need, each library at the path where the loader found it, and the parts of
+/// Adds to the image what these programs need, each library where the loader looks for it, and the parts of
 /// the C library that what is loaded later may need.
-pub(super) fn add_libraries(image: Image, programs: &[&Path]) -> Result<Image, ImageError> {
+pub(super) fn add_libraries(
+    image: Image,
+    programs: &[&Path],
+    platform: Platform,
+) -> Result<Image, ImageError> {
     let mut libraries = BTreeSet::new();
     for program in programs {
-        libraries.extend(needed(program)?);
+        libraries.extend(needed(program, platform)?);
     }
     let companions = libraries
         .iter()
@@ -38,12 +42,12 @@ pub(super) fn add_libraries(image: Image, programs: &[&Path]) -> Result<Image, I
         });
     let all: BTreeSet<_> = companions.chain(libraries.iter().cloned()).collect();
     all.iter().try_fold(image, |image, library| {
-        image.program(&library.to_string_lossy(), library)
+        image.program(&platform.place(library), library)
     })
 }
 
-fn needed(program: &Path) -> Result<Vec<PathBuf>, ImageError> {
-    match run(Command::new("ldd").arg(program), LIST_LIMIT) {
+fn needed(program: &Path, platform: Platform) -> Result<Vec<PathBuf>, ImageError> {
+    match run(&mut platform.list_libraries(program), LIST_LIMIT) {
         Ok(list) => Ok(parse(&list)),
         // What is linked statically needs none, and ldd calls that a failure.
         Err(RunError::Failed { tail, .. }) if tail.contains("not a dynamic executable") => {

@@ -9,6 +9,7 @@ use super::libraries::add_libraries;
 use super::oci::Image;
 use crate::cargo::{self, Linking, Profile};
 use crate::packages::{self, Package};
+use crate::platform::Platform;
 use crate::process::{self, run};
 use crate::progress::Progress;
 
@@ -23,7 +24,12 @@ pub const WORKLOAD_ALL_GPUS: &str = "docker.io/tessera/workload-all-gpus:1";
 
 /// The sandbox image: one static program.
 pub fn pause() -> Result<Image, ImageError> {
-    let built = cargo::build(&["tessera-pause"], Profile::Dev, Linking::Static)?;
+    let built = cargo::build(
+        &["tessera-pause"],
+        Profile::Dev,
+        Linking::Static,
+        Platform::HERE,
+    )?;
     Image::new(PAUSE)
         .entrypoint(&["/pause"])
         .program("/pause", built.file("tessera-pause")?)
@@ -61,5 +67,5 @@ pub fn workload(like: &Path, progress: &dyn Progress) -> Result<Image, ImageErro
         .fold(image, |image, tool| {
             image.link(&format!("/bin/{tool}"), "busybox")
         });
-    add_libraries(with_tools, &[like, &busybox])
+    add_libraries(with_tools, &[like, &busybox], Platform::HERE)
 }

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
 use crate::digest::hex;
+use crate::platform::Platform;
 
 /// What an image holds and what it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub struct Image {
     name: String,
     /// Other names under which it is found.
     aliases: Vec<String>,
+    platform: Platform,
     entrypoint: Vec<String>,
     command: Vec<String>,
     environment: Vec<String>,
@@ -41,6 +43,7 @@ impl Image {
         Self {
             name: name.into(),
             aliases: Vec::new(),
+            platform: Platform::HERE,
             entrypoint: Vec::new(),
             command: Vec::new(),
             environment: vec![PATH.to_owned()],
@@ -51,6 +54,13 @@ impl Image {
     /// What the image is called.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// For which machine its programs are; this one if nothing else is said.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
     }
 
     /// What runs unless a pod names a command; a pod's arguments are appended to it.
@@ -204,7 +214,7 @@ impl Image {
             }
         }
         json!({
-            "architecture": architecture(std::env::consts::ARCH),
+            "architecture": self.platform.architecture(),
             "os": "linux",
             "config": runs,
             "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
@@ -276,15 +286,6 @@ impl Blob {
 
     fn descriptor(&self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "digest": self.digest(), "size": self.content.len() })
-    }
-}
-
-/// Go's name of an architecture, which is what images carry.
-fn architecture(rust: &str) -> &str {
-    match rust {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }
 

@@ -6,6 +6,7 @@ use super::ImageError;
 use super::libraries::add_libraries;
 use super::oci::Image;
 use crate::cargo::{self, Linking, Profile};
+use crate::platform::Platform;
 use crate::progress::{Progress, step};
 
 /// The product's image as an archive on this machine.
@@ -22,19 +23,22 @@ pub struct TesseraImage {
 /// The hook is static because it runs in the node's namespaces, where no C library of ours is.
 pub fn tessera(
     profile: Profile,
+    platform: Platform,
     archive: &Path,
     progress: &dyn Progress,
 ) -> Result<TesseraImage, ImageError> {
+    platform.prepare(progress)?;
     step(progress, "build the product's image", || {
         let programs = [
             "tessera-kubelet-plugin",
             "tessera-controller",
             "tessera-session-host",
         ];
-        let built = cargo::build(&programs, profile, Linking::Dynamic)?;
-        let hook = cargo::build(&["tessera-cdi-hook"], profile, Linking::Static)?;
+        let built = cargo::build(&programs, profile, Linking::Dynamic, platform)?;
+        let hook = cargo::build(&["tessera-cdi-hook"], profile, Linking::Static, platform)?;
         let name = format!("docker.io/tessera/tessera:{}", env!("CARGO_PKG_VERSION"));
         let mut image = Image::new(&name)
+            .platform(platform)
             .entrypoint(&["/usr/bin/tessera-kubelet-plugin"])
             .directory("/tmp", 0o1777)
             .file(
@@ -52,7 +56,7 @@ pub fn tessera(
             image = image.program(&format!("/usr/bin/{program}"), file)?;
             paths.push(file);
         }
-        add_libraries(image, &paths)?.write(archive)?;
+        add_libraries(image, &paths, platform)?.write(archive)?;
         Ok(TesseraImage {
             name,
             archive: archive.to_owned(),
