@@ -33,7 +33,8 @@ const PLATFORM: Platform = Platform::LinuxArm64;
 pub(crate) fn run(profile: Profile) -> anyhow::Result<Tally> {
     PLATFORM.prepare(&Screen)?;
     let started = starts(profile)?;
-    let mut arguments = vec!["test", "--no-fail-fast"];
+    // Not those in documentation: the compiler that has a library for the other machine comes without its own rustdoc.
+    let mut arguments = vec!["test", "--no-fail-fast", "--lib", "--tests"];
     for package in DECISIONS {
         arguments.extend(["--package", package]);
     }
