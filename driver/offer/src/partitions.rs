@@ -250,7 +250,10 @@ impl Counters {
         let memory = options.iter().map(|option| option.memory).max();
         counters.insert(MEMORY.to_owned(), counter(&memory.unwrap_or_default()));
         let placements = options.iter().flat_map(|option| &option.placements);
-        counters.extend(placements.flat_map(|placement| slices(*placement)));
+        let all: BTreeSet<u16> = placements
+            .flat_map(|placement| placement.slices())
+            .collect();
+        counters.extend(all.into_iter().map(slice));
         Self {
             set: CounterSet {
                 name: format!("{}-counter-set", choices.gpu.device_name()),
@@ -335,8 +338,27 @@ fn engines(option: &MigOption) -> MigEngines {
 }
 
 fn slices(placement: Placement) -> impl Iterator<Item = (String, Counter)> {
-    let slices = placement.slices();
-    slices.map(|slice| (format!("memory-slice-{slice}"), count(1)))
+    placement.slices().map(slice)
+}
+
+/// The counter of a memory slice. Each of a GPU's slices is named in dozens of its devices.
+fn slice(number: u16) -> (String, Counter) {
+    const NAMES: [&str; 8] = [
+        "memory-slice-0",
+        "memory-slice-1",
+        "memory-slice-2",
+        "memory-slice-3",
+        "memory-slice-4",
+        "memory-slice-5",
+        "memory-slice-6",
+        "memory-slice-7",
+    ];
+    let name = NAMES.get(usize::from(number));
+    let name = name.map_or_else(
+        || format!("memory-slice-{number}"),
+        |name| (*name).to_owned(),
+    );
+    (name, count(1))
 }
 
 fn count(number: u32) -> Counter {
