@@ -79,7 +79,12 @@ impl<'a> Known<'a> {
 pub(super) fn clear(node: &Node) -> Result<(), Failure> {
     for file in ["checkpoint.json.taken-over", "pu.lock", "cp.lock"] {
         let path = plugin_dir(node).join(file);
-        fs::remove_file(&path).map_err(failed(&path))?;
+        match fs::remove_file(&path) {
+            Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&path)(reason));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

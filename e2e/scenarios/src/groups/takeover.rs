@@ -163,7 +163,12 @@ pub(crate) fn a_release_of_the_reference_chart_becomes_ours_by_helm_upgrade_and_
     nothing("preparations have failed", &context.failed_preparations()?)?;
     context.delete_pods(&["first", "second", "other"])?;
     context.nothing_left_within(COLLECT_LIMIT)?;
-    reference::clear(node)
+    // The release was on every node.
+    kubernetes
+        .cluster()
+        .nodes()
+        .iter()
+        .try_for_each(reference::clear)
 }
 
 /// Puts a release of the reference chart in the place of ours, and then ours in the place of that, with its values: what
