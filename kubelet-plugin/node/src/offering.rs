@@ -75,7 +75,7 @@ impl Offering {
     /// Offers at every registration, because each comes with a kubelet that has wiped the slices,
     /// and whenever the hardware leads to another offer.
     async fn offer(&mut self) {
-        let node = self.read_node().await;
+        let mut node = self.read_node().await;
         let mut last = None;
         self.registrations.mark_changed();
         loop {
@@ -87,8 +87,13 @@ impl Offering {
                 () = self.hardware.changed() => false,
                 () = rung(&mut self.planned.changes) => false,
             };
-            if *self.registrations.borrow_and_update() == 0 {
+            let registrations = *self.registrations.borrow_and_update();
+            if registrations == 0 {
                 continue;
+            }
+            // A kubelet that starts may have made its Node anew. Slices of the former one would be collected as garbage.
+            if registered && registrations > 1 {
+                node = self.read_node().await;
             }
             let Some(offer) = offer_of(
                 &self.hardware.known(),
