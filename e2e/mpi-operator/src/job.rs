@@ -6,6 +6,12 @@ use serde_json::{Map, Value};
 /// The longest name of a host (RFC 1035).
 const LONGEST_LABEL: usize = 63;
 
+/// The home of root in a container. A job that says nothing of its keys has them there (`sshAuthMountPath` of the API).
+const ROOTS_HOME: &str = "/root";
+
+/// The directory of a home in which ssh looks for keys.
+const KEYS: &str = ".ssh";
+
 /// A job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -171,9 +177,7 @@ impl Job {
             namespace: metadata.namespace,
             uid: metadata.uid,
             slots: spec.slots_per_worker.unwrap_or(1),
-            ssh_path: spec
-                .ssh_auth_mount_path
-                .unwrap_or_else(|| "/root/.ssh".to_owned()),
+            ssh_path: spec.ssh_auth_mount_path.unwrap_or_else(roots_keys),
             creation: spec.launcher_creation_policy,
             clean: spec.run_policy.clean_pod_policy,
             limits: limits(&spec.run_policy),
@@ -186,6 +190,11 @@ impl Job {
             return Err(Fault::LongName(last));
         }
         Ok(job)
+    }
+
+    /// Whether the keys are those of root, which ssh takes only if nobody else reads them.
+    pub(crate) fn has_keys_of_root(&self) -> bool {
+        self.ssh_path == roots_keys()
     }
 
     /// The name of a worker's pod.
@@ -202,6 +211,10 @@ impl Job {
     pub(crate) fn host(&self, pod: &str) -> String {
         format!("{pod}.{}.{}.svc", self.name, self.namespace)
     }
+}
+
+fn roots_keys() -> String {
+    format!("{ROOTS_HOME}/{KEYS}")
 }
 
 impl Replica {
@@ -312,7 +325,8 @@ pub(crate) mod tests {
             (job.slots, job.workers.count, job.launcher.count),
             (1, 0, 1)
         );
-        assert_eq!(job.ssh_path, "/root/.ssh");
+        assert!(job.has_keys_of_root());
+        assert_eq!(job.ssh_path.strip_prefix("/root"), Some("/.ssh"));
         assert_eq!(
             (job.creation, job.clean),
             (Creation::AtStartup, Clean::None)

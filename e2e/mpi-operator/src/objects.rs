@@ -195,7 +195,7 @@ impl Job {
                 { "key": "ssh-publickey", "path": "authorized_keys" },
             ],
         });
-        if self.ssh_path == "/root/.ssh" {
+        if self.has_keys_of_root() {
             secret["defaultMode"] = json!(0o600);
         }
         list(&mut spec["volumes"]).push(json!({ "name": "ssh-auth", "secret": secret }));
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(spec["volumes"][0]["secret"]["defaultMode"], 0o600);
         let first = &spec["containers"][0];
         assert_eq!(first["command"], json!(["/usr/sbin/sshd", "-De"]));
-        assert_eq!(first["volumeMounts"][0]["mountPath"], "/root/.ssh");
+        assert_eq!(first["volumeMounts"][0]["mountPath"], job().ssh_path);
         assert_eq!(env(first), [("K_MPI_JOB_ROLE", "worker")]);
         let labels = &pod["metadata"]["labels"];
         assert_eq!(
