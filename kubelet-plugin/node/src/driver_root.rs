@@ -11,19 +11,19 @@
 
 mod files;
 mod look;
-mod tree;
 
 use std::io;
 use std::path::PathBuf;
 
 use tessera_device::DriverVersion;
+pub use tessera_driver_root::Fingerprint;
+use tessera_driver_root::folders::{BINARY_FOLDERS, LIBRARY_FOLDERS, NVML};
 use tessera_prepare::cdi::DriverInstall;
 use thiserror::Error;
 
 pub use self::files::Missing;
-use self::files::{BINARY_FOLDERS, FIRMWARE_FOLDERS, LIBRARY_FOLDERS, NVML, SOCKETS};
+use self::files::{FIRMWARE_FOLDERS, SOCKETS};
 use self::look::Look;
-pub use self::tree::Fingerprint;
 
 /// Where the driver installation is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,38 +1,18 @@
 //! Finds the programs of the session in the driver installation, and runs the one that asks.
 //!
-//! They run like this process itself: with the loader and the C library of the image, and with the driver
-//! root's NVML preloaded, as the plugin runs `nvidia-smi`. They inherit no variable.
+//! How they are run, and what they are given, says [`tessera_driver_root::program`].
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Child;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
-/// Where programs are looked for, below the driver root.
-const BINARY_FOLDERS: [&str; 5] = ["opt/bin", "usr/bin", "usr/sbin", "bin", "sbin"];
-
-/// Where NVML is looked for, below the driver root.
-const LIBRARY_FOLDERS: [&str; 7] = [
-    ".",
-    "usr/lib64",
-    "usr/lib/x86_64-linux-gnu",
-    "usr/lib/aarch64-linux-gnu",
-    "lib64",
-    "lib/x86_64-linux-gnu",
-    "lib/aarch64-linux-gnu",
-];
+use tessera_driver_root::Tree;
+use tessera_driver_root::folders::{BINARY_FOLDERS, LIBRARY_FOLDERS, NVML};
+use tessera_driver_root::program::{Heard, command, run};
 
 const DAEMON: &str = "nvidia-imex";
 const CONTROL: &str = "nvidia-imex-ctl";
-const NVML: &str = "libnvidia-ml.so.1";
 
 /// Bound of one question.
 pub const ASK_LIMIT: Duration = Duration::from_secs(8);
@@ -42,10 +22,6 @@ const PATIENCE: &str = "2000";
 
 /// How much of an answer is read: that of 72 nodes about each other is a third of it.
 const LONGEST_ANSWER: usize = 1024 * 1024;
-
-/// Attempts to open a path below the root: the kernel gives up with `EAGAIN` when anything on the node is
-/// renamed meanwhile (`openat2(2)`).
-const ATTEMPTS: u32 = 64;
 
 /// The programs of one driver installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,131 +34,51 @@ pub struct Programs {
 impl Programs {
     /// Looks below `root`; none where one of the two is missing.
     pub fn find(root: &Path) -> io::Result<Option<Self>> {
-        let Some(daemon) = first(root, &BINARY_FOLDERS, DAEMON)? else {
+        let tree = match Tree::open(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            tree => tree?,
+        };
+        let found = |folders: &[&str], name: &str| {
+            let path = tree.first(folders, name)?;
+            io::Result::Ok(path.map(|path| tree.local(&path)))
+        };
+        let daemon = found(&BINARY_FOLDERS, DAEMON)?;
+        let control = found(&BINARY_FOLDERS, CONTROL)?;
+        let (Some(daemon), Some(control)) = (daemon, control) else {
             return Ok(None);
         };
-        let Some(control) = first(root, &BINARY_FOLDERS, CONTROL)? else {
-            return Ok(None);
-        };
-        let nvml = first(root, &LIBRARY_FOLDERS, NVML)?;
         Ok(Some(Self {
             daemon,
             control,
-            nvml,
+            nvml: found(&LIBRARY_FOLDERS, NVML)?,
         }))
     }
 
     /// Starts the daemon. What it writes goes where this process writes.
     pub fn start(&self, config: &Path) -> io::Result<Child> {
-        self.command(&self.daemon)
-            .arg("-c")
-            .arg(config)
-            .stdin(Stdio::null())
-            .spawn()
+        let mut daemon = command(&self.daemon, self.nvml.as_deref());
+        daemon.arg("-c").arg(config).spawn()
     }
 
     /// Asks the local daemon how it is, and returns what is printed. Blocks for [`ASK_LIMIT`] at most.
     pub fn ask(&self, config: &Path) -> io::Result<String> {
-        self.run(config, &["-q", "-t", PATIENCE])
+        self.asked(config, &["-q", "-t", PATIENCE])
     }
 
     /// Asks all daemons how they are connected, and returns the JSON that is printed. Blocks for
     /// [`ASK_LIMIT`] at most.
     pub fn ask_all(&self, config: &Path) -> io::Result<String> {
-        self.run(config, &["-N", "-j", "-t", PATIENCE])
+        self.asked(config, &["-N", "-j", "-t", PATIENCE])
     }
 
-    fn run(&self, config: &Path, arguments: &[&str]) -> io::Result<String> {
-        // A file in memory: what is printed to a pipe that nobody reads would hold the program up.
-        let printed = File::from(memfd_create(CONTROL, MemfdFlags::CLOEXEC)?);
-        let child = self
-            .command(&self.control)
-            .args(arguments)
-            .arg("-c")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(printed.try_clone()?)
-            .stderr(Stdio::null())
-            .spawn()?;
-        wait(child, Instant::now() + ASK_LIMIT)?;
-        read(&printed)
+    fn asked(&self, config: &Path, arguments: &[&str]) -> io::Result<String> {
+        let mut control = command(&self.control, self.nvml.as_deref());
+        control.args(arguments).arg("-c").arg(config);
+        // Whether it calls its end a success does not matter: what it prints says more.
+        let ran = run(control, Heard::Output, LONGEST_ANSWER, ASK_LIMIT)?;
+        ran.map(|ran| ran.said)
+            .ok_or_else(|| io::ErrorKind::TimedOut.into())
     }
-
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.env_clear().current_dir("/");
-        if let Some(nvml) = &self.nvml {
-            command.env("LD_PRELOAD", nvml);
-        }
-        command
-    }
-}
-
-/// Waits until the program has ended; ends it when its time is up.
-fn wait(mut child: Child, limit: Instant) -> io::Result<()> {
-    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    let in_time = loop {
-        let left = limit.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
-            Err(Errno::INTR) => {}
-            ready => break ready? > 0,
-        }
-    };
-    if !in_time {
-        child.kill()?;
-    }
-    // Whether it calls its end a success does not matter: what it prints says more.
-    child.wait()?;
-    if in_time {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::TimedOut.into())
-    }
-}
-
-fn read(printed: &File) -> io::Result<String> {
-    let length = usize::try_from(printed.metadata()?.len()).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; length.min(LONGEST_ANSWER)];
-    let count = printed.read_at(&mut bytes, 0)?;
-    bytes.truncate(count);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn first(root: &Path, folders: &[&str], name: &str) -> io::Result<Option<PathBuf>> {
-    for folder in folders {
-        let found = file_in_root(root, &format!("{folder}/{name}"))?;
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
-}
-
-/// The path, as this process sees it and without links, of a file below the root, in which links lead to
-/// what they mean there.
-fn file_in_root(root: &Path, path: &str) -> io::Result<Option<PathBuf>> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let absent = |error| matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP);
-    let root = match rustix::fs::openat(CWD, root, flags, Mode::empty()) {
-        Err(error) if absent(error) => return Ok(None),
-        root => root?,
-    };
-    let resolve = ResolveFlags::IN_ROOT;
-    for _ in 0..ATTEMPTS {
-        let file = match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => continue,
-            Err(error) if absent(error) => return Ok(None),
-            file => file?,
-        };
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-        if kind != FileType::RegularFile {
-            return Ok(None);
-        }
-        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        return std::fs::read_link(link).map(Some);
-    }
-    Err(Errno::AGAIN.into())
 }
 
 #[cfg(test)]

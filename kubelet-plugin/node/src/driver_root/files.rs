@@ -4,25 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use tessera_device::{DriverVersion, PciAddress};
+use tessera_driver_root::folders::{BINARY_FOLDERS, NVML};
 use tessera_prepare::cdi::{DriverFile, DriverInstall, DriverLink};
-
-/// The library by which this process itself knows the GPUs.
-pub(super) const NVML: &str = "libnvidia-ml.so.1";
-
-/// Where the reference driver looks for libraries below a driver root, in its order. `usr/lib` is
-/// not among them: where it is a folder of its own it holds 32-bit libraries.
-pub(super) const LIBRARY_FOLDERS: [&str; 7] = [
-    "/",
-    "usr/lib64",
-    "usr/lib/x86_64-linux-gnu",
-    "usr/lib/aarch64-linux-gnu",
-    "lib64",
-    "lib/x86_64-linux-gnu",
-    "lib/aarch64-linux-gnu",
-];
-
-/// Where it looks for programs.
-pub(super) const BINARY_FOLDERS: [&str; 5] = ["opt/bin", "usr/bin", "usr/sbin", "bin", "sbin"];
 
 /// Programs that tenants call. The daemons among them serve MPS and IMEX inside a container.
 pub(super) const PROGRAMS: [&str; 7] = [

@@ -4,13 +4,14 @@ use std::io;
 use std::path::PathBuf;
 
 use tessera_device::DriverVersion;
+use tessera_driver_root::folders::{BINARY_FOLDERS, LIBRARY_FOLDERS, NVML, join};
+use tessera_driver_root::{Fingerprint, Kind, Tree};
 use tessera_prepare::cdi::{DriverFile, DriverInstall};
 
 use super::files::{
-    self, ALWAYS_LINKED, BINARY_FOLDERS, CONTROL_NODES, FIRMWARE_FOLDERS, LDCONFIGS,
-    LIBRARY_FOLDERS, NVIDIA_SMI, NVML, PROGRAMS, SOCKETS, is_firmware, missing_links,
+    self, ALWAYS_LINKED, CONTROL_NODES, FIRMWARE_FOLDERS, LDCONFIGS, NVIDIA_SMI, PROGRAMS, SOCKETS,
+    is_firmware, missing_links,
 };
-use super::tree::{Fingerprint, Kind, Side};
 use super::{DriverRoot, DriverRootError};
 
 /// Links of udev that say which PCI device a DRM node belongs to.
@@ -19,40 +20,27 @@ const DRM_LINKS: &str = "/dev/dri/by-path";
 /// An open driver root.
 pub(super) struct Look<'a> {
     root: &'a DriverRoot,
-    side: Side,
+    tree: Tree,
 }
 
 impl<'a> Look<'a> {
     pub(super) fn into_root(root: &'a DriverRoot) -> Result<Self, DriverRootError> {
-        let side =
-            Side::open(&root.mounted, &root.host).map_err(|source| DriverRootError::OpenRoot {
-                mounted: root.mounted.clone(),
-                host: root.host.clone(),
-                source,
-            })?;
-        Ok(Self { root, side })
+        let tree = Tree::open(&root.mounted).map_err(|source| DriverRootError::OpenRoot {
+            mounted: root.mounted.clone(),
+            host: root.host.clone(),
+            source,
+        })?;
+        Ok(Self { root, tree })
     }
 
     /// The NVML library, links resolved.
     pub(super) fn nvml(&self) -> Result<Option<String>, DriverRootError> {
-        for folder in LIBRARY_FOLDERS {
-            let found = self.resolve(&join(folder, NVML), Kind::File)?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
+        self.said(NVML, self.tree.first(&LIBRARY_FOLDERS, NVML))
     }
 
     /// The program `nvidia-smi`, links resolved.
     pub(super) fn smi(&self) -> Result<Option<String>, DriverRootError> {
-        for folder in BINARY_FOLDERS {
-            let found = self.resolve(&join(folder, NVIDIA_SMI), Kind::File)?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
+        self.said(NVIDIA_SMI, self.tree.first(&BINARY_FOLDERS, NVIDIA_SMI))
     }
 
     pub(super) fn sockets(&self) -> Result<Vec<DriverFile>, DriverRootError> {
@@ -70,11 +58,11 @@ impl<'a> Look<'a> {
     }
 
     pub(super) fn local(&self, path: &str) -> PathBuf {
-        self.side.local(path)
+        self.tree.local(path)
     }
 
     pub(super) fn fingerprint<'p>(&self, paths: impl Iterator<Item = &'p str>) -> Fingerprint {
-        self.side.fingerprint(paths)
+        self.tree.fingerprint(paths)
     }
 
     /// Libraries are looked for in the usual folders, and where NVML really is: distributions that
@@ -131,7 +119,7 @@ impl<'a> Look<'a> {
         install.links.extend(links);
         install
             .libraries
-            .extend(here.into_iter().map(|path| self.side.file(&path, &path)));
+            .extend(here.into_iter().map(|path| self.file(&path, &path)));
         Ok(())
     }
 
@@ -145,7 +133,7 @@ impl<'a> Look<'a> {
                 };
                 let called = join(&folder, program);
                 if let Some(path) = self.resolve(&called, Kind::File)? {
-                    found.push(self.side.file(&path, &called));
+                    found.push(self.file(&path, &called));
                     break;
                 }
             }
@@ -167,7 +155,7 @@ impl<'a> Look<'a> {
             let names = self.names(&folder)?;
             for name in names.iter().filter(|name| is_firmware(name)) {
                 if let Some(path) = self.resolve(&join(&folder, name), Kind::File)? {
-                    found.push(self.side.file(&path, &path));
+                    found.push(self.file(&path, &path));
                 }
             }
         }
@@ -177,18 +165,27 @@ impl<'a> Look<'a> {
 
     pub(super) fn devices(&self, install: &mut DriverInstall) -> Result<(), DriverRootError> {
         install.control_nodes = self.files(&CONTROL_NODES, Kind::Device)?;
-        install.gpu_nodes = self.side.file("/dev", "/dev").host;
+        install.gpu_nodes = self.file("/dev", "/dev").host;
         for name in self.names(DRM_LINKS)? {
             let Some(address) = files::drm_owner(&name) else {
                 continue;
             };
             if let Some(node) = self.resolve(&join(DRM_LINKS, &name), Kind::Device)? {
-                let file = self.side.file(&node, &node);
+                let file = self.file(&node, &node);
                 install.drm_nodes.entry(address).or_default().push(file);
             }
         }
         install.drm_nodes.values_mut().for_each(sort);
         Ok(())
+    }
+
+    /// A file of this root: at `path` for the host, at `container` for containers.
+    fn file(&self, path: &str, container: &str) -> DriverFile {
+        let host = self.root.host.to_string_lossy();
+        DriverFile {
+            host: format!("{}{path}", host.trim_end_matches('/')),
+            container: container.to_owned(),
+        }
     }
 
     /// Those of the paths that lead to something of this kind, in the order of the paths.
@@ -198,7 +195,7 @@ impl<'a> Look<'a> {
             let Some(path) = self.resolve(path, kind)? else {
                 continue;
             };
-            let file = self.side.file(&path, &path);
+            let file = self.file(&path, &path);
             if !found.contains(&file) {
                 found.push(file);
             }
@@ -207,15 +204,15 @@ impl<'a> Look<'a> {
     }
 
     fn resolve(&self, path: &str, kind: Kind) -> Result<Option<String>, DriverRootError> {
-        self.said(path, self.side.resolve(path, kind))
+        self.said(path, self.tree.resolve(path, kind))
     }
 
     fn names(&self, folder: &str) -> Result<Vec<String>, DriverRootError> {
-        self.said(folder, self.side.names(folder))
+        self.said(folder, self.tree.names(folder))
     }
 
     fn link_text(&self, path: &str) -> Result<Option<String>, DriverRootError> {
-        self.said(path, self.side.link_text(path))
+        self.said(path, self.tree.link_text(path))
     }
 
     fn said<T>(&self, path: &str, answer: io::Result<T>) -> Result<T, DriverRootError> {
@@ -225,10 +222,6 @@ impl<'a> Look<'a> {
             source,
         })
     }
-}
-
-fn join(folder: &str, name: &str) -> String {
-    format!("{}/{name}", folder.trim_end_matches('/'))
 }
 
 fn sort(files: &mut Vec<DriverFile>) {

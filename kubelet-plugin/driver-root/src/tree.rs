@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
-use tessera_prepare::cdi::DriverFile;
+
+use crate::folders::join;
 
 /// Attempts to open a path below the root. The kernel gives up on each with `EAGAIN` when anything
 /// on the node is renamed meanwhile, because it cannot be sure then that the path stayed inside
@@ -16,10 +17,14 @@ const ATTEMPTS: u32 = 64;
 
 /// What a path leads to, as far as anybody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A regular file.
     File,
+    /// A folder.
     Folder,
+    /// A Unix socket.
     Socket,
+    /// A character device.
     Device,
 }
 
@@ -48,27 +53,37 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// A root as this process sees it, and where the host has it.
+/// A root as this process sees it.
 #[derive(Debug)]
-pub(super) struct Side {
+pub struct Tree {
     root: OwnedFd,
     /// The root's own path, without links.
     here: PathBuf,
-    host: String,
 }
 
-impl Side {
-    pub(super) fn open(mounted: &Path, host: &Path) -> io::Result<Self> {
+impl Tree {
+    /// The one at `mounted`.
+    pub fn open(mounted: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = fs::openat(CWD, mounted, flags, Mode::empty())?;
         let here = path_of(&root)?;
-        let host = host.to_string_lossy().into_owned();
-        Ok(Self { root, here, host })
+        Ok(Self { root, here })
+    }
+
+    /// The file of this name in the first of these folders that has it: its absolute path below the root, without links.
+    pub fn first(&self, folders: &[&str], name: &str) -> io::Result<Option<String>> {
+        for folder in folders {
+            let found = self.resolve(&join(folder, name), Kind::File)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The absolute path, below the root and without links, that `path` leads to, if that is of
     /// this kind. A link that leads nowhere is as good as nothing.
-    pub(super) fn resolve(&self, path: &str, kind: Kind) -> io::Result<Option<String>> {
+    pub fn resolve(&self, path: &str, kind: Kind) -> io::Result<Option<String>> {
         let Some(file) = self.open_in_root(path, OFlags::PATH)? else {
             return Ok(None);
         };
@@ -82,7 +97,7 @@ impl Side {
     }
 
     /// The names in a folder, sorted.
-    pub(super) fn names(&self, folder: &str) -> io::Result<Vec<String>> {
+    pub fn names(&self, folder: &str) -> io::Result<Vec<String>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let Some(folder) = self.open_in_root(folder, flags)? else {
             return Ok(Vec::new());
@@ -97,7 +112,7 @@ impl Side {
     }
 
     /// What the link at `path` says, if it is one.
-    pub(super) fn link_text(&self, path: &str) -> io::Result<Option<String>> {
+    pub fn link_text(&self, path: &str) -> io::Result<Option<String>> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let Some(link) = self.open_in_root(path, flags)? else {
             return Ok(None);
@@ -109,21 +124,13 @@ impl Side {
         Ok(CStr::to_str(&text).ok().map(str::to_owned))
     }
 
-    /// A file of this root: at `path` for the host, at `container` for containers.
-    pub(super) fn file(&self, path: &str, container: &str) -> DriverFile {
-        DriverFile {
-            host: format!("{}{path}", self.host.trim_end_matches('/')),
-            container: container.to_owned(),
-        }
-    }
-
     /// A path below the root as this process sees it.
-    pub(super) fn local(&self, path: &str) -> PathBuf {
+    pub fn local(&self, path: &str) -> PathBuf {
         self.here.join(path.trim_start_matches('/'))
     }
 
     /// The state of these paths. One that cannot be looked at counts as absent.
-    pub(super) fn fingerprint<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Fingerprint {
+    pub fn fingerprint<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Fingerprint {
         let stamp = |path| {
             let file = self.open_in_root(path, OFlags::PATH).ok()??;
             let stat = fs::fstat(&file).ok()?;
