@@ -60,6 +60,20 @@ pub struct Running {
     pub apart: bool,
 }
 
+impl Running {
+    /// A daemon of which no more is known than what it was given.
+    pub fn new(nodes_file: String, hosts: String) -> Self {
+        Self {
+            nodes_file,
+            hosts,
+            answers: false,
+            told: None,
+            attempts: 0,
+            apart: false,
+        }
+    }
+}
+
 /// A daemon. Times are since any fixed moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Daemon {
@@ -200,39 +214,16 @@ pub fn failures_with(before: u32, ran: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
     use proptest::prelude::*;
-    use tessera_api::{NVLinkCliqueMember, NVLinkCliqueSpec};
 
     use super::*;
-
-    fn roster(epoch: i64, members: &[(&str, u32, &str)]) -> Roster {
-        let spec = NVLinkCliqueSpec {
-            clique_id: "c.1".to_owned(),
-            epoch,
-            room: 0,
-            members: members
-                .iter()
-                .map(|(node, index, address)| NVLinkCliqueMember {
-                    node_name: (*node).to_owned(),
-                    index: *index,
-                    address: (*address).to_owned(),
-                })
-                .collect(),
-        };
-        let own = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-        Roster::of(&spec, "a", own).unwrap().unwrap()
-    }
+    use crate::testing::roster;
 
     fn running(roster: &Roster, told: Option<Duration>) -> Running {
         Running {
-            nodes_file: roster.nodes_file(),
-            hosts: roster.hosts_file(""),
             answers: true,
             told,
-            attempts: 0,
-            apart: false,
+            ..Running::new(roster.nodes_file(), roster.hosts_file(""))
         }
     }
 
@@ -360,12 +351,10 @@ mod tests {
             addresses in prop::collection::vec(prop_oneof![Just(""), Just("10.0.0.7"), Just("x")], 17),
             now in 0u64..1000,
         ) {
-            let nodes: Vec<String> = (0..18).map(|index| if index == 0 { "a".to_owned() } else { format!("n{index}") }).collect();
-            let mut members: Vec<(&str, u32, &str)> = vec![("a", 0, "")];
+            let mut members = vec![("a".to_owned(), 0, String::new())];
             let before = roster(epochs.0, &members);
-            for (at, address) in addresses.iter().enumerate() {
-                members.push((&nodes[at + 1], u32::try_from(at + 1).unwrap(), address));
-            }
+            let others = (1..).zip(&addresses);
+            members.extend(others.map(|(index, address)| (format!("n{index}"), index, (*address).to_owned())));
             let after = Wanted::Members(roster(epochs.1, &members));
             let decision = decide(&after, &Daemon::Up(running(&before, None)), s(now));
             prop_assert!(!decision.steps.contains(&Step::End) && !decision.steps.contains(&Step::Kill));

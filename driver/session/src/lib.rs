@@ -9,6 +9,8 @@ pub mod control;
 pub mod decide;
 pub mod report;
 pub mod roster;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use control::{DaemonState, Domain};
 pub use decide::{Daemon, Decision, Step, decide};

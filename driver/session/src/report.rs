@@ -128,44 +128,19 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
     use std::time::Duration;
 
-    use tessera_api::{NVLinkCliqueMember, NVLinkCliqueSpec};
-
     use super::*;
+    use crate::testing;
 
     fn roster(peer: u8) -> Roster {
-        let spec = NVLinkCliqueSpec {
-            clique_id: "c.1".to_owned(),
-            epoch: 1,
-            room: 0,
-            members: vec![
-                NVLinkCliqueMember {
-                    node_name: "a".to_owned(),
-                    ..NVLinkCliqueMember::default()
-                },
-                NVLinkCliqueMember {
-                    node_name: "b".to_owned(),
-                    index: 1,
-                    address: format!("10.0.0.{peer}"),
-                },
-            ],
-        };
-        let own = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Roster::of(&spec, "a", own).unwrap().unwrap()
+        let address = format!("10.0.0.{peer}");
+        testing::roster(1, &[("a", 0, ""), ("b", 1, &address)])
     }
 
     fn up(peer: u8) -> Daemon {
         let roster = roster(peer);
-        Daemon::Up(Running {
-            nodes_file: roster.nodes_file(),
-            hosts: roster.hosts_file(""),
-            answers: true,
-            told: None,
-            attempts: 0,
-            apart: false,
-        })
+        Daemon::Up(Running::new(roster.nodes_file(), roster.hosts_file("")))
     }
 
     #[test]

@@ -193,6 +193,11 @@ impl Roster {
         others.map(|(index, _)| *index)
     }
 
+    /// Whether there are any.
+    pub fn has_peers(&self) -> bool {
+        self.peers().next().is_some()
+    }
+
     fn address(&self, index: u32) -> Option<IpAddr> {
         if index == self.own {
             return Some(self.own_address);
@@ -230,38 +235,14 @@ fn name(index: u32) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tessera_api::NVLinkCliqueMember;
 
     use super::*;
-
-    const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-
-    fn spec(members: &[(&str, u32, &str)]) -> NVLinkCliqueSpec {
-        NVLinkCliqueSpec {
-            clique_id: "c.1".to_owned(),
-            epoch: 3,
-            room: 0,
-            members: members
-                .iter()
-                .map(|(node, index, address)| NVLinkCliqueMember {
-                    node_name: (*node).to_owned(),
-                    index: *index,
-                    address: (*address).to_owned(),
-                })
-                .collect(),
-        }
-    }
-
-    fn roster(members: &[(&str, u32, &str)], node: &str) -> Roster {
-        Roster::of(&spec(members), node, OWN).unwrap().unwrap()
-    }
+    use crate::testing::{OWN, known_by, roster, spec};
 
     #[test]
     fn every_index_has_a_name_and_a_place_whether_it_is_taken_or_not() {
-        let roster = roster(
-            &[("a", 0, "10.0.0.9"), ("b", 2, "10.0.0.2"), ("c", 3, "")],
-            "a",
-        );
+        let members = [("a", 0, "10.0.0.9"), ("b", 2, "10.0.0.2"), ("c", 3, "")];
+        let roster = roster(3, &members);
         let nodes = roster.nodes_file();
         assert_eq!(nodes.lines().count(), 18);
         assert_eq!(nodes.lines().nth(2), Some("tessera-imex-0002"));
@@ -283,14 +264,14 @@ mod tests {
 
     #[test]
     fn a_node_that_is_no_member_has_no_roster() {
-        assert_eq!(Roster::of(&spec(&[("a", 0, "")]), "b", OWN), Ok(None));
+        assert_eq!(Roster::of(&spec(3, &[("a", 0, "")]), "b", OWN), Ok(None));
     }
 
     #[test]
     fn lists_on_which_nodes_would_not_agree_are_refused() {
-        let twice = Roster::of(&spec(&[("a", 1, ""), ("b", 1, "")]), "a", OWN);
+        let twice = Roster::of(&spec(3, &[("a", 1, ""), ("b", 1, "")]), "a", OWN);
         assert!(twice.unwrap_err().to_string().contains("a and b"));
-        let high = Roster::of(&spec(&[("a", 1024, "")]), "a", OWN);
+        let high = Roster::of(&spec(3, &[("a", 1024, "")]), "a", OWN);
         assert!(high.unwrap_err().to_string().contains("1024"));
     }
 
@@ -316,11 +297,7 @@ mod tests {
     }
 
     fn of(members: &[(String, u32, String)], node: &str) -> Roster {
-        let members: Vec<(&str, u32, &str)> = members
-            .iter()
-            .map(|(node, index, address)| (node.as_str(), *index, address.as_str()))
-            .collect();
-        roster(&members, node)
+        known_by(node, &spec(3, members))
     }
 
     proptest! {
@@ -350,12 +327,8 @@ mod tests {
         #[test]
         fn one_that_comes_or_goes_changes_no_list_that_has_room(members in members(), gone in 0usize..20, index in 0u32..60) {
             let list = |members: &[(String, u32, String)]| {
-                let members: Vec<(&str, u32, &str)> = members
-                    .iter()
-                    .map(|(node, index, address)| (node.as_str(), *index, address.as_str()))
-                    .collect();
-                let spec = NVLinkCliqueSpec { room: 72, ..spec(&members) };
-                Roster::of(&spec, members[0].0, OWN).unwrap().unwrap().nodes_file()
+                let spec = NVLinkCliqueSpec { room: 72, ..spec(3, members) };
+                known_by(&members[0].0, &spec).nodes_file()
             };
             let before = list(&members);
             prop_assert_eq!(before.lines().count(), 72);

@@ -95,27 +95,12 @@ pub fn replace(path: &Path, text: &str) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use tessera_api::{NVLinkCliqueMember, NVLinkCliqueSpec};
+    use tessera_session::testing::roster;
 
     use super::*;
 
-    fn roster(addresses: &[&str]) -> Roster {
-        let members = addresses.iter().enumerate();
-        let spec = NVLinkCliqueSpec {
-            clique_id: "c.1".to_owned(),
-            members: members
-                .map(|(index, address)| NVLinkCliqueMember {
-                    node_name: format!("n{index}"),
-                    index: u32::try_from(index).unwrap(),
-                    address: (*address).to_owned(),
-                })
-                .collect(),
-            ..NVLinkCliqueSpec::default()
-        };
-        let own = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-        Roster::of(&spec, "n0", own).unwrap().unwrap()
+    fn clique(peer: &str) -> Roster {
+        roster(1, &[("n0", 0, ""), ("n1", 1, peer)])
     }
 
     #[test]
@@ -124,7 +109,7 @@ mod tests {
         let hosts = directory.path().join("hosts");
         fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
         let files = Files::new(&directory.path().join("session"), &hosts, Ports::default());
-        files.write(&roster(&["", "10.0.0.2"])).unwrap();
+        files.write(&clique("10.0.0.2")).unwrap();
         let config = fs::read_to_string(files.config()).unwrap();
         assert!(config.contains("/session/nodes_config.cfg\n"), "{config}");
         let first = fs::read_to_string(&hosts).unwrap();
@@ -132,7 +117,7 @@ mod tests {
         // A file that was replaced would be another one under the mount.
         let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
         let before = inode(&hosts);
-        files.write_hosts(&roster(&["", "10.0.0.99"])).unwrap();
+        files.write_hosts(&clique("10.0.0.99")).unwrap();
         assert_eq!(inode(&hosts), before);
         let second = fs::read_to_string(&hosts).unwrap();
         assert_eq!(first.len(), second.len());

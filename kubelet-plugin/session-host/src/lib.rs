@@ -20,6 +20,7 @@ pub mod keeper;
 pub mod metrics;
 pub mod programs;
 pub mod publish;
+mod questions;
 pub mod run;
 pub mod socket;
 pub mod supervise;

@@ -1,7 +1,7 @@
 //! Keeps the daemon as it should be.
 //!
 //! One loop owns the daemon. Each time something happens it asks [`decide()`] what is to be done, does it, and
-//! says how the session is. Questions to the daemon run beside it, one at a time, each with a limit.
+//! says how the session is. What the daemon is asked meanwhile is the business of [`Questions`].
 
 use std::io;
 use std::path::PathBuf;
@@ -9,13 +9,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tessera_session::decide::{END_LIMIT, Running, Wanted, failures_with};
-use tessera_session::{
-    Daemon, DaemonState, Decision, Domain, Report, Roster, SessionState, Step, decide,
-};
+use tessera_session::{Daemon, DaemonState, Decision, Report, Roster, SessionState, Step, decide};
 use tessera_shell::logging::chain;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,15 +21,7 @@ use crate::daemon::{Process, Record};
 use crate::files::{FileError, Files};
 use crate::metrics::Metrics;
 use crate::programs::Programs;
-
-/// Time between two questions to a daemon that is not ready yet.
-const ASK_EAGERLY: Duration = Duration::from_millis(250);
-
-/// Time between two questions to a daemon that is.
-const ASK: Duration = Duration::from_secs(3);
-
-/// Time between two questions to all daemons. Each node asks all others, so it is a longer one.
-const ASK_ALL: Duration = Duration::from_secs(10);
+use crate::questions::{Answer, Questions};
 
 /// Time between two looks for the programs, where they are missing.
 const LOOK_FOR_PROGRAMS: Duration = Duration::from_secs(5);
@@ -69,13 +58,6 @@ pub struct Ports {
     pub metrics: Metrics,
 }
 
-/// What a daemon was asked.
-#[derive(Debug)]
-enum Answer {
-    State(DaemonState),
-    All(String),
-}
-
 /// The one that owns the daemon.
 struct Supervisor {
     ports: Ports,
@@ -87,12 +69,7 @@ struct Supervisor {
     started: Duration,
     /// How often it ended by itself before that.
     failures: u32,
-    said: DaemonState,
-    /// Peers without a connection, at the last look.
-    apart: Vec<u32>,
-    asking: Option<JoinHandle<Option<Answer>>>,
-    ask_at: Duration,
-    ask_all_at: Duration,
+    questions: Questions,
     look_at: Duration,
     /// No step before this, because one failed.
     hold_until: Duration,
@@ -122,11 +99,7 @@ impl Supervisor {
             process: None,
             started: Duration::ZERO,
             failures: 0,
-            said: DaemonState::Unavailable,
-            apart: Vec::new(),
-            asking: None,
-            ask_at: Duration::ZERO,
-            ask_all_at: Duration::ZERO,
+            questions: Questions::new(),
             look_at: Duration::ZERO,
             hold_until: Duration::ZERO,
             problem: String::new(),
@@ -148,7 +121,7 @@ impl Supervisor {
         info!("nvidia-imex runs already; going on with it");
         self.ports.metrics.adopted();
         self.process = Some(process);
-        self.daemon = up(record.nodes_file, record.hosts);
+        self.daemon = Daemon::Up(Running::new(record.nodes_file, record.hosts));
     }
 
     /// A driver may come late, and another version has other programs.
@@ -248,11 +221,9 @@ impl Supervisor {
         self.ports.metrics.started();
         self.record(&process, &nodes_file, &hosts);
         self.process = Some(process);
-        self.daemon = up(nodes_file, hosts);
+        self.daemon = Daemon::Up(Running::new(nodes_file, hosts));
         self.started = self.now();
-        self.said = DaemonState::Unavailable;
-        self.apart.clear();
-        self.ask_at = self.now();
+        self.questions.begin(self.started);
         self.problem.clear();
         Ok(())
     }
@@ -275,8 +246,7 @@ impl Supervisor {
         if let Some(process) = &self.process {
             self.record(process, &nodes_file, &hosts);
         }
-        // What it says now is of its peers as they were.
-        self.ask_all_at = self.now() + Duration::from_secs(1);
+        self.questions.peers_change(now);
         Ok(())
     }
 
@@ -300,7 +270,7 @@ impl Supervisor {
     /// Says how the session is, if it is not as it was.
     fn report(&mut self) {
         let wanted = self.ports.wanted.borrow();
-        let state = SessionState::of(&wanted, &self.daemon, &self.said);
+        let state = SessionState::of(&wanted, &self.daemon, self.questions.said());
         let mut report = Report {
             state: state.to_string(),
             message: self.problem.clone(),
@@ -311,7 +281,7 @@ impl Supervisor {
                 roster.clique().clone_into(&mut report.clique);
                 report.epoch = roster.epoch();
                 if state.is_ready() {
-                    report.unreachable = roster.nodes(self.apart.iter().copied());
+                    report.unreachable = roster.nodes(self.questions.apart().iter().copied());
                 }
             }
             Wanted::Invalid(why) => report.message = why.to_string(),
@@ -333,11 +303,9 @@ impl Supervisor {
 
     async fn await_something(&mut self, next: Option<Duration>, stop: &CancellationToken) {
         self.ask();
-        // While a question is on its way the next one is not due.
-        let own = match (&self.process, &self.asking) {
-            (None, _) => Some(self.look_at),
-            (Some(_), None) => Some(self.ask_at),
-            (Some(_), Some(_)) => None,
+        let own = match &self.process {
+            None => Some(self.look_at),
+            Some(_) => self.questions.due(),
         };
         let wake = next.into_iter().chain(own).min();
         let due = self.begun + wake.unwrap_or_default();
@@ -345,14 +313,14 @@ impl Supervisor {
             () = stop.cancelled() => {}
             Ok(()) = self.ports.wanted.changed() => {}
             () = ended(self.process.as_ref()) => self.has_ended(),
-            answer = answered(&mut self.asking) => self.heard(answer),
+            answer = self.questions.answered() => self.heard(answer),
             () = sleep_until(due), if wake.is_some() => {}
         }
     }
 
     fn ask(&mut self) {
         let now = self.now();
-        if self.asking.is_some() || self.process.is_none() || now < self.ask_at {
+        if self.process.is_none() || self.questions.due().is_none_or(|due| now < due) {
             return;
         }
         if self.programs.is_none() {
@@ -360,74 +328,39 @@ impl Supervisor {
             self.programs = Programs::find(&self.ports.driver_root).ok().flatten();
         }
         let Some(programs) = self.programs.clone() else {
-            self.ask_at = now + LOOK_FOR_PROGRAMS;
+            self.questions.put_off(now + LOOK_FOR_PROGRAMS);
             return;
         };
         let config = self.ports.files.config();
-        let all = self.said == DaemonState::Ready && now >= self.ask_all_at && self.has_peers();
-        if all {
-            self.ask_all_at = now + ASK_ALL;
-        }
-        self.asking = Some(tokio::task::spawn_blocking(move || {
-            let asked = if all {
-                programs.ask_all(&config).map(Answer::All)
-            } else {
-                let said = programs.ask(&config);
-                said.map(|printed| Answer::State(DaemonState::parse(&printed)))
-            };
-            asked
-                .inspect_err(|error| warn!(%error, "nvidia-imex-ctl does not answer"))
-                .ok()
-        }));
+        let has_peers = self.roster().as_ref().is_some_and(Roster::has_peers);
+        self.questions.ask(programs, config, has_peers, now);
     }
 
-    fn has_peers(&self) -> bool {
+    /// The members that are to be in the session.
+    fn roster(&self) -> Option<Roster> {
         match &*self.ports.wanted.borrow() {
-            Wanted::Members(roster) => roster.peers().next().is_some(),
-            _ => false,
+            Wanted::Members(roster) => Some(roster.clone()),
+            _ => None,
         }
     }
 
     fn heard(&mut self, answer: Option<Answer>) {
-        self.asking = None;
-        let wanted = self.ports.wanted.borrow().clone();
-        match (answer, &wanted) {
-            (Some(Answer::All(printed)), Wanted::Members(roster)) => {
-                match Domain::parse(&printed, roster.own()) {
-                    Ok(domain) => self.apart = domain.missing(roster.peers()),
-                    Err(error) => warn!(%error, "it is not known which peers are connected"),
-                }
-            }
-            (Some(Answer::State(state)), _) => self.said = state,
-            (Some(Answer::All(_)), _) => {}
-            (None, _) => self.said = DaemonState::Unavailable,
-        }
-        let peers = self.has_peers();
+        let roster = self.roster();
+        self.questions.hear(answer, roster.as_ref(), self.now());
         if let Daemon::Up(running) = &mut self.daemon {
-            running.answers |= self.said != DaemonState::Unavailable;
-            running.apart = peers && !self.apart.is_empty();
+            running.answers |= *self.questions.said() != DaemonState::Unavailable;
+            let has_peers = roster.as_ref().is_some_and(Roster::has_peers);
+            running.apart = has_peers && !self.questions.apart().is_empty();
             if !running.apart {
                 running.attempts = 0;
             }
         }
-        let pause = match self.said {
-            DaemonState::Ready if self.now() + ASK > self.ask_all_at && peers => {
-                self.ask_all_at.saturating_sub(self.now())
-            }
-            DaemonState::Ready => ASK,
-            _ => ASK_EAGERLY,
-        };
-        self.ask_at = self.now() + pause;
     }
 
     fn has_ended(&mut self) {
         let now = self.now();
         self.process = None;
-        self.said = DaemonState::Unavailable;
-        self.apart.clear();
-        if let Some(asking) = self.asking.take() {
-            asking.abort();
-        }
+        self.questions.begin(now);
         self.failures = if matches!(self.daemon, Daemon::Ending { .. }) {
             0
         } else {
@@ -468,29 +401,10 @@ impl Supervisor {
     }
 }
 
-fn up(nodes_file: String, hosts: String) -> Daemon {
-    Daemon::Up(Running {
-        nodes_file,
-        hosts,
-        answers: false,
-        told: None,
-        attempts: 0,
-        apart: false,
-    })
-}
-
 /// Waits until the daemon has ended; for ever where there is none.
 async fn ended(process: Option<&Process>) {
     match process {
         Some(process) => process.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for the answer to the question that was asked; for ever where none was.
-async fn answered(asking: &mut Option<JoinHandle<Option<Answer>>>) -> Option<Answer> {
-    match asking {
-        Some(asking) => asking.await.ok().flatten(),
         None => std::future::pending().await,
     }
 }

@@ -3,16 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tessera_api::{NVLinkCliqueMember, NVLinkCliqueSpec};
+use tessera_session::Report;
 use tessera_session::config::Ports as Numbers;
 use tessera_session::decide::Wanted;
-use tessera_session::{Report, Roster};
+use tessera_session::testing::roster;
 use tessera_session_host::files::Files;
 use tessera_session_host::metrics::Metrics;
 use tessera_session_host::supervise::{Ports, supervise};
@@ -101,19 +100,7 @@ impl Machine {
 
     /// The peer of the node listens at this address; no address is one that is not known yet.
     fn wants(&self, peer: &str) {
-        let member = |node: &str, index, address: &str| NVLinkCliqueMember {
-            node_name: node.to_owned(),
-            index,
-            address: address.to_owned(),
-        };
-        let spec = NVLinkCliqueSpec {
-            clique_id: "c.1".to_owned(),
-            epoch: 1,
-            room: 18,
-            members: vec![member("a", 0, ""), member("b", 1, peer)],
-        };
-        let own = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-        let roster = Roster::of(&spec, "a", own).unwrap().unwrap();
+        let roster = roster(1, &[("a", 0, ""), ("b", 1, peer)]);
         self.wanted.send_replace(Wanted::Members(roster));
     }
 
