@@ -28,9 +28,11 @@ use crate::claims::{Grace, LetGo, Outcome};
 use crate::events::Notices;
 use crate::executor::{LocalNode, StepError};
 use crate::journal::JournalOf;
+use crate::testing::api::Api;
 use crate::testing::claim;
 use crate::testing::cutting::Cutting;
-use crate::testing::machine::{Api, Fuse, FusedNode, FusedRecords, Slices, hardware};
+use crate::testing::fuse::{Fuse, FusedNode, FusedRecords, Slices};
+use crate::testing::machine::hardware;
 
 const DRIVER: &str = "compute-domain.nvidia.com";
 

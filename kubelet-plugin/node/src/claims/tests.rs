@@ -18,7 +18,8 @@ use tessera_prepare::record::PreparedDevice;
 
 use super::*;
 use crate::testing::claim;
-use crate::testing::machine::{Fuse, Machine, TestClaims, hardware};
+use crate::testing::fuse::Fuse;
+use crate::testing::machine::{Machine, TestClaims, hardware};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(200))

@@ -7,8 +7,8 @@ use tessera_prepare::notice::Action;
 use tessera_prepare::reason::Reason;
 
 use super::*;
+use crate::testing::api::Api;
 use crate::testing::claim;
-use crate::testing::machine::Api;
 
 /// What was written, as object and note; or nothing while it is away.
 #[derive(Debug, Default)]

@@ -10,7 +10,8 @@ use super::*;
 use crate::claims::{Grace, LetGo};
 use crate::hardware::HardwareWatch;
 use crate::testing::claim;
-use crate::testing::machine::{Fuse, Machine, TestClaims, hardware};
+use crate::testing::fuse::Fuse;
+use crate::testing::machine::{Machine, TestClaims, hardware};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(5))

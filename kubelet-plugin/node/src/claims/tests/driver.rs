@@ -4,7 +4,8 @@ use tessera_prepare::cdi::DriverFile;
 
 use super::*;
 use crate::hardware::HardwareWatch;
-use crate::testing::machine::{Fuse, hardware_without};
+use crate::testing::fuse::Fuse;
+use crate::testing::machine::hardware_without;
 
 /// A driver of this version.
 fn driver(version: &str) -> Hardware {

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::*;
-use crate::testing::machine::Fault;
+use crate::testing::fuse::Fault;
 
 const ERRNOS: [Errno; 3] = [Errno::NOSPC, Errno::ROFS, Errno::IO];
 
