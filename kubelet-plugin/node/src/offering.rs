@@ -159,10 +159,70 @@ fn offer_of(known: &Known, node: &OfferNode, driver: &str, plan: &Plan) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
     use tessera_sharing::ConsumableShares;
+    use tokio::sync::mpsc;
+    use tower::{BoxError, service_fn};
 
     use super::*;
     use crate::testing::machine::hardware;
+
+    /// An API server whose Node is another one at each read.
+    fn ever_new_nodes() -> Client {
+        let reads = AtomicUsize::new(0);
+        let serve = move |_: Request<Body>| {
+            let uid = reads.fetch_add(1, Ordering::Relaxed);
+            let node = json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": "node0", "uid": format!("uid-{uid}")},
+            });
+            let answer = Response::new(Body::from(node.to_string().into_bytes()));
+            async { Ok::<_, BoxError>(answer) }
+        };
+        Client::new(service_fn(serve), "default")
+    }
+
+    #[tokio::test]
+    async fn what_is_offered_belongs_to_the_node_of_the_latest_registration() {
+        let (hand, watched) = HardwareWatch::test();
+        hand.set(Some(hardware()));
+        let (ring, changes) = watch::channel(());
+        let (planned, mut owners) = mpsc::unbounded_channel();
+        let plan = move |_: &Inventory, node: &OfferNode, driver: &str| {
+            planned.send(node.uid.clone()).unwrap();
+            Some(tessera_offer::nothing(node, driver))
+        };
+        let (register, registrations) = watch::channel(0);
+        let offering = Offering {
+            client: ever_new_nodes(),
+            node: "node0".to_owned(),
+            driver: "gpu.nvidia.com",
+            planned: Planned {
+                plan: Box::new(plan),
+                changes,
+            },
+            hardware: watched,
+            registrations,
+            offers: watch::channel(None).0,
+        };
+        let stop = CancellationToken::new();
+        let offering = tokio::spawn(offering.run(stop.clone()));
+        register.send_replace(1);
+        assert_eq!(owners.recv().await.unwrap(), "uid-0");
+        // What else happens is no reason to ask.
+        ring.send_replace(());
+        assert_eq!(owners.recv().await.unwrap(), "uid-0");
+        for (registrations, owner) in [(2, "uid-1"), (3, "uid-2")] {
+            register.send_replace(registrations);
+            assert_eq!(owners.recv().await.unwrap(), owner);
+        }
+        stop.cancel();
+        offering.await.unwrap().unwrap();
+    }
 
     #[test]
     fn the_pool_is_empty_without_a_driver_and_untouched_before_anybody_has_looked() {
