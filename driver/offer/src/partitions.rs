@@ -341,24 +341,9 @@ fn slices(placement: Placement) -> impl Iterator<Item = (String, Counter)> {
     placement.slices().map(slice)
 }
 
-/// The counter of a memory slice. Each of a GPU's slices is named in dozens of its devices.
+/// The counter of a memory slice.
 fn slice(number: u16) -> (String, Counter) {
-    const NAMES: [&str; 8] = [
-        "memory-slice-0",
-        "memory-slice-1",
-        "memory-slice-2",
-        "memory-slice-3",
-        "memory-slice-4",
-        "memory-slice-5",
-        "memory-slice-6",
-        "memory-slice-7",
-    ];
-    let name = NAMES.get(usize::from(number));
-    let name = name.map_or_else(
-        || format!("memory-slice-{number}"),
-        |name| (*name).to_owned(),
-    );
-    (name, count(1))
+    (format!("memory-slice-{number}"), count(1))
 }
 
 fn count(number: u32) -> Counter {

@@ -3,7 +3,8 @@
 //! # Flow
 //! Prepare reads the claim and asks the API server about the domain that it names; what claim, slot and
 //! domain say must agree. On a node with an NVLink session it waits until that is ready. Then it locks the
-//! node's channels and reads the journal, under that lock, and the kernel's numbers. Unprepare needs neither API nor hardware: the record says what to take back.
+//! node's channels and reads the journal, under that lock, and the kernel's numbers. Unprepare needs neither
+//! API nor hardware: the record says what to take back.
 //!
 //! # Guarantees
 //! As for GPUs: both are idempotent by the claim's UID, a claim that is being let go is waited for, and a

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tessera_cluster::Node;
 
-use super::domains::{channel_of, domain, kubectl, no_slots, taints, uid_of, wait};
+use super::domains::{self, channel_of, domain, kubectl, no_slots, taints, uid_of, wait};
 use super::racks::{bound, cliques, two_of, worker};
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
@@ -32,8 +32,7 @@ fn gang(context: &Context<'_>) -> Result<Vec<String>, Failure> {
 
 /// Ends the gang, which leaves nothing.
 fn end(context: &Context<'_>, pods: &[&str]) -> Result<(), Failure> {
-    context.delete_pods(pods)?;
-    kubectl(context, &["delete", "computedomain/train"])?;
+    domains::end(context, "train", pods)?;
     gone(context)
 }
 

@@ -169,7 +169,7 @@ pub(crate) fn a_pod_gets_the_channel_of_its_domain_and_no_other(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with("h100")?;
-    let there = format!("nodeSelector: {{kubernetes.io/hostname: {}}}", node.name());
+    let there = there(node.name());
     context.apply(&(domain("one", 0) + &domain("other", 0)))?;
     for (name, of) in [("one", "one"), ("two", "one"), ("other", "other")] {
         context.apply(&pod(name, &from_template(of), &there))?;
@@ -261,6 +261,19 @@ pub(super) fn channel_of(context: &Context<'_>, uid: &str) -> Result<i64, Failur
         .ok_or_else(|| Failure::wrong(format!("no slot of {pool} names a channel")))
 }
 
+/// What a pod's specification has that is for this node.
+pub(super) fn there(node: &str) -> String {
+    format!("nodeSelector: {{kubernetes.io/hostname: {node}}}")
+}
+
+/// Takes a domain away with its pods.
+pub(super) fn end(context: &Context<'_>, domain: &str, pods: &[&str]) -> Result<(), Failure> {
+    context.delete_pods(pods)?;
+    kubectl(context, &["delete", "computedomain", domain])?;
+    no_slots(context)
+}
+
+/// Waits until no slot of any domain is left.
 pub(super) fn no_slots(context: &Context<'_>) -> Result<(), Failure> {
     let what = "no slot to be left";
     context.kubernetes().wait(

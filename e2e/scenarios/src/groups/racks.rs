@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use tessera_cluster::Node as SimulatedNode;
 
-use super::domains::{channel_of, domain, kubectl, no_slots, taints, uid_of, wait};
+use super::domains::{channel_of, domain, kubectl, no_slots, taints, there, uid_of, wait};
 use crate::context::{Context, START_LIMIT, claim_of};
 use crate::failure::{Failure, nothing, same};
 use crate::kubernetes::{Objects, Scope, uid};
@@ -51,11 +51,6 @@ spec:
 ---
 "
     )
-}
-
-/// A pod on this node.
-pub(super) fn there(node: &str) -> String {
-    format!("nodeSelector: {{kubernetes.io/hostname: {node}}}")
 }
 
 /// The clique of each node.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tessera_cluster::{IMEX, Node};
 
-use super::domains::{channel_of, device_node, domain, from_template, no_slots, pod, uid_of};
+use super::domains::{channel_of, device_node, domain, end, from_template, pod, there, uid_of};
 use crate::account::{Account, ServiceAccount};
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
@@ -154,11 +154,7 @@ pub(crate) fn the_session_of_a_clique_is_ready_before_a_pod_asks_and_outlives_wh
     })?;
     rack.is_ready()?;
 
-    context.delete_pods(&["worker-0", "worker-1"])?;
-    context
-        .kubernetes()
-        .delete(context.namespace(), &["computedomain", "train"])?;
-    no_slots(context)?;
+    end(context, "train", &["worker-0", "worker-1"])?;
     rack.leave()
 }
 
@@ -172,8 +168,11 @@ pub(crate) fn a_pod_waits_for_the_session_of_its_node_and_a_peer_that_is_away_is
     rack.says(&["SessionNotReady", &named])?;
     context.apply(&domain("follow", 0))?;
     for (pod_name, node) in [("ready", here), ("waits", away)] {
-        let there = format!("nodeSelector: {{kubernetes.io/hostname: {}}}", node.name());
-        context.apply(&pod(pod_name, &from_template("follow"), &there))?;
+        context.apply(&pod(
+            pod_name,
+            &from_template("follow"),
+            &there(node.name()),
+        ))?;
     }
     // The session of the other node is ready, so its pod does not wait.
     context.running(&["ready"])?;
@@ -191,11 +190,7 @@ pub(crate) fn a_pod_waits_for_the_session_of_its_node_and_a_peer_that_is_away_is
     )?;
     rack.is_ready()?;
 
-    context.delete_pods(&["ready", "waits"])?;
-    context
-        .kubernetes()
-        .delete(context.namespace(), &["computedomain", "follow"])?;
-    no_slots(context)?;
+    end(context, "follow", &["ready", "waits"])?;
     rack.leave()
 }
 

@@ -26,11 +26,8 @@ pub(super) struct Comparison {
     many: Pair,
 }
 
-#[derive(Default)]
-struct Pair {
-    this: Timings,
-    other: Timings,
-}
+/// This version's, and the other's.
+type Pair = [Timings; 2];
 
 /// A version that runs.
 struct Version {
@@ -76,13 +73,8 @@ fn in_turn(versions: &[Version; 2], claims: &[Claim], width: usize) -> anyhow::R
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for version in order {
             let took = versions[version].socket.time(claims, width)?;
-            let whose = if version == 0 {
-                &mut pair.this
-            } else {
-                &mut pair.other
-            };
-            whose.prepare.extend(took.prepare);
-            whose.unprepare.extend(took.unprepare);
+            pair[version].prepare.extend(took.prepare);
+            pair[version].unprepare.extend(took.unprepare);
         }
     }
     Ok(pair)
@@ -91,29 +83,21 @@ fn in_turn(versions: &[Version; 2], claims: &[Claim], width: usize) -> anyhow::R
 /// The comparison as a table of Markdown.
 pub(super) fn render(comparison: &Comparison) -> String {
     let Comparison { one, many } = comparison;
+    let [prepare, unprepare] = [
+        |timings: &Timings| timings.prepare.clone(),
+        |timings: &Timings| timings.unprepare.clone(),
+    ];
     let rows = [
-        row(
-            "Prepare one at a time",
-            &one.this.prepare,
-            &one.other.prepare,
-        ),
-        row("Prepare 8 at once", &many.this.prepare, &many.other.prepare),
-        row(
-            "Unprepare one at a time",
-            &one.this.unprepare,
-            &one.other.unprepare,
-        ),
-        row(
-            "Unprepare 8 at once",
-            &many.this.unprepare,
-            &many.other.unprepare,
-        ),
+        row("Prepare one at a time", one.each_ref().map(prepare)),
+        row("Prepare 8 at once", many.each_ref().map(prepare)),
+        row("Unprepare one at a time", one.each_ref().map(unprepare)),
+        row("Unprepare 8 at once", many.each_ref().map(unprepare)),
     ];
     markdown(["what", "this version", "the other", "mean", "p50"], &rows)
 }
 
-fn row(what: &str, this: &[Duration], other: &[Duration]) -> [String; 5] {
-    let (Some(this), Some(other)) = (Summary::of(this), Summary::of(other)) else {
+fn row(what: &str, took: [Vec<Duration>; 2]) -> [String; 5] {
+    let [Some(this), Some(other)] = took.map(|series| Summary::of(&series)) else {
         let nothing = || "–".to_owned();
         return [what.to_owned(), nothing(), nothing(), nothing(), nothing()];
     };

@@ -4,7 +4,7 @@
 //! session host is there.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tessera_session::Report;
@@ -48,19 +48,12 @@ impl Heard {
     }
 
     pub(super) fn now(&self) -> String {
-        let heard = self.0.lock();
-        heard.map_or_else(
-            |poisoned| poisoned.into_inner().clone(),
-            |heard| heard.clone(),
-        )
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.clone()
     }
 
     fn put(&self, what: String) {
-        let mut heard = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        *heard = what;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 }
 
