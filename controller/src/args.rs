@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use tessera_domain::SessionsBy;
-use tessera_shell::http::ListenAddress;
-use tessera_shell::logging::LogFormat;
+use tessera_shell::args::{LogArgs, PageArgs};
 use uuid::Uuid;
 
 use crate::lease::{Params, ParamsError};
@@ -35,13 +34,9 @@ pub struct Args {
     #[arg(long, env = "POD_NAME", default_value = "tessera-controller")]
     pub pod_name: String,
 
-    /// Where metrics and health are served, e.g. :8080. Empty: nowhere.
-    #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
-    pub http_endpoint: ListenAddress,
-
-    /// HTTP path of the metrics.
-    #[arg(long, env = "METRICS_PATH", default_value = "/metrics")]
-    pub metrics_path: String,
+    /// Where pages are served.
+    #[command(flatten)]
+    pub pages: PageArgs,
 
     /// Whether to elect a leader. Without election nothing keeps two controllers apart, and a
     /// rolling update runs two.
@@ -91,19 +86,9 @@ pub struct Args {
     )]
     pub leader_election_lease_name: String,
 
-    /// How much is logged, 0 to 6.
-    #[arg(
-        short = 'v',
-        long = "v",
-        env = "LOG_VERBOSITY",
-        default_value_t = 4,
-        global = true
-    )]
-    pub verbosity: u8,
-
-    /// How log lines look: json or text.
-    #[arg(long, env = "LOG_FORMAT", default_value = "json", global = true)]
-    pub log_format: LogFormat,
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Who runs `nvidia-imex`.

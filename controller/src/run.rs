@@ -20,7 +20,7 @@ use crate::lease::{self, End, KubeLeases, Leadership};
 pub async fn run(client: Client, args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     let (leadership, seen) = watch::channel(Leadership::Unknown);
     let domains = domains::Metrics::default();
-    let listener = http::listen(&args.http_endpoint).await?;
+    let listener = http::listen(&args.pages.http_endpoint).await?;
     let serving = async {
         let Some(listener) = listener else {
             stop.cancelled().await;
@@ -103,7 +103,7 @@ fn pages(
     if args.compute_domains {
         domains.register(&mut registry);
     }
-    Pages::new(registry, &args.metrics_path).ready_when(move || {
+    Pages::new(registry, &args.pages.metrics_path).ready_when(move || {
         let reached = *leadership.borrow() != Leadership::Unknown;
         Health::when(reached, "the API server has not answered yet")
     })

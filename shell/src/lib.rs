@@ -1,8 +1,9 @@
-//! What both processes need to run: API client, version of the resource API, logs, HTTP endpoint, signals.
+//! What the programs need to run: arguments that they share, API client, version of the resource API, logs, HTTP endpoint, signals.
 //!
-//! The kubelet plugin and the controller share these, and nothing else: no policy, no retry
+//! The kubelet plugin, the session host and the controller share these, and nothing else: no policy, no retry
 //! and no Kubernetes object is decided here.
 
+pub mod args;
 pub mod client;
 pub mod feature_gates;
 pub mod http;

@@ -12,6 +12,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt as lines};
 
+use crate::args::LogArgs;
+
 /// Prefix of the targets of our own crates.
 const OURS: &str = "tessera";
 
@@ -44,11 +46,14 @@ impl std::str::FromStr for LogFormat {
 
 /// Starts logging for the whole process; call once, before anything is logged.
 ///
-/// `verbosity` is the reference driver's `-v` (0–6, see [`levels`]). The error means that a log
-/// was already set up.
-pub fn init(format: LogFormat, verbosity: u8) -> Result<(), TryInitError> {
+/// The verbosity is the reference driver's `-v` (0–6, see [`levels`]). The error means that a log was already set up.
+pub fn init(args: LogArgs) -> Result<(), TryInitError> {
+    let LogArgs {
+        verbosity,
+        log_format,
+    } = args;
     let lines = lines::layer().with_writer(std::io::stderr);
-    let lines = match format {
+    let lines = match log_format {
         LogFormat::Json => lines
             .json()
             .flatten_event(true)

@@ -8,9 +8,8 @@ use jiff::SignedDuration;
 use tessera_device::mig::MigLayouts;
 use tessera_resource_api::Version;
 use tessera_sharing::ConsumableShares;
+use tessera_shell::args::{LogArgs, PageArgs};
 use tessera_shell::feature_gates::FeatureGates;
-use tessera_shell::http::ListenAddress;
-use tessera_shell::logging::LogFormat;
 
 use crate::claims::UnownedMig;
 
@@ -183,13 +182,9 @@ pub struct Args {
     )]
     pub unowned_mig_devices: UnownedMig,
 
-    /// Where metrics are served, e.g. :8080. Empty: nowhere.
-    #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
-    pub http_endpoint: ListenAddress,
-
-    /// HTTP path of the metrics.
-    #[arg(long, env = "METRICS_PATH", default_value = "/metrics")]
-    pub metrics_path: String,
+    /// Where pages are served.
+    #[command(flatten)]
+    pub pages: PageArgs,
 
     /// Port of the gRPC health service, which calls through both of the plugin's sockets.
     /// Negative: none.
@@ -201,13 +196,9 @@ pub struct Args {
     #[arg(long, env = "ADDITIONAL_XIDS_TO_IGNORE", value_delimiter = ',')]
     pub additional_xids_to_ignore: Vec<u32>,
 
-    /// How much is logged, 0 to 6.
-    #[arg(short = 'v', long = "v", env = "LOG_VERBOSITY", default_value_t = 4)]
-    pub verbosity: u8,
-
-    /// How log lines look: json or text.
-    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
-    pub log_format: LogFormat,
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 impl Args {

@@ -12,7 +12,7 @@ use tessera_shell::{logging, shutdown};
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    logging::init(args.log_format, args.verbosity)?;
+    logging::init(args.log)?;
     let instance = match (args.kept, args.keeper) {
         (true, _) => Instance::take(&args)?,
         (false, true) => return Ok(keep(&args)?),

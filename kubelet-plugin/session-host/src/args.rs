@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
 use tessera_session::config::Ports;
-use tessera_shell::http::ListenAddress;
-use tessera_shell::logging::LogFormat;
+use tessera_shell::args::{LogArgs, PageArgs};
 
 /// How the process that does the work is told from the keeper that starts it.
 pub const KEPT: &str = "--kept";
@@ -16,7 +15,8 @@ pub const KEPT: &str = "--kept";
 /// It supervises nvidia-imex of the node's driver installation: configures it with the members of the node's
 /// NVLink clique, keeps it running, tells it of changes, and says whether the session is ready, on a Unix
 /// socket and in the status of the clique. Where the driver installation has no nvidia-imex, or the node
-/// is in no clique, it does nothing and says so.
+/// is in no clique, it does nothing and says so. What nvidia-imex itself writes goes where this process logs,
+/// as it is.
 ///
 /// Every flag can be given by the environment variable that stands beside it.
 #[derive(Clone, Debug, Parser)]
@@ -77,21 +77,13 @@ pub struct Args {
     #[arg(long, env = "IMEX_COMMAND_PORT", default_value_t = Ports::default().command)]
     pub imex_command_port: u16,
 
-    /// Where metrics and health are served, e.g. :8082. Empty: nowhere.
-    #[arg(long, env = "HTTP_ENDPOINT", default_value = "")]
-    pub http_endpoint: ListenAddress,
+    /// Where pages are served.
+    #[command(flatten)]
+    pub pages: PageArgs,
 
-    /// HTTP path of the metrics.
-    #[arg(long, env = "METRICS_PATH", default_value = "/metrics")]
-    pub metrics_path: String,
-
-    /// How much is logged, 0 to 6. What nvidia-imex itself writes goes to the same place as it is.
-    #[arg(short = 'v', long = "v", env = "LOG_VERBOSITY", default_value_t = 4)]
-    pub verbosity: u8,
-
-    /// How log lines look: json or text.
-    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
-    pub log_format: LogFormat,
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 impl Args {

@@ -11,7 +11,7 @@ use tessera_shell::{logging, shutdown};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let ended = logging::init(args.log_format, args.verbosity)
+    let ended = logging::init(args.log)
         .context("set up the log")
         .and_then(|()| start(&args));
     match ended {

@@ -49,7 +49,7 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     metrics::register_process(&mut registry);
     counted.register(&mut registry);
     let socket = Socket::bind(&args.session_socket)?;
-    let listener = http::listen(&args.http_endpoint).await?;
+    let listener = http::listen(&args.pages.http_endpoint).await?;
 
     let (wanted, members) = watch::channel(Wanted::Unknown);
     let (stored, there) = watch::channel(Stored::default());
@@ -96,7 +96,7 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
         let Some(listener) = listener else {
             return Ok(());
         };
-        let pages = Pages::new(registry, &args.metrics_path);
+        let pages = Pages::new(registry, &args.pages.metrics_path);
         http::serve(listener, pages, after.clone())
             .await
             .context("serve metrics and health")

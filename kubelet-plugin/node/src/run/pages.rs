@@ -25,9 +25,9 @@ impl Assembly<'_> {
             registry,
             ..
         } = self;
-        if let Some(listener) = http::listen(&args.http_endpoint).await? {
+        if let Some(listener) = http::listen(&args.pages.http_endpoint).await? {
             let (hardware, published) = (hardware.clone(), published.clone());
-            let pages = Pages::new(registry, &args.metrics_path)
+            let pages = Pages::new(registry, &args.pages.metrics_path)
                 .ready_when(move || readiness(hardware.problem(), &published.borrow()));
             parts.start("HTTP endpoint", |stop| async move {
                 Ok(http::serve(listener, pages, stop).await?)
