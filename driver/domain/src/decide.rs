@@ -310,14 +310,11 @@ impl<'w> Round<'w> {
                 lost.push(hostname.clone());
                 continue;
             };
-            let Some(fabric) = self.fabric.get(node.name.as_str()) else {
+            let fabric = self.fabric.get(node.name.as_str());
+            let Some(fabric) = fabric.filter(|fabric| fabric.is_ready()) else {
                 unready.push(node.name.clone());
                 continue;
             };
-            if !fabric.is_ready() {
-                unready.push(node.name.clone());
-                continue;
-            }
             ready.push((node, *fabric));
             // A gang shares memory among all of its nodes, pods that are followed with whom they meet.
             let others = names().filter(|_| gang.is_some());
