@@ -77,17 +77,19 @@ impl Offering {
     async fn offer(&mut self) {
         let mut node = self.read_node().await;
         let mut last = None;
+        let mut answered = 0;
         self.registrations.mark_changed();
         loop {
-            let registered = tokio::select! {
-                changed = self.registrations.changed() => match changed {
-                    Ok(()) => true,
-                    Err(_sockets_gone) => return,
+            tokio::select! {
+                changed = self.registrations.changed() => if changed.is_err() {
+                    return;
                 },
-                () = self.hardware.changed() => false,
-                () = rung(&mut self.planned.changes) => false,
-            };
+                () = self.hardware.changed() => {}
+                () = rung(&mut self.planned.changes) => {}
+            }
+            // Counted, because a registration may come together with whatever woke us.
             let registrations = *self.registrations.borrow_and_update();
+            let registered = registrations != answered;
             if registrations == 0 {
                 continue;
             }
@@ -113,6 +115,7 @@ impl Offering {
                 self.offers.send_replace(Some(offer.clone()));
                 last = Some(offer);
             }
+            answered = registrations;
         }
     }
 
@@ -188,8 +191,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_offered_belongs_to_the_node_of_the_latest_registration() {
-        let (hand, watched) = HardwareWatch::test();
+        let (hand, mut watched) = HardwareWatch::test();
         hand.set(Some(hardware()));
+        // Seen already, so that nothing but this test is a reason to plan.
+        watched.changed().await;
         let (ring, changes) = watch::channel(());
         let (planned, mut owners) = mpsc::unbounded_channel();
         let plan = move |_: &Inventory, node: &OfferNode, driver: &str| {
@@ -197,6 +202,7 @@ mod tests {
             Some(tessera_offer::nothing(node, driver))
         };
         let (register, registrations) = watch::channel(0);
+        let (offers, mut offered) = watch::channel(None);
         let offering = Offering {
             client: ever_new_nodes(),
             node: "node0".to_owned(),
@@ -207,7 +213,7 @@ mod tests {
             },
             hardware: watched,
             registrations,
-            offers: watch::channel(None).0,
+            offers,
         };
         let stop = CancellationToken::new();
         let offering = tokio::spawn(offering.run(stop.clone()));
@@ -219,6 +225,21 @@ mod tests {
         for (registrations, owner) in [(2, "uid-1"), (3, "uid-2")] {
             register.send_replace(registrations);
             assert_eq!(owners.recv().await.unwrap(), owner);
+        }
+        // A registration counts also when something else wakes us in the same moment.
+        for registrations in 4..64 {
+            let own = OfferNode {
+                name: "node0".to_owned(),
+                uid: format!("uid-{}", registrations - 1),
+            };
+            let expected = Some(tessera_offer::nothing(&own, "gpu.nvidia.com"));
+            ring.send_replace(());
+            register.send_replace(registrations);
+            Deadline::after(Duration::from_secs(10))
+                .run(offered.wait_for(|offer| *offer == expected))
+                .await
+                .unwrap()
+                .unwrap();
         }
         stop.cancel();
         offering.await.unwrap().unwrap();
