@@ -173,7 +173,19 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
         Stage::Build => build(arguments.image_profile.into()),
         // The very packages of the build: cargo compiles dependencies anew for another choice of packages, because
         // that leads to other features.
-        Stage::Unit => rendering("unit", &["test", "--workspace", "--no-fail-fast"], long),
+        // Nothing in the documentation is a test: to look for some would compile each crate once more.
+        Stage::Unit => rendering(
+            "unit",
+            &[
+                "test",
+                "--workspace",
+                "--lib",
+                "--bins",
+                "--tests",
+                "--no-fail-fast",
+            ],
+            long,
+        ),
         Stage::Manifests => rendering(
             "manifests",
             &["test", "--package", "tessera-manifests", "--no-fail-fast"],
