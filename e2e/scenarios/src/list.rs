@@ -3,9 +3,9 @@
 use crate::ground::Ground;
 use crate::groups::{
     api_away, cleanup, configuration, damage, domain_events, domains, driver, dynamic_mig, events,
-    guide, hostile, isolation, kubelet, mig, odd_claims, plugin, racks, reboot, rights, selection,
-    sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall, upgrade,
-    versions, webhook, whole_gpus,
+    guide, hostile, isolation, kubelet, mig, mixes, odd_claims, plugin, racks, reboot, rights,
+    selection, sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall,
+    upgrade, versions, webhook, whole_gpus,
 };
 use crate::need::Need;
 use crate::scenario::Scenario;
@@ -115,6 +115,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     shares::a_share_that_must_be_held_is_refused_with_what_its_device_has
         => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs."
         ; needs [ConsumableCapacity],
+    mixes::claims_of_every_kind_come_and_go_beside_each_other_and_leave_nothing
+        => "In 15 rounds whole GPUs, MIG devices, shares, lists and admin access come and go by chance on eight GPUs: no two claims overlap, none waits for a minute for what is free, and at the end no instance, setting, file or claim is left."
+        ; needs [AdminAccess, PrioritizedList, SharedCounters, ConsumableCapacity]
+        ; long "100 rounds.",
     time_slices::a_time_slice_is_set_while_somebody_wants_it_and_no_other_gpu_is_touched
         => "A time slice is set while somebody wants it: for two pods of one claim, for ten claims with shares of one GPU, and for nobody after the last of them. Another interval is refused with both names, and a claim that asks for none touches nothing."
         ; needs [ConsumableCapacity],

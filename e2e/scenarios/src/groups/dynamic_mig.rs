@@ -18,10 +18,10 @@ const PROFILE: &str = "h100";
 
 /// How many devices the smallest profile has on one of its GPUs, and how many GPUs there are.
 const SMALL: usize = 7;
-const GPUS: usize = 8;
+pub(super) const GPUS: usize = 8;
 
 /// As what each GPU is offered: 25 MIG devices, and the whole.
-const VIEWS: usize = 26;
+pub(super) const VIEWS: usize = 26;
 
 const TEMPLATE: &str = "
 apiVersion: resource.k8s.io/v1
@@ -152,7 +152,7 @@ fn cut_and_put_together(
 }
 
 /// Waits until the node offers so many devices, and returns them with the versions of their slices.
-fn await_views(
+pub(super) fn await_views(
     context: &Context<'_>,
     node: &Node,
     count: usize,
