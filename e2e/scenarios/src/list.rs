@@ -97,6 +97,13 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "With dynamic MIG 14 pods with a MIG device each run at once on two GPUs that are cut for them; when they are gone no instance is left, and 8 pods get whole GPUs. No slice is written meanwhile."
         ; needs [SharedCounters]
         ; long "56 pods on eight GPUs.",
+    dynamic_mig::a_mig_device_that_somebody_holds_open_is_tainted_until_it_is_let_go
+        => "While somebody holds the MIG device of a deleted pod open, exactly what overlaps it is tainted and other pods start on the same GPU; once it is let go it is destroyed, and pod and taints are gone."
+        ; needs [SharedCounters],
+    dynamic_mig::gpus_whose_mode_needs_a_reset_are_cut_in_the_mode_that_they_are_in
+        => "A100s whose MIG mode was switched on before are offered as MIG devices alone: 8 pods with a 1g.5gb each run at once, then one with a 7g.40gb; when they are gone no instance is left and the mode is as it was."
+        ; needs [SharedCounters]
+        ; long "56 pods with a 1g.5gb each on eight GPUs, then 8 with a 7g.40gb.",
     shares::twenty_pods_with_a_share_each_are_packed_on_as_few_gpus_as_can_hold_them
         => "Twenty pods with 20 GiB of GPU memory each share as few GPUs as can hold them, and each sees its GPU and what its share is."
         ; needs [ConsumableCapacity],
