@@ -222,13 +222,13 @@ pub(crate) fn a_share_that_must_be_held_is_refused_with_what_its_device_has(
     let share = |name: &str, memory: &str| {
         let config = format!(
             "
-config:
-- opaque:
-    driver: gpu.nvidia.com
-    parameters:
-      apiVersion: tessera-dra.github.io/v1alpha1
-      kind: ShareConfig
-      memory: {{{memory}}}
+    config:
+    - opaque:
+        driver: gpu.nvidia.com
+        parameters:
+          apiVersion: tessera-dra.github.io/v1alpha1
+          kind: ShareConfig
+          memory: {{{memory}}}
 ---"
         );
         asking(&gpu, name, "capacity: {requests: {memory: 1Gi}}").replace("\n---", &config)
