@@ -6,7 +6,6 @@ use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
 use tessera_cluster::Node;
 
 use super::manifests::{example, on_node, one_gpu_on};
-use super::setting;
 use crate::context::{Context, START_LIMIT, claim_of};
 use crate::failure::{Failure, same};
 use crate::gpus::offered;
@@ -71,19 +70,7 @@ pub(crate) fn gpus_are_cut_when_pods_need_it_and_whole_for_the_next(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
-    let mut driver = Driver::of(node)?;
-    setting::with(context, "FEATURE_GATES", "DynamicMIG=true", || {
-        cut_and_put_together(context, node, &mut driver)
-    })?;
-    await_views(context, node, GPUS)?;
-    driver.heal()
-}
-
-fn cut_and_put_together(
-    context: &Context<'_>,
-    node: &Node,
-    driver: &mut Driver<'_>,
-) -> Result<(), Failure> {
+    let driver = Driver::of(node)?;
     let views = await_views(context, node, GPUS * VIEWS)?;
 
     // More than one GPU has room for, at once.
@@ -197,14 +184,6 @@ pub(crate) fn a_mig_device_that_somebody_holds_open_is_tainted_until_it_is_let_g
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
     let mut driver = Driver::of(node)?;
-    setting::with(context, "FEATURE_GATES", "DynamicMIG=true", || {
-        hold_open(context, node, &mut driver)
-    })?;
-    driver.heal()?;
-    await_views(context, node, GPUS).map(drop)
-}
-
-fn hold_open(context: &Context<'_>, node: &Node, driver: &mut Driver<'_>) -> Result<(), Failure> {
     await_views(context, node, GPUS * VIEWS)?;
     await_tainted(context, node, |_| false)?;
     let pods = POD.replace("NAME", "held") + &POD.replace("NAME", "beside");
@@ -228,7 +207,8 @@ fn hold_open(context: &Context<'_>, node: &Node, driver: &mut Driver<'_>) -> Res
     context.delete_pods(&["beside", "newcomer"])?;
     context.no_claims()?;
     context.nothing_left()?;
-    same("MIG devices that are left", &driver.mig_devices()?, &0)
+    same("MIG devices that are left", &driver.mig_devices()?, &0)?;
+    driver.heal()
 }
 
 /// Waits until exactly these devices of the node have a taint.
@@ -263,12 +243,10 @@ pub(crate) fn gpus_whose_mode_needs_a_reset_are_cut_in_the_mode_that_they_are_in
     let mut driver = Driver::of(node)?;
     driver.exchange(AMPERE)?;
     driver.switch_mig_on()?;
-    let outcome = setting::with(context, "FEATURE_GATES", "DynamicMIG=true", || {
-        cut_in_their_mode(context, node, &driver)
-    });
+    let outcome = cut_in_their_mode(context, node, &driver);
     driver.install()?;
     outcome?;
-    await_views(context, node, GPUS).map(drop)
+    await_views(context, node, GPUS * VIEWS).map(drop)
 }
 
 fn cut_in_their_mode(

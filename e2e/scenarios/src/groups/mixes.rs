@@ -16,16 +16,11 @@ use crate::context::{Context, claim_of};
 use crate::failure::{Failure, nothing, same};
 use crate::kubernetes::{Objects, Scope, runs};
 use crate::pause::pause;
-use crate::release;
 use crate::simulated::Driver;
 use crate::wish::{Free, Wish, results};
 
 /// The hardware that claims are mixed on.
 const PROFILE: &str = "h100";
-
-/// What the values are while the scenario runs, and before and after it.
-const ON: [&str; 2] = ["featureGates.DynamicMIG=true", "consumableShares=memory"];
-const OFF: [&str; 2] = ["featureGates.DynamicMIG=false", "consumableShares="];
 
 /// How often pods come and go.
 const ROUNDS: usize = 15;
@@ -60,22 +55,14 @@ pub(crate) fn claims_of_every_kind_come_and_go_beside_each_other_and_leave_nothi
     let mut driver = Driver::of(node)?;
     context.label_namespace(ADMIN_LABEL, "true")?;
     let rounds = context.either(ROUNDS, MANY_ROUNDS);
-    let outcome = switched(context, &ON).and_then(|()| {
-        await_views(context, node, GPUS * VIEWS)?;
-        come_and_go(context, node, &driver, rounds)
-    });
+    await_views(context, node, GPUS * VIEWS)?;
+    let outcome = come_and_go(context, node, &driver, rounds);
     // While what was made can still be destroyed.
     let all = ["pods", "--all"];
     let gone = context.kubernetes().delete(context.namespace(), &all);
-    outcome.and(gone).and(switched(context, &OFF))?;
+    outcome.and(gone)?;
     // GPUs stay in MIG mode until somebody wants them whole.
-    driver.heal()?;
-    await_views(context, node, GPUS).map(drop)
-}
-
-fn switched(context: &Context<'_>, values: &[&str]) -> Result<(), Failure> {
-    let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
-    release::change(context.kubernetes(), &values)
+    driver.heal()
 }
 
 fn come_and_go(
