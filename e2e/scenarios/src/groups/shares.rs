@@ -26,7 +26,7 @@ const PODS: usize = 20;
 const MANY: Duration = Duration::from_mins(3);
 
 /// What a namespace must say before its claims may have admin access.
-const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
+pub(super) const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
 
 const TWENTY_GIB: &str = "21474836480";
 
