@@ -204,6 +204,9 @@ fn collection(write: &Write) -> String {
         Kind::Claim => format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims"),
         Kind::Slice => "/apis/resource.k8s.io/v1/resourceslices".to_owned(),
         Kind::Clique => "/apis/tessera-dra.github.io/v1alpha1/nvlinkcliques".to_owned(),
+        Kind::Policy => {
+            format!("/apis/tessera-dra.github.io/v1alpha1/namespaces/{namespace}/domainpolicies")
+        }
         Kind::Node => "/api/v1/nodes".to_owned(),
         Kind::Pod => format!("/api/v1/namespaces/{namespace}/pods"),
     }
@@ -219,6 +222,7 @@ pub fn read(kind: Kind, object: Value) -> Result<Object, WriteError> {
         Kind::Pod => Object::Pod(Box::new(typed(object)?)),
         Kind::Claim => Object::Claim(Box::new(typed(object)?)),
         Kind::Clique => Object::Clique(Box::new(typed(object)?)),
+        Kind::Policy => Object::Policy(Box::new(typed(object)?)),
     })
 }
 

@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tessera_domain::notice::Notice;
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Kind, Object, SessionsBy, World, Write, keys};
+use tessera_domain::{Kind, Levels, Object, SessionsBy, World, Write, keys};
 
 use self::server::{Death, Server, schedule};
+use super::Settings;
 use super::api::{Api, WriteError, Written, read};
 use super::metrics::Metrics;
 use super::writer::{Round, Writer};
@@ -53,7 +54,14 @@ impl Process {
     fn start_with(server: &Rc<Server>, sessions: SessionsBy) -> Self {
         Self {
             server: Rc::clone(server),
-            writer: Writer::new(Rc::clone(server), sessions, Metrics::default()),
+            writer: Writer::new(
+                Rc::clone(server),
+                Settings {
+                    sessions,
+                    levels: Levels::default(),
+                },
+                Metrics::default(),
+            ),
             world: server.world(),
             sessions,
         }

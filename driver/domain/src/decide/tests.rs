@@ -3,6 +3,7 @@
 mod channels;
 mod life;
 mod placing;
+mod policies;
 
 use std::collections::BTreeSet;
 
@@ -17,6 +18,11 @@ const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 fn later(seconds: i64) -> Timestamp {
     NOW + SignedDuration::from_secs(seconds)
+}
+
+/// The topology levels of tests.
+fn levels() -> Levels {
+    Levels::new(["zone".to_owned(), "block".to_owned()]).unwrap()
 }
 
 /// What is known in a test.
@@ -59,6 +65,7 @@ impl Known {
             Kind::Pod => Object::Pod(Box::new(typed(object))),
             Kind::Claim => Object::Claim(Box::new(typed(object))),
             Kind::Clique => Object::Clique(Box::new(typed(object))),
+            Kind::Policy => Object::Policy(Box::new(typed(object))),
         });
     }
 
@@ -69,6 +76,13 @@ impl Known {
         let typed: ComputeDomain = serde_json::from_value(domain.clone()).unwrap();
         self.with(Kind::Domain, domain)
             .with(Kind::Template, json!(template::template(&typed)))
+    }
+
+    /// A policy in the namespace of the domains.
+    #[must_use]
+    fn policy(self, name: &str, spec: &Value) -> Self {
+        let metadata = json!({"name": name, "namespace": "team"});
+        self.with(Kind::Policy, json!({"metadata": metadata, "spec": spec}))
     }
 
     /// As after the slots that are decided now have been written.
@@ -87,7 +101,7 @@ fn typed<T: serde::de::DeserializeOwned>(object: Value) -> T {
 }
 
 fn writes(world: &World, now: Timestamp) -> Vec<Write> {
-    let each = decide(world, now).each;
+    let each = decide(world, &levels(), now).each;
     each.into_iter()
         .flat_map(|decision| decision.writes)
         .collect()
@@ -147,9 +161,12 @@ fn the_same_world_gives_the_same_decisions_and_a_settled_one_gives_none() {
     let known = Known::pair()
         .accepted("train", 2)
         .with(Kind::Pod, pod_json("w0", "train", 4));
-    assert_eq!(decide(&known.world, NOW), decide(&known.world, NOW));
+    assert_eq!(
+        decide(&known.world, &levels(), NOW),
+        decide(&known.world, &levels(), NOW)
+    );
     let empty = Known::pair();
-    assert_eq!(decide(&empty.world, NOW).each, []);
+    assert_eq!(decide(&empty.world, &levels(), NOW).each, []);
 }
 
 /// Nodes of a gang by their names, and its slots.
