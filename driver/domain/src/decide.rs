@@ -13,6 +13,7 @@
 //! - A domain that is deleted stays until no pod uses it, and then goes whatever nodes say: what they have not
 //!   let go of is kept in quarantine by the slice, not by the domain.
 
+pub mod outlook;
 mod report;
 mod slices;
 

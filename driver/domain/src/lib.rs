@@ -27,6 +27,7 @@ pub mod world;
 pub mod write;
 
 pub use cliques::{SessionsBy, cliques};
+pub use decide::outlook::{Outlook, outlook};
 pub use decide::{Decision, Decisions, decide};
 pub use facts::ObjectName;
 pub use tessera_gang::Levels;

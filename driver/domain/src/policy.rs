@@ -78,16 +78,14 @@ pub(crate) fn chosen(
     nodes: NonZeroU32,
 ) -> Result<Chosen, PolicyRefusal> {
     let nodes = nodes.get();
-    let named = named(domain);
-    let namespace = domain.metadata.namespace.as_deref().unwrap_or_default();
-    let policy = ObjectName::new(namespace, named.unwrap_or(DEFAULT_POLICY));
+    let (policy, named) = reference(domain);
     let spec = match world.policy(&policy) {
         Some(Ok(spec)) => spec.clone(),
         Some(Err(error)) => {
             let error = error.clone();
             return Err(PolicyRefusal::Invalid { policy, error });
         }
-        None if named.is_some() => return Err(PolicyRefusal::Missing(policy)),
+        None if named => return Err(PolicyRefusal::Missing(policy)),
         None => DomainPolicySpec::default(),
     };
     let least = spec.min_nodes.unwrap_or(nodes);
@@ -103,6 +101,20 @@ pub(crate) fn chosen(
         replaces: spec.replacement.is_some() || spec.min_nodes.is_some(),
         policy: translated(spec),
     })
+}
+
+/// The policy that a domain has, if there is one.
+pub(crate) fn name(world: &World, domain: &ComputeDomain) -> Option<ObjectName> {
+    let (policy, _) = reference(domain);
+    world.policy(&policy).map(|_| policy)
+}
+
+/// Where the policy of a domain would be, and whether the domain itself says so.
+fn reference(domain: &ComputeDomain) -> (ObjectName, bool) {
+    let named = named(domain);
+    let namespace = domain.metadata.namespace.as_deref().unwrap_or_default();
+    let policy = ObjectName::new(namespace, named.unwrap_or(DEFAULT_POLICY));
+    (policy, named.is_some())
 }
 
 /// The policy that a domain names.

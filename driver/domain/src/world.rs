@@ -90,6 +90,23 @@ pub enum Object {
     Policy(Box<SeenPolicy>),
 }
 
+impl Object {
+    /// An object of a kind as the API server writes it.
+    pub fn read(kind: Kind, mut object: serde_json::Value) -> serde_json::Result<Self> {
+        use serde_json::from_value as typed;
+        Ok(match kind {
+            Kind::Domain => Self::Domain(Box::new(typed(object)?)),
+            Kind::Template => Self::Template(Box::new(typed(object["metadata"].take())?)),
+            Kind::Slice => Self::Slice(Box::new(typed(object)?)),
+            Kind::Node => Self::Node(Box::new(typed(object)?)),
+            Kind::Pod => Self::Pod(Box::new(typed(object)?)),
+            Kind::Claim => Self::Claim(Box::new(typed(object)?)),
+            Kind::Clique => Self::Clique(Box::new(typed(object)?)),
+            Kind::Policy => Self::Policy(Box::new(typed(object)?)),
+        })
+    }
+}
+
 /// Facts of one kind, by name.
 #[derive(Clone, Debug)]
 struct Shelf<T> {

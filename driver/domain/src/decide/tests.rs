@@ -57,16 +57,7 @@ impl Known {
     fn put(&mut self, kind: Kind, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.world.apply(match kind {
-            Kind::Domain => Object::Domain(Box::new(typed(object))),
-            Kind::Template => Object::Template(Box::new(typed(object["metadata"].clone()))),
-            Kind::Slice => Object::Slice(Box::new(typed(object))),
-            Kind::Node => Object::Node(Box::new(typed(object))),
-            Kind::Pod => Object::Pod(Box::new(typed(object))),
-            Kind::Claim => Object::Claim(Box::new(typed(object))),
-            Kind::Clique => Object::Clique(Box::new(typed(object))),
-            Kind::Policy => Object::Policy(Box::new(typed(object))),
-        });
+        self.world.apply(Object::read(kind, object).unwrap());
     }
 
     /// A domain that has been accepted, with its template.
@@ -94,10 +85,6 @@ impl Known {
         }
         self
     }
-}
-
-fn typed<T: serde::de::DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).unwrap()
 }
 
 fn writes(world: &World, now: Timestamp) -> Vec<Write> {
