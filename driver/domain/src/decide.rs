@@ -14,6 +14,7 @@
 //!   let go of is kept in quarantine by the slice, not by the domain.
 
 pub mod outlook;
+mod recovery;
 mod report;
 mod slices;
 
@@ -252,6 +253,14 @@ impl<'w> Round<'w> {
     ) -> (Situation, Option<Slots>) {
         let chosen = policy::chosen(self.world, domain, nodes);
         if let Some(stored) = stored.filter(|stored| stored.slots.are_offered()) {
+            if let Some(slots) = chosen
+                .as_ref()
+                .ok()
+                .and_then(|chosen| self.recovered(domain, &stored.slots, chosen))
+            {
+                let placed = self.placed(&slots, Some(slots.hostnames.len()));
+                return (Situation::Placed(placed), Some(slots));
+            }
             // What is wrong with a policy takes nothing away from whom it has placed.
             let policy = chosen.map_or_else(|_| Policy::default(), |chosen| chosen.policy);
             return self.kept(domain, stored, &policy);

@@ -4,6 +4,7 @@ mod channels;
 mod life;
 mod placing;
 mod policies;
+mod recovery;
 
 use std::collections::BTreeSet;
 
@@ -74,6 +75,33 @@ impl Known {
     fn policy(self, name: &str, spec: &Value) -> Self {
         let metadata = json!({"name": name, "namespace": "team"});
         self.with(Kind::Policy, json!({"metadata": metadata, "spec": spec}))
+    }
+
+    /// As after everything that is decided about slots has been written, for as long as there is something.
+    fn settle(&mut self, now: Timestamp) {
+        for _ in 0..20 {
+            let slices = writes(&self.world, now)
+                .into_iter()
+                .filter(|write| write.kind == Kind::Slice);
+            let slices: Vec<Write> = slices.collect();
+            if slices.is_empty() {
+                return;
+            }
+            for write in slices {
+                match write.verb {
+                    Verb::Create(slice) => self.put(Kind::Slice, slice),
+                    Verb::Merge(mut patch) => {
+                        patch["metadata"]["name"] = json!(write.name.name);
+                        let annotations = patch["metadata"]["annotations"].as_object_mut();
+                        annotations.unwrap().retain(|_, value| !value.is_null());
+                        self.put(Kind::Slice, patch);
+                    }
+                    Verb::Delete(_) => self.world.remove(Kind::Slice, &write.name),
+                    Verb::Json(_) | Verb::Status(_) => unreachable!("slices are not patched so"),
+                }
+            }
+        }
+        panic!("it never comes to rest: {:#?}", writes(&self.world, now));
     }
 
     /// As after the slots that are decided now have been written.
