@@ -183,6 +183,16 @@ fn a_required_level_keeps_a_gang_together_and_names_what_would_fit() {
 }
 
 #[test]
+fn a_gang_that_waits_for_segments_is_told_of_smaller_ones_that_fit() {
+    let known = named(crumbled(), 3).policy("p", &json!({"segmentNodes": 3}));
+    let (reason, message) = said(&known, "train", "Ready");
+    assert_eq!(reason, "InsufficientFree");
+    assert!(message.contains("use segments of 1 nodes"), "{message}");
+    let known = known.policy("p", &json!({"segmentNodes": 1})).placed(NOW);
+    assert_eq!(train(&known).hostnames.len(), 3);
+}
+
+#[test]
 fn spares_are_held_with_the_gang_and_offered_to_no_pod() {
     let known = named(crumbled(), 1).policy("p", &json!({"spareNodes": 1}));
     let tainted: Vec<String> = told(&known.world, NOW)
