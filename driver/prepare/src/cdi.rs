@@ -20,7 +20,7 @@ mod render;
 mod spec;
 
 pub use currency::is_current;
-pub use install::{DriverFile, DriverInstall, DriverLink};
+pub use install::{DriverFile, DriverInstall, DriverLink, LimitHook};
 pub use kind::{
     CLAIM_KIND, CdiKind, ClaimedDevice, KindError, claim_of_file, claimed_devices, device_id,
     device_name, file_name, reference_file_name,

@@ -182,6 +182,7 @@ pub(crate) fn rebuild(claim: &ClaimUid, spec: &FoundSpec, site: Site<'_>) -> Opt
             instance: instance.map(|instance| instance.uuid.clone()),
             // A spec does not tell. It is known again when the claim is asked for.
             time_slice: None,
+            memory_limit: None,
             cdi_id: cdi::device_id(kind, claim, &device, share_id.as_deref()),
             share_id,
             device,

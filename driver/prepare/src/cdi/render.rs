@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tessera_device::Gpu;
 use tessera_device::mig::{DeviceNumber, MigAccess, MigInstance};
+use tessera_device::{Bytes, Gpu};
 
 use super::{
-    CdiKind, ContainerEdits, Device, DeviceNode, DriverFile, DriverInstall, Hook, Mount, Spec,
+    CdiKind, ContainerEdits, Device, DeviceNode, DriverFile, DriverInstall, Hook, LimitHook, Mount,
+    Spec,
 };
 
 /// Driver files are read-only to tenants and can neither raise privileges nor act as devices.
@@ -32,6 +33,8 @@ pub struct GpuEdits<'a> {
     pub instance: Option<&'a MigInstance>,
     /// The variable that says what the container has of it, where it is a share.
     pub variable: Option<String>,
+    /// The most memory that the container may have of it, where the driver is to hold it to that.
+    pub memory_limit: Option<Bytes>,
 }
 
 /// The spec of a claim that holds these GPUs. There must be at least one.
@@ -77,8 +80,30 @@ fn gpu_edits(edits: &GpuEdits<'_>, install: &DriverInstall) -> ContainerEdits {
             .chain(drm.map(device_node))
             .chain(capabilities)
             .collect(),
+        hooks: limit_hook(edits, install).into_iter().collect(),
         ..ContainerEdits::default()
     }
+}
+
+/// The hook that has the container limited before any process of it runs. It is called where the runtime has made
+/// the container's cgroup, in the namespaces of the host. Its arguments stand in the spec and not in the
+/// container's environment, which an image can change.
+///
+/// It is our own program whatever the other hooks are. Where that is missing the container does not start.
+fn limit_hook(edits: &GpuEdits<'_>, install: &DriverInstall) -> Option<Hook> {
+    let Bytes(limit) = edits.memory_limit?;
+    let LimitHook { program, socket } = &install.limit_hook;
+    let arguments = [
+        ("--socket", socket.clone()),
+        ("--share", edits.name.clone()),
+        ("--gpu", edits.gpu.uuid.to_string()),
+        ("--bytes", limit.to_string()),
+    ];
+    let arguments = arguments.map(|(flag, value)| [flag.to_owned(), value]);
+    Some(Hook {
+        hook_name: "createRuntime",
+        ..hook(program, "limit-memory", arguments.concat())
+    })
 }
 
 /// The node of a capability. The host's may be missing: `nvidia-modprobe` makes it when a program there
