@@ -13,6 +13,7 @@ pub mod failure;
 pub mod gpus;
 mod ground;
 mod groups;
+mod installation;
 mod kubelet_log;
 pub mod kubernetes;
 mod leftovers;
@@ -29,6 +30,7 @@ mod simulated;
 
 pub use failure::Failure;
 pub use ground::Ground;
+pub use installation::{Installation, Installed};
 pub use list::SCENARIOS;
 pub use need::{Need, NotServed};
 pub use scenario::{Form, Outcome, Scenario, Trouble};

@@ -7,19 +7,22 @@ use crate::groups::{
     sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall, upgrade,
     versions, webhook, whole_gpus,
 };
+use crate::installation::Installation;
 use crate::need::Need;
 use crate::scenario::Scenario;
 
 /// Names a scenario after its function, so that neither can be without the other. What follows `; on` is the cluster that it
-/// runs on, if that is not [`Ground::Mixed`]; what follows `; needs` is what not every release of Kubernetes serves, and what
+/// runs on, if that is not [`Ground::Mixed`]; what follows `; with` is how the product is installed meanwhile, if that is not
+/// [`Installation::Usual`]; what follows `; needs` is what not every release of Kubernetes serves, and what
 /// follows `; long` is what a long form does more.
 macro_rules! scenarios {
     ($($group:ident :: $function:ident => $guarantee:literal
-        $(; on $ground:ident)? $(; needs [$($need:ident),+])? $(; long $long:literal)?,)*) => {
+        $(; on $ground:ident)? $(; with $installation:ident)? $(; needs [$($need:ident),+])? $(; long $long:literal)?,)*) => {
         &[$(Scenario {
             name: stringify!($function),
             guarantee: $guarantee,
             ground: scenarios!(@on $($ground)?),
+            installation: scenarios!(@with $($installation)?),
             needs: &[$($(Need::$need),+)?],
             long: scenarios!(@long $($long)?),
             run: $group::$function,
@@ -27,6 +30,8 @@ macro_rules! scenarios {
     };
     (@on) => { Ground::Mixed };
     (@on $ground:ident) => { Ground::$ground };
+    (@with) => { Installation::Usual };
+    (@with $installation:ident) => { Installation::$installation };
     (@long) => { None };
     (@long $long:literal) => { Some($long) };
 }
@@ -99,24 +104,31 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         ; long "56 pods on eight GPUs.",
     shares::twenty_pods_with_a_share_each_are_packed_on_as_few_gpus_as_can_hold_them
         => "Twenty pods with 20 GiB of GPU memory each share as few GPUs as can hold them, and each sees its GPU and what its share is."
+        ; with Shares
         ; needs [ConsumableCapacity],
     shares::a_whole_gpu_waits_while_a_share_of_it_is_in_use_and_runs_after
         => "A pod with a whole GPU is pending with a reason while anybody has a share of that GPU, runs after, and nobody has a share meanwhile."
+        ; with Shares
         ; needs [ConsumableCapacity],
     shares::two_shares_of_one_claim_are_told_apart_by_the_containers_that_have_them
         => "Of one claim with two shares of one GPU each container sees the GPU and is told of the share that it names, or of both if it names none."
+        ; with Shares
         ; needs [ConsumableCapacity],
     shares::admin_access_sees_a_gpu_that_is_shared_and_hinders_nobody
         => "Admin access that asks for 1 MiB sees a GPU of which somebody has a share, and does not keep anybody from having all of it."
+        ; with Shares
         ; needs [AdminAccess, ConsumableCapacity],
     shares::a_limit_of_gpus_has_them_for_itself_beside_shares
         => "Beside pods with shares, nvidia.com/gpu: 2 as a limit has two GPUs for itself, and none of those that are shared."
+        ; with Shares
         ; needs [ExtendedResource, ConsumableCapacity],
     shares::a_share_that_must_be_held_is_refused_with_what_its_device_has
         => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs."
+        ; with Shares
         ; needs [ConsumableCapacity],
     time_slices::a_time_slice_is_set_while_somebody_wants_it_and_no_other_gpu_is_touched
         => "A time slice is set while somebody wants it: for two pods of one claim, for ten claims with shares of one GPU, and for nobody after the last of them. Another interval is refused with both names, and a claim that asks for none touches nothing."
+        ; with Turns
         ; needs [ConsumableCapacity],
     rights::a_plugin_writes_slices_of_its_own_node_and_driver_only
         => "With the real token of its pod the plugin's account writes slices of its own node and drivers only; everything else is refused with the reason.",
@@ -307,6 +319,14 @@ mod tests {
             "the tables of docs/scenarios.md must be\n{}",
             wanted.join("\n")
         );
+    }
+
+    #[test]
+    fn those_of_an_installation_stand_together_because_a_change_of_it_takes_ten_seconds() {
+        let mut others: Vec<_> = SCENARIOS.iter().map(|s| s.installation).collect();
+        others.dedup();
+        others.retain(|installation| *installation != Installation::Usual);
+        assert_eq!(others, [Installation::Shares, Installation::Turns]);
     }
 
     #[test]

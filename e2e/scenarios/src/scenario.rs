@@ -8,6 +8,8 @@ use crate::context::Context;
 use crate::diagnosis::diagnosis;
 use crate::failure::Failure;
 use crate::ground::Ground;
+use crate::installation::{Installation, Installed};
+use crate::kubernetes::Kubernetes;
 use crate::need::{Need, NotServed};
 
 /// The longest name of a namespace (RFC 1123 label).
@@ -31,6 +33,8 @@ pub struct Scenario {
     pub guarantee: &'static str,
     /// The cluster that it runs on.
     pub ground: Ground,
+    /// How the product is installed meanwhile.
+    pub installation: Installation,
     /// What it needs of Kubernetes that not every release serves.
     pub needs: &'static [Need],
     /// What its long form does more than the short one, if it has both.
@@ -57,20 +61,26 @@ pub struct Trouble {
 }
 
 impl Scenario {
-    /// Runs it in a namespace of its own and cleans up behind it.
+    /// Runs it in a namespace of its own and cleans up behind it, after a change of what is installed if it needs one.
     ///
     /// What it leaves on a node is a failure as well.
-    pub fn run(&self, cluster: &Cluster, form: Form) -> Outcome {
+    pub fn run(&self, cluster: &Cluster, form: Form, installed: &mut Installed) -> Outcome {
         let began = Instant::now();
         let namespace = self.namespace();
-        let trouble = self.attempt(cluster, &namespace, form).err();
+        let trouble = self.attempt(cluster, &namespace, form, installed).err();
         Outcome {
             took: began.elapsed(),
             trouble,
         }
     }
 
-    fn attempt(&self, cluster: &Cluster, namespace: &str, form: Form) -> Result<(), Trouble> {
+    fn attempt(
+        &self,
+        cluster: &Cluster,
+        namespace: &str,
+        form: Form,
+        installed: &mut Installed,
+    ) -> Result<(), Trouble> {
         let trouble = |failure| Trouble {
             around: match &failure {
                 // Whoever interrupts wants to get out, not to read.
@@ -79,6 +89,9 @@ impl Scenario {
             },
             failure,
         };
+        installed
+            .make(self.installation, Kubernetes::of(cluster))
+            .map_err(trouble)?;
         let context = Context::new(cluster, namespace, form).map_err(trouble)?;
         let result = (self.run)(&context).map_err(trouble);
         if let Err(Trouble {

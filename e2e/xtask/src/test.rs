@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 use tessera_cluster::progress::{Progress as _, Screen};
 use tessera_cluster::{Cluster, ClusterError, Platform, Profile, Release, interrupt};
@@ -28,8 +29,8 @@ use tally::Tally;
 /// `cargo test` takes no flags for one test.
 const LONG_SIMULATION: (&str, &str) = ("TESSERA_SIMULATED_EVENTS", "1000000");
 
-/// The crate whose tests need Helm.
-const MANIFESTS: &str = "tessera-manifests";
+/// Names the Helm that renders the chart to the tests that want it.
+const HELM: &str = "TESSERA_HELM";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -65,9 +66,9 @@ enum Stage {
     Lints,
     /// Tests, the image and the cluster's programs are built.
     Build,
-    /// Unit and property tests of all crates.
+    /// Unit and property tests of all crates, and the chart, rendered by Helm.
     Unit,
-    /// The chart, rendered by Helm.
+    /// Of these only what Helm renders. Only when it is named.
     Manifests,
     /// The plugin as it is shipped, killed at every point of its work.
     Crashes,
@@ -80,13 +81,8 @@ enum Stage {
 impl Stage {
     fn needs_programs(self) -> bool {
         match self {
-            Self::Manifests | Self::Scenarios => true,
-            Self::Format
-            | Self::Lints
-            | Self::Build
-            | Self::Unit
-            | Self::Crashes
-            | Self::Emulated => false,
+            Self::Unit | Self::Manifests | Self::Scenarios => true,
+            Self::Format | Self::Lints | Self::Build | Self::Crashes | Self::Emulated => false,
         }
     }
 }
@@ -105,10 +101,13 @@ impl Arguments {
         }
         let all = Stage::value_variants().iter().copied();
         let chosen = |stage: &Stage| {
-            if self.only.is_empty() {
-                self.long || *stage != Stage::Emulated
-            } else {
-                self.only.contains(stage)
+            if !self.only.is_empty() {
+                return self.only.contains(stage);
+            }
+            match stage {
+                Stage::Manifests => false,
+                Stage::Emulated => self.long,
+                _ => true,
             }
         };
         all.filter(chosen).collect()
@@ -172,20 +171,24 @@ fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyho
             &[],
         ),
         Stage::Build => build(arguments.image_profile.into()),
-        Stage::Unit => cargo(
+        // The very packages of the build: cargo compiles dependencies anew for another choice of packages, because
+        // that leads to other features.
+        // Nothing in the documentation is a test: to look for some would compile each crate once more.
+        Stage::Unit => rendering(
             "unit",
             &[
                 "test",
                 "--workspace",
-                "--exclude",
-                MANIFESTS,
+                "--lib",
+                "--bins",
+                "--tests",
                 "--no-fail-fast",
             ],
             long,
         ),
-        Stage::Manifests => cargo(
+        Stage::Manifests => rendering(
             "manifests",
-            &["test", "--package", MANIFESTS, "--no-fail-fast"],
+            &["test", "--package", "tessera-manifests", "--no-fail-fast"],
             &[],
         ),
         Stage::Crashes => crashes::run(&arguments.crash, arguments.image_profile.into()),
@@ -226,10 +229,26 @@ fn build(profile: Profile) -> anyhow::Result<Tally> {
 fn cargo(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Tally> {
     let mut command = tessera_cluster::cargo::command();
     command.args(arguments).envs(environment.iter().copied());
-    if arguments.contains(&MANIFESTS) {
-        command.env("TESSERA_HELM", helm::program()?);
-    }
     tested(name, &format!("cargo {}", arguments.join(" ")), command)
+}
+
+/// The same for tests of which some render the chart. Without Helm those fail alone, and say what they lack.
+fn rendering(
+    name: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> anyhow::Result<Tally> {
+    let helm = helm::program();
+    match &helm {
+        Err(error) => {
+            eprintln!("  ✗ {error:#}");
+            cargo(name, arguments, environment)
+        }
+        Ok(helm) => {
+            let helm = helm.to_str().context("the path of Helm is no text")?;
+            cargo(name, arguments, &[environment, &[(HELM, helm)]].concat())
+        }
+    }
 }
 
 /// The same for another machine.
@@ -276,14 +295,21 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_something_is_chosen() {
-        let (last, default) = Stage::value_variants().split_last().unwrap();
+        let all = Stage::value_variants();
+        let but = |left_out: &[Stage]| -> Vec<Stage> {
+            let all = all.iter().copied();
+            all.filter(|stage| !left_out.contains(stage)).collect()
+        };
+        let default = but(&[Stage::Manifests, Stage::Emulated]);
         assert_eq!(arguments(&[], &[]).stages(), default);
-        assert_eq!(arguments(&[], &[*last]).stages(), [Stage::Emulated]);
+        for named in all {
+            assert_eq!(arguments(&[], &[*named]).stages(), [*named]);
+        }
         let long = Arguments {
             long: true,
             ..arguments(&[], &[])
         };
-        assert_eq!(long.stages(), Stage::value_variants());
+        assert_eq!(long.stages(), but(&[Stage::Manifests]));
         assert_eq!(arguments(&["x"], &[]).stages(), [Stage::Scenarios]);
         let crash = Arguments {
             crash: vec!["x".to_owned()],

@@ -47,7 +47,7 @@ spec:
   containers:
   - name: main
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; mkdir /kept/ended 2>/dev/null && exit 1; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; mkdir /kept/ended 2>/dev/null && exit 1; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu

@@ -50,7 +50,7 @@ spec:
   containers:
   - name: main
     image: docker.io/tessera/workload:1
-    command: [sh, -c, 'stat -c \"%n %t %T %a\" /dev/nvidia-caps-imex-channels/*; echo listed; exec sleep 3600']
+    command: [sh, -c, 'stat -c \"%n %t %T %a\" /dev/nvidia-caps-imex-channels/*; echo listed; trap exit TERM; sleep 3600 & wait']
     resources:
       claims:
       - name: channel

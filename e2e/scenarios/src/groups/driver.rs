@@ -159,6 +159,8 @@ pub(crate) fn a_lost_gpu_is_withdrawn_until_it_is_reset_and_the_others_go_on(
 
     driver.set(0, Presence::Resetting)?;
     driver.heal()?;
+    // The loss was found by the look that comes every half minute; this need not be waited for again.
+    driver.stir()?;
     await_devices(context, node, GPUS)?;
     let pods = context.running(&["other"])?;
     same(

@@ -30,14 +30,14 @@ spec:
     env:
     - name: NVIDIA_VISIBLE_DEVICES
       value: all
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu
   - name: by-image
     # NVIDIA_VISIBLE_DEVICES=all stands in the image, as in most images for GPUs.
     image: docker.io/tessera/workload-all-gpus:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu
@@ -82,7 +82,7 @@ spec:
   containers:
   - name: with
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu
@@ -91,7 +91,7 @@ spec:
     env:
     - name: NVIDIA_VISIBLE_DEVICES
       value: all
-    command: [sh, -c, 'exec 2>&1; ls -d /dev/nvidia*; command -v nvidia-smi; echo listed; exec sleep 3600']
+    command: [sh, -c, 'exec 2>&1; ls -d /dev/nvidia*; command -v nvidia-smi; echo listed; trap exit TERM; sleep 3600 & wait']
   terminationGracePeriodSeconds: 1
 ";
 

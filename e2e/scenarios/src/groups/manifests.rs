@@ -36,7 +36,8 @@ spec:
         deviceClassName: gpu.nvidia.com
 ";
 
-/// A pod `NAME` that has the claim that `REFERENCE` names. What it sees is in its log.
+/// A pod `NAME` that has the claim that `REFERENCE` names. What it sees is in its log. Its shell ends when it is told to, which
+/// `sleep` as the first process of a container does not: its end would take the grace period.
 const POD: &str = "
 apiVersion: v1
 kind: Pod
@@ -49,7 +50,7 @@ spec:
   containers:
   - name: main
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu

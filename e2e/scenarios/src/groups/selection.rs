@@ -44,7 +44,7 @@ spec:
   containers:
   - name: main
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu
@@ -61,7 +61,7 @@ spec:
   containers:
   - name: main
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu

@@ -17,13 +17,13 @@ spec:
   containers:
   - name: first
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu
   - name: second
     image: docker.io/tessera/workload:1
-    command: [sh, -c, nvidia-smi -L; echo listed; exec sleep 3600]
+    command: [sh, -c, nvidia-smi -L; echo listed; trap exit TERM; sleep 3600 & wait]
     resources:
       claims:
       - name: gpu

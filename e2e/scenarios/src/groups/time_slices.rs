@@ -6,25 +6,14 @@ use tessera_cluster::Node;
 use tessera_hw::TimeSlice;
 
 use super::manifests::{example, on_node, pod_of};
-use super::shares::{last_gpu, offered_as};
+use super::shares::last_gpu;
 use crate::context::{Context, failed_preparation, uuids};
 use crate::failure::{Failure, same};
 use crate::pause::pause;
-use crate::release;
 use crate::simulated::Driver;
 
 /// The node whose GPUs are set.
 const PROFILE: &str = "h100";
-
-/// What the values are while the scenario runs, and before and after it.
-const ON: [&str; 2] = [
-    "featureGates.TimeSlicingSettings=true",
-    "consumableShares=10",
-];
-const OFF: [&str; 2] = [
-    "featureGates.TimeSlicingSettings=false",
-    "consumableShares=",
-];
 
 /// How many pods share a GPU.
 const SHARES: usize = 10;
@@ -37,11 +26,10 @@ pub(crate) fn a_time_slice_is_set_while_somebody_wants_it_and_no_other_gpu_is_to
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
     let mut driver = Driver::of(node)?;
-    let outcome =
-        switched(context, &ON, true).and_then(|()| take_turns(context, node, &mut driver));
+    let outcome = take_turns(context, node, &mut driver);
     let all = ["pods", "--all"];
     let gone = context.kubernetes().delete(context.namespace(), &all);
-    outcome.and(gone).and(switched(context, &OFF, false))?;
+    outcome.and(gone)?;
     driver.heal()
 }
 
@@ -126,12 +114,6 @@ fn set_back_to(driver: &Driver<'_>, expected: &[(String, TimeSlice)]) -> Result<
         &driver.time_slices()?,
         &expected.to_vec(),
     )
-}
-
-fn switched(context: &Context<'_>, values: &[&str], shared: bool) -> Result<(), Failure> {
-    let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
-    release::change(context.kubernetes(), &values)?;
-    offered_as(context, shared, &values.join(","))
 }
 
 /// A claim for this very GPU, or for a share of it, and a pod that has it. Both have this name.

@@ -4,7 +4,9 @@ use tessera_cluster::images::{self, TesseraImage};
 use tessera_cluster::progress::{Progress as _, Screen, step};
 use tessera_cluster::{Cluster, ClusterError, Profile, Release, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
-use tessera_scenarios::{Failure, Form, Ground, NotServed, Outcome, SCENARIOS, Scenario, release};
+use tessera_scenarios::{
+    Failure, Form, Ground, Installed, NotServed, Outcome, SCENARIOS, Scenario, release,
+};
 
 use super::tally::Tally;
 use crate::failure::told;
@@ -86,10 +88,11 @@ impl Stage<'_> {
         }
         let install = || release::install_on(self.ground, Kubernetes::of(&cluster), self.image);
         step(&Screen, "install the chart with Helm", install).map_err(told)?;
+        let mut installed = Installed::first();
         let mut results = Vec::new();
         for scenario in scenarios {
             results.push(match scenario.not_served_by(self.kubernetes) {
-                None => Ran::Ended(announced(scenario, &cluster, self.form)?),
+                None => Ran::Ended(announced(scenario, &cluster, self.form, &mut installed)?),
                 Some(reason) => {
                     eprintln!("  – {}: not applicable: {reason}", scenario.name);
                     Ran::Not(reason)
@@ -119,12 +122,17 @@ enum Ran {
 }
 
 /// Runs one scenario with its line on the screen, and the whole story if it failed.
-fn announced(scenario: &Scenario, cluster: &Cluster, form: Form) -> anyhow::Result<Outcome> {
+fn announced(
+    scenario: &Scenario,
+    cluster: &Cluster,
+    form: Form,
+    installed: &mut Installed,
+) -> anyhow::Result<Outcome> {
     if interrupt::requested() {
         return Err(ClusterError::Interrupted.into());
     }
     Screen.started(scenario.name);
-    let outcome = scenario.run(cluster, form);
+    let outcome = scenario.run(cluster, form, installed);
     match &outcome.trouble {
         None => Screen.finished(scenario.name, outcome.took),
         Some(trouble) if matches!(trouble.failure, Failure::Interrupted) => {
