@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tessera_device::mig::{DeviceNumber, MigAccess, MigInstance};
 use tessera_device::{Bytes, Gpu};
 
+use super::limit::limit_hook;
 use super::{
-    CdiKind, ContainerEdits, Device, DeviceNode, DriverFile, DriverInstall, Hook, LimitHook, Mount,
-    Spec,
+    CdiKind, ContainerEdits, Device, DeviceNode, DriverFile, DriverInstall, Hook, Mount, Spec,
 };
 
 /// Driver files are read-only to tenants and can neither raise privileges nor act as devices.
@@ -85,27 +85,6 @@ fn gpu_edits(edits: &GpuEdits<'_>, install: &DriverInstall) -> ContainerEdits {
     }
 }
 
-/// The hook that has the container limited before any process of it runs. It is called where the runtime has made
-/// the container's cgroup, in the namespaces of the host. Its arguments stand in the spec and not in the
-/// container's environment, which an image can change.
-///
-/// It is our own program whatever the other hooks are. Where that is missing the container does not start.
-fn limit_hook(edits: &GpuEdits<'_>, install: &DriverInstall) -> Option<Hook> {
-    let Bytes(limit) = edits.memory_limit?;
-    let LimitHook { program, socket } = &install.limit_hook;
-    let arguments = [
-        ("--socket", socket.clone()),
-        ("--share", edits.name.clone()),
-        ("--gpu", edits.gpu.uuid.to_string()),
-        ("--bytes", limit.to_string()),
-    ];
-    let arguments = arguments.map(|(flag, value)| [flag.to_owned(), value]);
-    Some(Hook {
-        hook_name: "createRuntime",
-        ..hook(program, "limit-memory", arguments.concat())
-    })
-}
-
 /// The node of a capability. The host's may be missing: `nvidia-modprobe` makes it when a program there
 /// asks for it.
 fn capability(number: DeviceNumber) -> DeviceNode {
@@ -174,7 +153,7 @@ fn pairs(flag: &str, values: impl Iterator<Item = String>) -> Vec<String> {
     values.flat_map(|value| [flag.to_owned(), value]).collect()
 }
 
-fn hook(program: &str, command: &str, arguments: Vec<String>) -> Hook {
+pub(super) fn hook(program: &str, command: &str, arguments: Vec<String>) -> Hook {
     let name = program.rsplit('/').next().unwrap_or(program);
     let mut args = vec![name.to_owned(), command.to_owned()];
     args.extend(arguments);

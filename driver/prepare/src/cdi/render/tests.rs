@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use tessera_device::testing::{cut, gpu};
 
 use super::*;
-use crate::cdi::DriverLink;
+use crate::cdi::{DriverLink, LimitHook, limit_in};
 
 const VERSION: &str = "580.95.05";
 
@@ -265,5 +265,9 @@ fn a_share_that_is_held_has_its_container_limited_before_it_runs_and_others_do_n
         "5368709120",
     ];
     assert_eq!(hook.args, expected);
+    let limit_of = |name| limit_in(&spec.to_json(), name);
+    assert_eq!(limit_of("a-gpu-0_s-1"), Some(Bytes::from_mib(5 << 10)));
+    assert_eq!(limit_of("a-gpu-0_s-2"), None);
+    assert_eq!(limit_in(b"devices:", "a-gpu-0_s-1"), None);
     assert!(held.container_edits.env.is_empty());
 }
