@@ -230,6 +230,8 @@ fn upwards(path: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::profile::Profile;
 
@@ -347,6 +349,42 @@ mod tests {
         assert_eq!(gpu.memory_limits(POD).soft, 2 * GIB);
         gpu.remove_cgroup(LEAF);
         assert_eq!(gpu.memory_limits(POD).soft, 2 * GIB, "nobody took it back");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        /// Containers whose hard limits divide the card, and whose processes take, give back and are killed in any
+        /// order: nobody has more than its limit, and nobody is denied what it has not used up of it.
+        #[test]
+        fn hard_limits_that_divide_the_card_are_guarantees(
+            steps in prop::collection::vec((0..3_usize, 0..6_u64, any::<bool>()), 2_000),
+            dmem in any::<bool>(),
+        ) {
+            const LIMITS: [u64; 3] = [5 * GIB, 20 * GIB, 100 * GIB];
+            let accounting = if dmem { Accounting::Dmem } else { Accounting::Misc };
+            let mut gpu = gpu();
+            let card = gpu.room();
+            let paths = ["a", "b", "c"].map(|name| format!("{POD}/{name}"));
+            for (path, limit) in paths.iter().zip(LIMITS) {
+                set(&mut gpu, path, 0, limit).unwrap();
+            }
+            for (who, gib, takes) in steps {
+                let (path, limit) = (&paths[who], LIMITS[who]);
+                let used = gpu.memory_limits(path).used;
+                match (takes, gib) {
+                    (true, gib) => {
+                        let taken = gpu.allocate(path, gib * GIB, accounting);
+                        prop_assert_eq!(taken.is_ok(), used + gib * GIB <= limit);
+                    }
+                    // Killed.
+                    (false, 0) => gpu.free(path, used),
+                    (false, gib) => gpu.free(path, gib * GIB),
+                }
+                prop_assert!(gpu.memory_limits(path).used <= limit);
+                prop_assert!(gpu.memory_used() <= card);
+            }
+        }
     }
 
     #[test]
