@@ -28,6 +28,7 @@ use crate::state::container_root;
 enum Word {
     CreateSymlinks,
     UpdateLdcache,
+    LimitMemory,
     Flag(u8),
     Pair(u8, String),
     Link(String, String),
@@ -37,11 +38,21 @@ enum Word {
 
 impl Word {
     fn text(&self) -> OsString {
-        const FLAGS: [&str; 4] = ["--link", "--folder", "--ldconfig-path", "--help"];
+        const FLAGS: [&str; 8] = [
+            "--link",
+            "--folder",
+            "--ldconfig-path",
+            "--help",
+            "--socket",
+            "--share",
+            "--gpu",
+            "--bytes",
+        ];
         let flag = |at: u8| FLAGS[usize::from(at) % FLAGS.len()];
         match self {
             Self::CreateSymlinks => "create-symlinks".into(),
             Self::UpdateLdcache => "update-ldcache".into(),
+            Self::LimitMemory => "limit-memory".into(),
             Self::Flag(at) => flag(*at).into(),
             Self::Pair(at, value) => format!("{}={value}", flag(*at)).into(),
             Self::Link(target, path) => format!("{target}::/{path}").into(),
@@ -61,11 +72,11 @@ fn stays_below(path: &str) -> bool {
 
 #[test]
 fn arguments_that_are_understood_name_only_paths_below_the_root() {
-    fuzz!(10_000, (bool, Vec<Word>), |(links, words)| {
-        let command = if *links {
-            Word::CreateSymlinks
-        } else {
-            Word::UpdateLdcache
+    fuzz!(10_000, (u8, Vec<Word>), |(command, words)| {
+        let command = match command % 3 {
+            0 => Word::CreateSymlinks,
+            1 => Word::UpdateLdcache,
+            _ => Word::LimitMemory,
         };
         let with_command = [&[command], words.as_slice()].concat();
         for words in [words, &with_command] {
@@ -82,6 +93,7 @@ fn arguments_that_are_understood_name_only_paths_below_the_root() {
                             .all(|path| stays_below(path))
                     );
                 }
+                Ok(Command::LimitMemory(limit)) => assert!(stays_below(&limit.socket)),
                 Ok(Command::Help) | Err(_) => {}
             }
         }

@@ -8,8 +8,6 @@ use std::ffi::OsString;
 
 use thiserror::Error;
 
-use crate::limit::Limit;
-
 pub(crate) const HELP: &str = "\
 Readies a container for GPUs. Run by container runtimes as an OCI hook (limit-memory as createRuntime,
 the others as createContainer), with the state of the container on standard input.
@@ -55,6 +53,19 @@ pub(crate) struct Link {
     pub(crate) target: String,
     /// Absolute, without `.` and `..`.
     pub(crate) path: String,
+}
+
+/// A limit to have set.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// Where the plugin of the node takes such wishes.
+    pub(crate) socket: String,
+    /// The name of the share's CDI device.
+    pub(crate) share: String,
+    /// UUID of the GPU.
+    pub(crate) gpu: String,
+    /// The most memory.
+    pub(crate) bytes: u64,
 }
 
 impl Command {

@@ -12,18 +12,11 @@ use std::time::Duration;
 use tessera_limit_call::{Answer, AskError, Request, RequestError, ask};
 use thiserror::Error;
 
+use crate::args::Limit;
+
 /// How long the node may take. Shorter than the time that the spec gives the hook, so that it is the hook that says what
 /// was waited for; longer than the plugin needs to be replaced.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What is asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Limit {
-    pub(crate) socket: String,
-    pub(crate) share: String,
-    pub(crate) gpu: String,
-    pub(crate) bytes: u64,
-}
 
 /// Why the container is not limited, and so must not start.
 #[derive(Debug, Error)]
