@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
-use tessera_domain::SessionsBy;
+use tessera_domain::{Levels, LevelsError, SessionsBy};
 use tessera_shell::args::{LogArgs, PageArgs};
 use uuid::Uuid;
 
+use crate::domains::Settings;
 use crate::lease::{Params, ParamsError};
 use crate::webhook::WebhookArgs;
 
@@ -66,6 +67,16 @@ pub struct Args {
     #[arg(long, env = "IMEX_MODE", value_enum, default_value = "clique")]
     pub imex_mode: ImexMode,
 
+    /// Whose node labels tell where in the network nodes are: aws, gke, oci, coreweave, crusoe, topograph, or zones
+    /// for region and zone alone. Policies of domains name these labels as topology levels.
+    #[arg(long, env = "TOPOLOGY_PRESET", default_value = "zones")]
+    pub topology_preset: String,
+
+    /// Node labels that tell where in the network nodes are, from broad to narrow, with commas between them; in
+    /// place of those of the preset.
+    #[arg(long, env = "TOPOLOGY_LEVELS", value_delimiter = ',')]
+    pub topology_levels: Vec<String>,
+
     /// How long others wait without seeing a renewal before they take the Lease.
     #[arg(long, env = "LEADER_ELECTION_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub leader_election_lease_duration: Duration,
@@ -122,6 +133,21 @@ pub enum Command {
 }
 
 impl Args {
+    /// How compute domains are served.
+    pub fn domains(&self) -> Result<Settings, LevelsError> {
+        // A variable that is empty is one that is not set.
+        let levels = self.topology_levels.iter();
+        let levels: Vec<String> = levels.map(|level| level.trim().to_owned()).collect();
+        Ok(Settings {
+            sessions: self.imex_mode.sessions(),
+            levels: match &levels[..] {
+                [] => Levels::preset(&self.topology_preset)?,
+                [only] if only.is_empty() => Levels::preset(&self.topology_preset)?,
+                _ => Levels::new(levels)?,
+            },
+        })
+    }
+
     /// The election's parameters under an identity that no other process has; `None` when election
     /// is off.
     pub fn election(&self) -> Result<Option<Params>, ParamsError> {
@@ -198,6 +224,22 @@ mod tests {
         ];
         assert_eq!(times, [15, 10, 2].map(Duration::from_secs));
         assert!(args.election().unwrap().is_some());
+    }
+
+    #[test]
+    fn topology_levels_are_a_presets_or_those_that_are_listed() {
+        let levels = |flags: &[&str]| parse(flags).unwrap().domains().map(|it| it.levels);
+        assert_eq!(levels(&[]), Levels::preset("zones"));
+        assert_eq!(levels(&["--topology-levels="]), Levels::preset("zones"));
+        assert_eq!(levels(&["--topology-preset=aws"]), Levels::preset("aws"));
+        let listed = levels(&["--topology-preset=aws", "--topology-levels=zone, rack"]).unwrap();
+        assert_eq!(listed.keys(), ["zone", "rack"]);
+        let told = levels(&["--topology-preset=moon"]).unwrap_err().to_string();
+        assert!(
+            told.contains("moon") && told.contains("coreweave"),
+            "{told}"
+        );
+        assert!(levels(&["--topology-levels=a,a"]).is_err());
     }
 
     #[test]

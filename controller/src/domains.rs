@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::Client;
-use tessera_domain::{SessionsBy, World};
+use tessera_domain::{Levels, SessionsBy, World};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,15 @@ use self::api::KubeApi;
 pub use self::metrics::Metrics;
 use self::writer::{Round, Writer};
 use crate::lease::Leadership;
+
+/// How compute domains are served.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who runs NVLink sessions.
+    pub sessions: SessionsBy,
+    /// The topology levels that policies may name.
+    pub levels: Levels,
+}
 
 /// How long to wait for more after something has happened: the pods of a job come one after the other within
 /// milliseconds, and are planned together.
@@ -46,14 +55,14 @@ const RESYNC: Duration = Duration::from_mins(1);
 pub async fn run(
     client: Client,
     instance: &str,
-    sessions: SessionsBy,
+    settings: Settings,
     metrics: Metrics,
     mut leadership: Receiver<Leadership>,
     stop: CancellationToken,
 ) {
     let mut world = World::default();
     let mut changes = watch::changes(&client);
-    let mut writer = Writer::new(KubeApi::new(client, instance), sessions, metrics);
+    let mut writer = Writer::new(KubeApi::new(client, instance), settings, metrics);
     let mut look = Instant::now();
     let mut complete = false;
     loop {

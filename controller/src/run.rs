@@ -62,7 +62,7 @@ async fn work(
         domains::run(
             client,
             &args.pod_name,
-            args.imex_mode.sessions(),
+            args.domains().context("read the topology levels")?,
             metrics.clone(),
             leadership,
             stop.clone(),

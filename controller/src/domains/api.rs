@@ -6,7 +6,6 @@ use http::{Method, Request, header};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tessera_domain::notice::{About, Notice};
 use tessera_domain::{Kind, Object, Verb, Write, keys};
@@ -204,6 +203,9 @@ fn collection(write: &Write) -> String {
         Kind::Claim => format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims"),
         Kind::Slice => "/apis/resource.k8s.io/v1/resourceslices".to_owned(),
         Kind::Clique => "/apis/tessera-dra.github.io/v1alpha1/nvlinkcliques".to_owned(),
+        Kind::Policy => {
+            format!("/apis/tessera-dra.github.io/v1alpha1/namespaces/{namespace}/domainpolicies")
+        }
         Kind::Node => "/api/v1/nodes".to_owned(),
         Kind::Pod => format!("/api/v1/namespaces/{namespace}/pods"),
     }
@@ -211,20 +213,8 @@ fn collection(write: &Write) -> String {
 
 /// The object in an answer.
 pub fn read(kind: Kind, object: Value) -> Result<Object, WriteError> {
-    Ok(match kind {
-        Kind::Domain => Object::Domain(Box::new(typed(object)?)),
-        Kind::Template => Object::Template(Box::new(typed(object["metadata"].clone())?)),
-        Kind::Slice => Object::Slice(Box::new(typed(object)?)),
-        Kind::Node => Object::Node(Box::new(typed(object)?)),
-        Kind::Pod => Object::Pod(Box::new(typed(object)?)),
-        Kind::Claim => Object::Claim(Box::new(typed(object)?)),
-        Kind::Clique => Object::Clique(Box::new(typed(object)?)),
-    })
-}
-
-fn typed<T: DeserializeOwned>(object: Value) -> Result<T, WriteError> {
-    let typed = serde_json::from_value(object);
-    typed.map_err(|error| WriteError::Unreadable(error.to_string()))
+    let read = Object::read(kind, object);
+    read.map_err(|error| WriteError::Unreadable(error.to_string()))
 }
 
 fn refusal(error: &kube::Error) -> WriteError {

@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tessera_domain::notice::Notice;
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Kind, Object, SessionsBy, World, Write, keys};
+use tessera_domain::{Kind, Levels, Object, SessionsBy, World, Write, keys};
 
 use self::server::{Death, Server, schedule};
+use super::Settings;
 use super::api::{Api, WriteError, Written, read};
 use super::metrics::Metrics;
 use super::writer::{Round, Writer};
@@ -53,7 +54,14 @@ impl Process {
     fn start_with(server: &Rc<Server>, sessions: SessionsBy) -> Self {
         Self {
             server: Rc::clone(server),
-            writer: Writer::new(Rc::clone(server), sessions, Metrics::default()),
+            writer: Writer::new(
+                Rc::clone(server),
+                Settings {
+                    sessions,
+                    levels: Levels::default(),
+                },
+                Metrics::default(),
+            ),
             world: server.world(),
             sessions,
         }
@@ -189,6 +197,48 @@ async fn wherever_the_writer_dies_the_end_is_the_same() {
             );
             assert_eq!(server.death.get(), None, "{death:?} was not reached");
             assert_eq!(server.end(), calm.end(), "{death:?}");
+        }
+    }
+}
+
+/// A domain loses a node, which another of the farther clique replaces while its other pod runs on.
+async fn life_of_a_loss(server: &Rc<Server>) -> Value {
+    let mut process = Process::start(server);
+    let spec = json!({"cliquePolicy": "Preferred", "replacement": {}});
+    let metadata = json!({"name": "default", "namespace": "team"});
+    server.put(Kind::Policy, json!({"metadata": metadata, "spec": spec}));
+    server.put(Kind::Domain, domain_json("train", 2));
+    for pod in ["w0", "w1"] {
+        server.put(Kind::Pod, pod_json(pod, "train", 4));
+    }
+    process.settle(START).await;
+    let lost = nodes_of_pods(server)[0].clone();
+    server.remove(Kind::Node, "", &lost);
+    server.remove(Kind::Slice, "", &format!("{lost}-fabric"));
+    server.remove(Kind::Claim, "team", "w0-channel");
+    server.put(Kind::Pod, pod_json("w0", "train", 4));
+    process.settle(after(10)).await;
+    let nodes = nodes_of_pods(server);
+    assert!(
+        !nodes.contains(&lost) && !nodes.contains(&"none".to_owned()),
+        "{nodes:?}"
+    );
+    assert_eq!(ready(server, "train").0, "NodesReady");
+    json!(server.end())
+}
+
+/// I8, for the replacement of nodes.
+#[tokio::test(start_paused = true)]
+async fn wherever_the_writer_dies_a_lost_node_is_replaced_all_the_same() {
+    let calm = cluster();
+    let end = life_of_a_loss(&calm).await;
+    let writes = calm.log.borrow().len();
+    for at in 0..writes {
+        for death in [Death::Before(at), Death::After(at)] {
+            let server = cluster();
+            server.death.set(Some(death));
+            assert_eq!(life_of_a_loss(&server).await, end, "{death:?}");
+            assert_eq!(server.death.get(), None, "{death:?} was not reached");
         }
     }
 }

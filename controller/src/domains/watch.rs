@@ -17,7 +17,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tessera_api::{ComputeDomain, NVLinkClique};
-use tessera_domain::seen::{SeenClaim, SeenNode, SeenPod};
+use tessera_domain::seen::{SeenClaim, SeenNode, SeenPod, SeenPolicy};
 use tessera_domain::{Kind, Object, ObjectName, World, keys};
 use tessera_shell::logging::chain;
 use tessera_shell::resource_api::is_unserved;
@@ -68,6 +68,7 @@ pub fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> {
         follow::<SeenPod>(client, Kind::Pod, all.clone(), Object::Pod),
         follow::<SeenClaim>(client, Kind::Claim, all.clone(), Object::Claim),
         follow::<NVLinkClique>(client, Kind::Clique, all.clone(), Object::Clique),
+        follow::<SeenPolicy>(client, Kind::Policy, all.clone(), Object::Policy),
         templates(client, all),
     ])
 }
@@ -194,8 +195,8 @@ mod tests {
         let minutes = 10;
         let all = async { while changes.next().await.is_some() {} };
         timeout(UNSERVED * minutes, all).await.unwrap_err();
-        // Each of seven kinds; between two attempts a watch takes its own pause as well.
+        // Each of eight kinds; between two attempts a watch takes its own pause as well.
         let asked = asked.load(Ordering::Relaxed);
-        assert!((7 * 8..=7 * 10).contains(&asked), "{asked}");
+        assert!((8 * 8..=8 * 10).contains(&asked), "{asked}");
     }
 }

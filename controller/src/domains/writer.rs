@@ -1,11 +1,12 @@
 //! The one that writes: does what was decided, in order, and knows at once what came of it.
 
 use jiff::Timestamp;
-use tessera_domain::{Decision, Decisions, SessionsBy, World, cliques, decide};
+use tessera_domain::{Decision, Decisions, World, cliques, decide};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::Settings;
 use super::api::{Api, Written};
 use super::metrics::Metrics;
 use super::pause::Pauses;
@@ -13,7 +14,7 @@ use super::pause::Pauses;
 /// The writer.
 pub struct Writer<A> {
     api: A,
-    sessions: SessionsBy,
+    settings: Settings,
     metrics: Metrics,
     pauses: Pauses,
 }
@@ -30,11 +31,11 @@ pub enum Round {
 }
 
 impl<A: Api> Writer<A> {
-    /// Writes by way of `api`; NVLink sessions are run by `sessions`.
-    pub fn new(api: A, sessions: SessionsBy, metrics: Metrics) -> Self {
+    /// Writes by way of `api`.
+    pub fn new(api: A, settings: Settings, metrics: Metrics) -> Self {
         Self {
             api,
-            sessions,
+            settings,
             metrics,
             pauses: Pauses::default(),
         }
@@ -52,8 +53,8 @@ impl<A: Api> Writer<A> {
             mut each,
             reasons,
             time_matters,
-        } = decide(world, now);
-        each.extend(cliques(world, self.sessions, now));
+        } = decide(world, &self.settings.levels, now);
+        each.extend(cliques(world, self.settings.sessions, now));
         self.metrics.stand(&reasons);
         self.pauses
             .keep(|who| each.iter().any(|decision| waits_as(decision) == who));

@@ -86,6 +86,19 @@ impl<'d> Field<'d> {
         Fields::of(self.at, self.value)
     }
 
+    /// The entries of the list in this field.
+    pub(crate) fn list(&self) -> Result<impl Iterator<Item = Field<'d>>, ConfigError> {
+        let Document::List(entries) = self.value else {
+            return Err(self.wrong_type("a list"));
+        };
+        let at = self.at.clone();
+        let entries = entries.iter().enumerate();
+        Ok(entries.map(move |(index, value)| Field {
+            at: at.key(&index.to_string()),
+            value,
+        }))
+    }
+
     /// The string in this field.
     pub(crate) fn text(&self) -> Result<&'d str, ConfigError> {
         self.value.text().ok_or_else(|| self.wrong_type("a string"))

@@ -39,7 +39,7 @@ pub use feature::{AVAILABLE, Feature, Unsupported, available};
 pub use group::{API_VERSION, GROUP, OWN_API_VERSION, OWN_GROUP, OWN_VERSION, VERSION};
 pub use path::FieldPath;
 pub use policy::{
-    CapacityType, CliquePolicy, DomainPolicy, DomainPolicySpec, DomainPolicyStatus,
+    CapacityType, CliquePolicy, DEFAULT_POLICY, DomainPolicy, DomainPolicySpec, DomainPolicyStatus,
     POLICY_ANNOTATION, Replacement, Topology,
 };
 pub use share::{

@@ -180,6 +180,7 @@ fn the_crd_of_cliques_has_the_fields_of_the_type() {
 #[test]
 fn the_crd_of_policies_has_the_fields_of_the_type() {
     let spec = DomainPolicySpec {
+        min_nodes: Some(2),
         clique_policy: CliquePolicy::Preferred,
         segment_nodes: Some(8),
         topology: Some(Topology {

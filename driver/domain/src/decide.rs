@@ -13,6 +13,8 @@
 //! - A domain that is deleted stays until no pod uses it, and then goes whatever nodes say: what they have not
 //!   let go of is kept in quarantine by the slice, not by the domain.
 
+pub mod outlook;
+mod recovery;
 mod report;
 mod slices;
 
@@ -22,6 +24,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tessera_api::{ComputeDomain, DomainSize};
+use tessera_gang::{Levels, Policy};
 
 use self::slices::{slice_end, slots_writes};
 use crate::apart::apart;
@@ -30,7 +33,9 @@ use crate::demand;
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
 use crate::notice::{self, Notice};
-use crate::place::{self, Promised, Site, template_name};
+use crate::place::{Site, template_name};
+use crate::policy;
+use crate::promised::{self, Promised};
 use crate::quarantine;
 use crate::situation::{Placed, Situation};
 use crate::slots::{Holds, Slots};
@@ -42,9 +47,6 @@ use crate::write::{self, Verb, Write};
 
 /// How long slots outlive their last pod: a job that is made again takes its nodes again.
 const IDLE: SignedDuration = SignedDuration::from_secs(30);
-
-/// How long slots are kept for pods of which none gets a node.
-const UNBOUND: SignedDuration = SignedDuration::from_secs(300);
 
 /// What is to be done about one domain, in this order. When a write fails, the later ones of the same
 /// domain are not done.
@@ -69,9 +71,9 @@ pub struct Decisions {
     pub time_matters: bool,
 }
 
-/// What is to be written now.
-pub fn decide(world: &World, now: Timestamp) -> Decisions {
-    let mut round = Round::new(world, now);
+/// What is to be written now. `levels` are the topology levels that policies may name.
+pub fn decide(world: &World, levels: &Levels, now: Timestamp) -> Decisions {
+    let mut round = Round::new(world, levels, now);
     for domain in in_order(world) {
         let decision = round.domain(domain);
         round.note(decision);
@@ -120,6 +122,7 @@ fn uid(domain: &ComputeDomain) -> &str {
 /// One look at everything.
 struct Round<'w> {
     world: &'w World,
+    levels: &'w Levels,
     now: Timestamp,
     fabric: BTreeMap<&'w str, &'w FabricFacts>,
     sessions: Sessions<'w>,
@@ -132,10 +135,11 @@ struct Round<'w> {
 }
 
 impl<'w> Round<'w> {
-    fn new(world: &'w World, now: Timestamp) -> Self {
+    fn new(world: &'w World, levels: &'w Levels, now: Timestamp) -> Self {
         let stored = world.slots();
         Self {
             world,
+            levels,
             now,
             fabric: world.fabric(),
             sessions: Sessions::of(world),
@@ -208,7 +212,7 @@ impl<'w> Round<'w> {
         if let Some(slots) = slots {
             writes.extend(slots_writes(&slots, stored));
             writes.extend(self.admissions(domain, &slots));
-            self.promised.put(slots, template_name(domain));
+            self.promised.put(self.world, slots, template_name(domain));
         } else if let Some(stored) = stored.filter(|stored| stored.slots.are_offered()) {
             writes.extend(self.admissions(domain, &stored.slots));
         }
@@ -247,9 +251,24 @@ impl<'w> Round<'w> {
         nodes: std::num::NonZeroU32,
         stored: Option<&StoredSlots>,
     ) -> (Situation, Option<Slots>) {
+        let chosen = policy::chosen(self.world, domain, nodes);
         if let Some(stored) = stored.filter(|stored| stored.slots.are_offered()) {
-            return self.kept(domain, stored);
+            if let Some(slots) = chosen
+                .as_ref()
+                .ok()
+                .and_then(|chosen| self.recovered(domain, &stored.slots, chosen))
+            {
+                let placed = self.placed(&slots, Some(slots.hostnames.len()));
+                return (Situation::Placed(placed), Some(slots));
+            }
+            // What is wrong with a policy takes nothing away from whom it has placed.
+            let policy = chosen.map_or_else(|_| Policy::default(), |chosen| chosen.policy);
+            return self.kept(domain, stored, &policy);
         }
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
+            Err(why) => return (Situation::NotPlaced(why.into()), None),
+        };
         let site = self.site();
         let wanted = match demand::wanted(self.world, domain, nodes, site.largest()) {
             Ok(Some(wanted)) => wanted,
@@ -260,7 +279,8 @@ impl<'w> Round<'w> {
             Err(unknown) => return (Situation::AwaitingClaims { pod: unknown.pod }, None),
         };
         let earlier = stored.map(|stored| &stored.slots);
-        match site.gang(domain, nodes, wanted, earlier) {
+        let demand = site.demand(domain, &chosen, &wanted);
+        match site.gang(domain, &demand, earlier) {
             Ok(slots) => {
                 let placed = self.placed(&slots, Some(slots.hostnames.len()));
                 (Situation::Placed(placed), Some(slots))
@@ -270,7 +290,12 @@ impl<'w> Round<'w> {
     }
 
     /// A gang that has its slots: they stay, grow with its pods, or are taken back.
-    fn kept(&mut self, domain: &ComputeDomain, stored: &StoredSlots) -> (Situation, Option<Slots>) {
+    fn kept(
+        &mut self,
+        domain: &ComputeDomain,
+        stored: &StoredSlots,
+        policy: &Policy,
+    ) -> (Situation, Option<Slots>) {
         let slots = &stored.slots;
         let placed = self.placed(slots, Some(slots.hostnames.len()));
         let (pending, bound) = self.world.stages(domain);
@@ -278,8 +303,9 @@ impl<'w> Round<'w> {
         let idle = pending + bound == 0 && !used;
         let stuck = bound == 0 && !used && pending > 0;
         let since = |start: Timestamp| self.now.duration_since(start);
+        let unbound = SignedDuration::try_from(policy.bind_timeout).unwrap_or(SignedDuration::MAX);
         let over = (idle && since(self.idle_since(domain)) >= IDLE)
-            || (stuck && (since(slots.offered) >= UNBOUND || placed.is_broken()));
+            || (stuck && (since(slots.offered) >= unbound || placed.is_broken()));
         self.decisions.time_matters |= idle || stuck;
         if over {
             let template = template_name(domain);
@@ -303,31 +329,37 @@ impl<'w> Round<'w> {
     }
 
     fn placed(&self, slots: &Slots, gang: Option<usize>) -> Placed {
-        let (mut lost, mut unready, mut ready) = (Vec::new(), Vec::new(), Vec::new());
-        let names = || place::nodes(self.world, slots).map(|node| node.name.as_str());
-        for hostname in &slots.hostnames {
-            let Some(node) = self.world.node_by_hostname(hostname) else {
-                lost.push(hostname.clone());
-                continue;
-            };
-            let fabric = self.fabric.get(node.name.as_str());
-            let Some(fabric) = fabric.filter(|fabric| fabric.is_ready()) else {
-                unready.push(node.name.clone());
-                continue;
-            };
-            ready.push((node, *fabric));
-            // A gang shares memory among all of its nodes, pods that are followed with whom they meet.
-            let others = names().filter(|_| gang.is_some());
-            unready.extend(self.sessions.wrong(&node.name, others));
+        let (mut lost, mut unready, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for share in slots.shares() {
+            let here = |hostname: &String| self.world.node_by_hostname(hostname);
+            let names = || share.iter().filter_map(here).map(|node| node.name.as_str());
+            let mut ready = Vec::new();
+            for hostname in share {
+                let Some(node) = here(hostname) else {
+                    lost.push(hostname.clone());
+                    continue;
+                };
+                let fabric = self.fabric.get(node.name.as_str());
+                let Some(fabric) = fabric.filter(|fabric| fabric.is_ready()) else {
+                    unready.push(node.name.clone());
+                    continue;
+                };
+                ready.push((node, *fabric));
+                // A gang shares memory among its nodes of a clique, pods that are followed with whom they meet.
+                let others = names().filter(|_| gang.is_some());
+                unready.extend(self.sessions.wrong(&node.name, others));
+            }
+            left.extend(apart(&ready));
         }
         Placed {
             gang,
+            cliques: slots.shares().count(),
             holds: slots.holds,
             gpus_per_node: slots.gpus_per_node,
             lost,
             unready,
             // What follows its pods was never in one clique.
-            apart: gang.map(|_| apart(&ready)).unwrap_or_default(),
+            apart: gang.map(|_| left).unwrap_or_default(),
         }
     }
 
@@ -340,7 +372,7 @@ impl<'w> Round<'w> {
         let pods = self.world.pods_of(domain);
         let waiting = pods.filter(|pod| pod.stage == PodStage::Pending);
         let shut_out = waiting.filter(|pod| !pod.tolerates_reservation());
-        let nodes = place::nodes(self.world, slots);
+        let nodes = promised::held(self.world, slots);
         let open = nodes.filter(|node| node.held_for() != Some(&slots.domain));
         shut_out
             .map(write::tolerate)
@@ -375,7 +407,8 @@ impl<'w> Round<'w> {
         };
         let withdrawn = stored.slots.withdrawn(self.now);
         let writes = slots_writes(&withdrawn, Some(stored));
-        self.promised.put(withdrawn, template_name(domain));
+        self.promised
+            .put(self.world, withdrawn, template_name(domain));
         writes
     }
 
@@ -418,6 +451,7 @@ impl<'w> Round<'w> {
             fabric: &self.fabric,
             sessions: &self.sessions,
             promised: &self.promised,
+            levels: self.levels,
             now: self.now,
         }
     }

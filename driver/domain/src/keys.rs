@@ -55,6 +55,13 @@ pub const RELEASED_ANNOTATION: &str = "tessera-dra.github.io/released";
 /// On a slice of slots: nodes of an earlier plan that may still have the channel, with commas between them.
 pub const FORMER_ANNOTATION: &str = "tessera-dra.github.io/former-nodes";
 
+/// On a slice of slots whose nodes are of several cliques: how many nodes are of each, in the order in which the
+/// nodes are named, with commas between them.
+pub const SHARES_ANNOTATION: &str = "tessera-dra.github.io/clique-nodes";
+
+/// On a slice of slots: nodes that are held against the loss of others, with commas between them.
+pub const SPARES_ANNOTATION: &str = "tessera-dra.github.io/spare-nodes";
+
 /// The label by which a slice's node selector names nodes.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 

@@ -1,15 +1,14 @@
 //! Chooses the nodes and the channel of a domain: the facts in the planner's terms, and its answer as slots.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tessera_api::{AllocationMode, ComputeDomain};
 use tessera_gang::channels::{ChannelNumber, ChannelRefusal, Grant};
 use tessera_gang::{
-    Blocked, CapacityType, Channels, CliqueId, Cluster, Demand, GangId, Health, Levels, NodeCount,
-    NodeFacts as GangNode, NodeName, Policy, Shape,
+    Blocked, CapacityType, Channels, CliqueId, Cluster, Demand, GangId, Health, Levels,
+    NodeFacts as GangNode, NodeName, Placement, Shape,
 };
 use thiserror::Error;
 
@@ -17,9 +16,11 @@ use crate::cliques::Sessions;
 use crate::demand::{self, Wanted};
 use crate::facts::{FabricFacts, NodeFacts, ObjectName};
 use crate::keys;
+use crate::policy::{Chosen, PolicyRefusal};
+use crate::promised::{self, Promised};
 use crate::room::{self, Holder};
 use crate::slots::{Holds, MOST_SLOTS, Slots};
-use crate::world::{StoredSlots, World};
+use crate::world::World;
 
 /// Slots beyond those of the pods that are there, so that one more pod is no write.
 const SPARE_SLOTS: u32 = 8;
@@ -48,11 +49,9 @@ pub enum NotPlaced {
          that no domain with allocationMode All has every clique"
     )]
     NoNodes,
-    /// More nodes than any cluster has.
-    #[error(
-        "numNodes {0} is more than any cluster has; delete the domain and write a smaller number"
-    )]
-    TooManyNodes(u32),
+    /// Nobody can say how it is to be placed.
+    #[error(transparent)]
+    Policy(#[from] PolicyRefusal),
 }
 
 impl NotPlaced {
@@ -62,59 +61,8 @@ impl NotPlaced {
             Self::Blocked(blocked) => blocked.reason(),
             Self::Channel(_) | Self::NoCommonChannel { .. } => "NoChannel",
             Self::NoNodes => "NoEligibleNode",
-            Self::TooManyNodes(_) => "NoCliqueLargeEnough",
+            Self::Policy(refusal) => refusal.reason(),
         }
-    }
-}
-
-/// What is promised to domains: what is stored, and what was decided since.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Promised(BTreeMap<String, (Slots, ObjectName)>);
-
-impl Promised {
-    /// What is stored.
-    pub(crate) fn of(stored: &BTreeMap<&str, StoredSlots>, world: &World) -> Self {
-        let templates: BTreeMap<&str, &ComputeDomain> = world
-            .domains()
-            .filter_map(|domain| Some((domain.metadata.uid.as_deref()?, domain)))
-            .collect();
-        let mut promised = Self::default();
-        for (uid, stored) in stored {
-            let template = templates.get(uid).map_or_else(
-                || ObjectName::new(&stored.slots.name.namespace, ""),
-                |domain| template_name(domain),
-            );
-            promised.put(stored.slots.clone(), template);
-        }
-        promised
-    }
-
-    /// With what was decided for one more.
-    pub(crate) fn put(&mut self, slots: Slots, template: ObjectName) {
-        self.0.insert(slots.domain.clone(), (slots, template));
-    }
-
-    /// The slots that are offered to a domain.
-    pub(crate) fn offered_to(&self, domain: &str) -> Option<&Slots> {
-        let (slots, _) = self.0.get(domain)?;
-        slots.are_offered().then_some(slots)
-    }
-
-    /// Whether a domain has slots.
-    pub(crate) fn is_offered(&self, domain: &str) -> bool {
-        self.offered_to(domain).is_some()
-    }
-
-    /// Whether a node is held as a whole for a domain.
-    pub(crate) fn holds(&self, world: &World, domain: &str, node: &str) -> bool {
-        let slots = self.offered_to(domain);
-        slots.is_some_and(|slots| {
-            slots.holds == Holds::WholeNodes && nodes(world, slots).any(|own| own.name == node)
-        })
-    }
-
-    fn offered(&self) -> impl Iterator<Item = &(Slots, ObjectName)> {
-        self.0.values().filter(|(slots, _)| slots.are_offered())
     }
 }
 
@@ -132,6 +80,7 @@ pub(crate) struct Site<'a> {
     pub(crate) fabric: &'a BTreeMap<&'a str, &'a FabricFacts>,
     pub(crate) sessions: &'a Sessions<'a>,
     pub(crate) promised: &'a Promised,
+    pub(crate) levels: &'a Levels,
     pub(crate) now: Timestamp,
 }
 
@@ -152,33 +101,47 @@ impl<'a> Site<'a> {
         gpus.max().unwrap_or(0)
     }
 
-    /// The slots of a gang of so many nodes.
-    pub(crate) fn gang(
+    /// What a gang asks for.
+    pub(crate) fn demand(
         &self,
         domain: &ComputeDomain,
-        nodes: NonZeroU32,
-        wanted: Wanted,
-        earlier: Option<&Slots>,
-    ) -> Result<Slots, NotPlaced> {
-        let uid = domain.metadata.uid.clone().unwrap_or_default();
-        let count = NodeCount::exactly(nodes.get());
-        let demand = Demand {
-            gang: GangId::from(uid.as_str()),
-            nodes: count.map_err(|_| NotPlaced::TooManyNodes(nodes.get()))?,
-            shape: Shape::new(wanted.gpus_per_node, wanted.eligibility),
-            policy: Policy::default(),
+        chosen: &Chosen,
+        wanted: &Wanted,
+    ) -> Demand {
+        Demand {
+            gang: GangId::from(domain.metadata.uid.clone().unwrap_or_default()),
+            nodes: chosen.nodes,
+            shape: Shape::new(wanted.gpus_per_node, wanted.eligibility.clone()),
+            policy: chosen.policy.clone(),
             priority: wanted.priority,
             waiting: age(domain, self.now),
             runs_for: None,
-        };
-        let placement = tessera_gang::plan(&self.cluster(domain), &demand)?;
-        let names: Vec<&NodeName> = placement.nodes().collect();
-        let chosen: Vec<_> = names
-            .iter()
-            .filter_map(|name| {
-                let node = self.world.node(name.as_str())?;
-                Some((node, *self.fabric.get(name.as_str())?, node.hostname()?))
-            })
+        }
+    }
+
+    /// The slots of a gang.
+    pub(crate) fn gang(
+        &self,
+        domain: &ComputeDomain,
+        demand: &Demand,
+        earlier: Option<&Slots>,
+    ) -> Result<Slots, NotPlaced> {
+        let placement = self.with_cluster(domain, |cluster| tessera_gang::plan(cluster, demand))?;
+        self.slots(domain, demand, &placement, earlier)
+    }
+
+    /// The slots on the nodes of a placement, after `earlier` ones of the same domain.
+    pub(crate) fn slots(
+        &self,
+        domain: &ComputeDomain,
+        demand: &Demand,
+        placement: &Placement,
+        earlier: Option<&Slots>,
+    ) -> Result<Slots, NotPlaced> {
+        let gpus_per_node = demand.shape.gpus_per_node();
+        let chosen: Vec<_> = placement
+            .nodes()
+            .filter_map(|name| self.candidate(name))
             .collect();
         let mut cliques: BTreeSet<CliqueId> = chosen
             .iter()
@@ -187,21 +150,25 @@ impl<'a> Site<'a> {
         // Where it may still be held under its number, it keeps that number.
         cliques.extend(earlier.iter().flat_map(|earlier| self.cliques(earlier)));
         let channel = self.channel(domain, &cliques)?;
-        let whole = wanted.gpus_per_node > 0
+        let whole = gpus_per_node > 0
             && chosen
                 .iter()
-                .all(|(node, fabric, _)| gpus(node, fabric) == wanted.gpus_per_node);
+                .all(|(node, fabric, _)| gpus(node, fabric) == gpus_per_node);
+        let hostnames = |names: &mut dyn Iterator<Item = &NodeName>| -> Vec<String> {
+            let found = names.filter_map(|name| self.candidate(name));
+            found.map(|(.., hostname)| hostname.to_owned()).collect()
+        };
+        let shares = placement.cliques.iter();
         let slots = Slots {
-            domain: uid,
+            domain: domain.metadata.uid.clone().unwrap_or_default(),
             name: ObjectName::of(&domain.metadata),
-            hostnames: chosen
-                .iter()
-                .map(|(_, _, hostname)| (*hostname).to_owned())
-                .collect(),
+            hostnames: hostnames(&mut placement.nodes()),
+            clique_nodes: shares.map(|share| share.nodes.len()).collect(),
+            spares: hostnames(&mut placement.spares()),
             former: Vec::new(),
             channel,
-            count: slots_for(self.pods(domain).max(nodes.get())),
-            gpus_per_node: wanted.gpus_per_node,
+            count: slots_for(self.pods(domain).max(demand.nodes.max())),
+            gpus_per_node,
             holds: if whole {
                 Holds::WholeNodes
             } else {
@@ -214,6 +181,11 @@ impl<'a> Site<'a> {
             Some(earlier) => slots.after(earlier),
             None => slots,
         })
+    }
+
+    fn candidate(&self, name: &NodeName) -> Option<(&'a NodeFacts, &'a FabricFacts, &'a str)> {
+        let node = self.world.node(name.as_str())?;
+        Some((node, *self.fabric.get(name.as_str())?, node.hostname()?))
     }
 
     /// The slots of a domain that follows its pods: on every node that can serve it.
@@ -245,6 +217,8 @@ impl<'a> Site<'a> {
                 .iter()
                 .map(|(_, _, hostname)| (*hostname).to_owned())
                 .collect(),
+            clique_nodes: vec![candidates.len()],
+            spares: Vec::new(),
             former: Vec::new(),
             channel,
             // A slot that a pod has is not taken away from under it.
@@ -269,18 +243,29 @@ impl<'a> Site<'a> {
         u32::try_from(self.world.pods_of(domain).count()).unwrap_or(u32::MAX)
     }
 
-    /// The cluster as the planner sees it for `domain`: what others hold is held, and cliques that it
-    /// cannot have for the sake of channels are left out.
-    fn cluster(&self, domain: &ComputeDomain) -> Cluster {
-        let uid = domain.metadata.uid.as_deref().unwrap_or_default();
+    /// The cluster as the planner sees it for `domain`: what is promised is held, and cliques that it cannot have for
+    /// the sake of channels are left out.
+    pub(crate) fn with_cluster<R>(
+        &self,
+        domain: &ComputeDomain,
+        look: impl FnOnce(&Cluster) -> R,
+    ) -> R {
         let excluded = self.excluded(domain, None);
+        if excluded.is_empty() {
+            look(self.promised.cluster(|| self.cluster(&excluded)))
+        } else {
+            look(&self.cluster(&excluded))
+        }
+    }
+
+    fn cluster(&self, excluded: &BTreeSet<CliqueId>) -> Cluster {
         let holders: Vec<Holder<'_>> = self
             .promised
             .offered()
             .map(|held| self.holder(held))
             .collect();
         let used = room::used(self.world, &holders);
-        let mut cluster = Cluster::new(Levels::default());
+        let mut cluster = Cluster::new(self.levels.clone());
         for (node, fabric, _) in self.candidates() {
             if excluded.contains(&clique(node, fabric)) {
                 continue;
@@ -296,11 +281,8 @@ impl<'a> Site<'a> {
                 labels: node.labels.clone(),
             });
         }
-        for ((slots, _), holder) in self.promised.offered().zip(&holders) {
-            if slots.domain != uid {
-                let nodes = holder.nodes.iter().map(|node| NodeName::from(*node));
-                cluster.restore(&slots.domain.as_str().into(), nodes, slots.gpus_per_node);
-            }
+        for (slots, _) in self.promised.offered() {
+            promised::hold(&mut cluster, self.world, slots);
         }
         cluster
     }
@@ -331,7 +313,7 @@ impl<'a> Site<'a> {
     fn excluded(&self, domain: &ComputeDomain, channel: Option<u32>) -> BTreeSet<CliqueId> {
         let uid = domain.metadata.uid.as_deref().unwrap_or_default();
         let wants_all = takes_all(domain);
-        let others = self.promised.0.values().map(|(slots, _)| slots);
+        let others = self.promised.all();
         let in_the_way = others.filter(|slots| {
             slots.domain != uid
                 && (wants_all || slots.channel == ALL_CHANNELS || Some(slots.channel) == channel)
@@ -376,7 +358,7 @@ impl<'a> Site<'a> {
     /// The channels that are taken, those in quarantine among them.
     fn channels(&self) -> Channels {
         let mut channels = Channels::new();
-        for (slots, _) in self.promised.0.values() {
+        for slots in self.promised.all() {
             let gang = GangId::from(slots.domain.as_str());
             for clique in self.cliques(slots) {
                 // Contradictions keep what was there first: nobody new gets either number.
@@ -410,8 +392,7 @@ fn slots_for(pods: u32) -> u32 {
     wanted.next_multiple_of(SPARE_SLOTS)
 }
 
-/// The clique whose channels a node has. A node without fabric has channels of its own.
-/// The clique of a node; one that is in none is one of its own.
+/// The clique whose channels a node has. A node that is in none is one of its own.
 pub(crate) fn clique(node: &NodeFacts, fabric: &FabricFacts) -> CliqueId {
     match &fabric.clique {
         Some(clique) => clique.as_str().into(),

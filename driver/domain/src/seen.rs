@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use serde::Deserialize;
+use tessera_api::{Document, DomainPolicy};
 
 /// A pod.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -174,6 +175,20 @@ pub(crate) struct SeenNodeStatus {
     pub(crate) allocatable: BTreeMap<String, Quantity>,
 }
 
+/// A policy. What it says is kept as it was written: one that cannot be read must not keep others from
+/// being read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SeenPolicy {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default = "nothing")]
+    pub(crate) spec: Document,
+}
+
+fn nothing() -> Document {
+    Document::Null
+}
+
 macro_rules! seen {
     ($seen:ident of $kind:ident) => {
         impl Resource for $seen {
@@ -202,3 +217,4 @@ macro_rules! seen {
 seen!(SeenPod of Pod);
 seen!(SeenClaim of ResourceClaim);
 seen!(SeenNode of Node);
+seen!(SeenPolicy of DomainPolicy);

@@ -52,6 +52,8 @@ pub enum Situation {
 pub struct Placed {
     /// How many nodes; none for one that follows its pods.
     pub gang: Option<usize>,
+    /// Of how many NVLink cliques these nodes are.
+    pub cliques: usize,
     /// What keeps others from its GPUs.
     pub holds: Holds,
     /// GPUs of each node that its pods use.
@@ -138,6 +140,10 @@ impl Situation {
     pub fn placed(&self) -> Said {
         match self {
             Self::Placed(placed) => match placed.gang {
+                Some(nodes) if placed.cliques > 1 => Said::yes(
+                    "NodesChosen",
+                    format!("it has {nodes} nodes in {} NVLink cliques", placed.cliques),
+                ),
                 Some(nodes) => Said::yes("NodesChosen", format!("it has its {nodes} nodes")),
                 None => Said::yes("FollowsPods", "its pods may go to every node"),
             },
@@ -188,7 +194,7 @@ impl Situation {
             return Said::no(
                 "CliqueChanged",
                 format!(
-                    "its nodes are not in one NVLink clique any more, see {}; new nodes are chosen when none of \
+                    "its nodes are not in the NVLink cliques any more in which they were chosen, see {}; new nodes are chosen when none of \
                      its pods runs any more",
                     Names("node", &placed.apart)
                 ),

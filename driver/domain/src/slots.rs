@@ -54,6 +54,11 @@ pub struct Slots {
     pub name: ObjectName,
     /// The nodes, as the label [`keys::HOSTNAME_LABEL`] names them, in the order of ranks.
     pub hostnames: Vec<String>,
+    /// How many of these nodes were planned to share a clique, one number for each clique and in the same order.
+    /// [`Slots::shares`] tells which they are.
+    pub clique_nodes: Vec<usize>,
+    /// Nodes that are held against the loss of others, as the same label names them.
+    pub spares: Vec<String>,
     /// Nodes of earlier plans on which a container may still have the channel.
     pub former: Vec<String>,
     /// The channel.
@@ -84,6 +89,28 @@ impl Slots {
             released: Some(now),
             ..self.clone()
         }
+    }
+
+    /// The nodes by the clique that they were planned to share. All are of one where that is not known: slots of a
+    /// version that did not write it.
+    pub fn shares(&self) -> impl Iterator<Item = &[String]> {
+        let all = self.hostnames.len();
+        let counted = self
+            .clique_nodes
+            .iter()
+            .try_fold(0_usize, |sum, nodes| sum.checked_add(*nodes));
+        let known = counted == Some(all);
+        let counts = if known {
+            &self.clique_nodes[..]
+        } else {
+            std::slice::from_ref(&usize::MAX)
+        };
+        let mut rest = &self.hostnames[..];
+        counts.iter().map(move |nodes| {
+            let (share, others) = rest.split_at((*nodes).min(rest.len()));
+            rest = others;
+            share
+        })
     }
 
     /// Every node on which a container may have the channel.
@@ -170,6 +197,13 @@ impl Slots {
         if !self.former.is_empty() {
             let former = self.former.join(",");
             annotations.insert(keys::FORMER_ANNOTATION.to_owned(), former);
+        }
+        if self.clique_nodes.len() > 1 {
+            let numbers: Vec<String> = self.clique_nodes.iter().map(usize::to_string).collect();
+            annotations.insert(keys::SHARES_ANNOTATION.to_owned(), numbers.join(","));
+        }
+        if !self.spares.is_empty() {
+            annotations.insert(keys::SPARES_ANNOTATION.to_owned(), self.spares.join(","));
         }
         if let Some(released) = self.released {
             annotations.insert(keys::RELEASED_ANNOTATION.to_owned(), released.to_string());
@@ -272,15 +306,30 @@ fn slots(slice: &ResourceSlice) -> Option<SliceFacts> {
     let terms = &spec.node_selector.as_ref()?.node_selector_terms;
     let requirement = terms.first()?.match_expressions.as_ref()?.first()?;
     let released = annotations.get(keys::RELEASED_ANNOTATION);
+    let hostnames = requirement.values.clone().unwrap_or_default();
+    let listed = |key: &str| -> Vec<String> {
+        let text = annotations.get(key).map(String::as_str);
+        let entries = text.into_iter().flat_map(|text| text.split(','));
+        entries
+            .filter(|entry| !entry.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let clique_nodes: Result<Vec<usize>, _> = listed(keys::SHARES_ANNOTATION)
+        .iter()
+        .map(|nodes| nodes.parse())
+        .collect();
     Some(SliceFacts::Slots {
         slots: Slots {
             domain: domain.to_owned(),
             name: ObjectName::new(namespace, name),
-            hostnames: requirement.values.clone().unwrap_or_default(),
-            former: annotations
-                .get(keys::FORMER_ANNOTATION)
-                .map(|former| former.split(',').map(str::to_owned).collect())
-                .unwrap_or_default(),
+            clique_nodes: match clique_nodes {
+                Ok(nodes) if !nodes.is_empty() => nodes,
+                _ => vec![hostnames.len()],
+            },
+            hostnames,
+            spares: listed(keys::SPARES_ANNOTATION),
+            former: listed(keys::FORMER_ANNOTATION),
             channel: annotations.get(keys::CHANNEL_ANNOTATION)?.parse().ok()?,
             count: u32::try_from(spec.devices.as_ref().map_or(0, Vec::len)).unwrap_or(u32::MAX),
             gpus_per_node: annotations.get(keys::GPUS_ANNOTATION)?.parse().ok()?,

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tessera_api::{ComputeDomain, NVLinkClique};
+use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique};
 
 use crate::facts::{
     ClaimFacts, FabricFacts, NodeFacts, ObjectName, PodFacts, PodStage, TemplateFacts,
 };
-use crate::seen::{SeenClaim, SeenNode, SeenPod};
+use crate::seen::{SeenClaim, SeenNode, SeenPod, SeenPolicy};
 use crate::slots::{SliceFacts, Slots};
 
 /// The kinds that are watched.
@@ -37,11 +37,13 @@ pub enum Kind {
     Claim,
     /// `NVLinkClique`.
     Clique,
+    /// `DomainPolicy`.
+    Policy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Domain,
         Self::Template,
         Self::Slice,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Pod,
         Self::Claim,
         Self::Clique,
+        Self::Policy,
     ];
 
     /// How a label of a metric calls it.
@@ -61,6 +64,7 @@ impl Kind {
             Self::Pod => "pod",
             Self::Claim => "resourceclaim",
             Self::Clique => "nvlinkclique",
+            Self::Policy => "domainpolicy",
         }
     }
 }
@@ -82,6 +86,25 @@ pub enum Object {
     Claim(Box<SeenClaim>),
     /// A clique.
     Clique(Box<NVLinkClique>),
+    /// A policy.
+    Policy(Box<SeenPolicy>),
+}
+
+impl Object {
+    /// An object of a kind as the API server writes it.
+    pub fn read(kind: Kind, mut object: serde_json::Value) -> serde_json::Result<Self> {
+        use serde_json::from_value as typed;
+        Ok(match kind {
+            Kind::Domain => Self::Domain(Box::new(typed(object)?)),
+            Kind::Template => Self::Template(Box::new(typed(object["metadata"].take())?)),
+            Kind::Slice => Self::Slice(Box::new(typed(object)?)),
+            Kind::Node => Self::Node(Box::new(typed(object)?)),
+            Kind::Pod => Self::Pod(Box::new(typed(object)?)),
+            Kind::Claim => Self::Claim(Box::new(typed(object)?)),
+            Kind::Clique => Self::Clique(Box::new(typed(object)?)),
+            Kind::Policy => Self::Policy(Box::new(typed(object)?)),
+        })
+    }
 }
 
 /// Facts of one kind, by name.
@@ -156,6 +179,7 @@ pub struct World {
     pods: Shelf<PodFacts>,
     claims: Shelf<ClaimFacts>,
     cliques: Shelf<NVLinkClique>,
+    policies: Shelf<Result<DomainPolicySpec, ConfigError>>,
 }
 
 macro_rules! on_shelf {
@@ -187,6 +211,10 @@ macro_rules! on_shelf {
             }
             Kind::Clique => {
                 let $shelf = &mut $world.cliques;
+                $do
+            }
+            Kind::Policy => {
+                let $shelf = &mut $world.policies;
                 $do
             }
         }
@@ -228,6 +256,11 @@ impl World {
                 let (name, version) = identity(&clique.metadata);
                 self.cliques.put(name, version, Some(*clique));
             }
+            Object::Policy(policy) => {
+                let (name, version) = identity(&policy.metadata);
+                let spec = DomainPolicySpec::decode(&policy.spec);
+                self.policies.put(name, version, Some(spec));
+            }
         }
     }
 
@@ -256,6 +289,7 @@ impl World {
             && self.pods.listed
             && self.claims.listed
             && self.cliques.listed
+            && self.policies.listed
     }
 
     /// Every domain.
@@ -359,6 +393,11 @@ impl World {
     /// The clique of a name.
     pub fn clique(&self, name: &ObjectName) -> Option<&NVLinkClique> {
         self.cliques.get(name)
+    }
+
+    /// What the policy of a name says, or what is wrong with it.
+    pub fn policy(&self, name: &ObjectName) -> Option<&Result<DomainPolicySpec, ConfigError>> {
+        self.policies.get(name)
     }
 
     /// The pods that hold a slot of each domain, by the domain's UID.

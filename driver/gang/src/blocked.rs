@@ -1,6 +1,7 @@
 //! Why a gang waits: the constraint that binds, and what would help.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use thiserror::Error;
 
@@ -113,6 +114,8 @@ impl Blocked {
 /// A policy under which a gang would fit now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alternative {
+    /// Fewer nodes share a clique: so many, as the policy's segment.
+    Segment(NonZeroU32),
     /// Cliques are preferred instead of required.
     Preferred,
     /// Every type of capacity is allowed.
@@ -123,11 +126,12 @@ pub enum Alternative {
 
 impl fmt::Display for Alternative {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Preferred => "clique policy Preferred",
-            Self::AnyCapacity => "every capacity type allowed",
-            Self::AnyLevel => "no required topology level",
-        })
+        match self {
+            Self::Segment(nodes) => write!(f, "segments of {nodes} nodes"),
+            Self::Preferred => f.write_str("clique policy Preferred"),
+            Self::AnyCapacity => f.write_str("every capacity type allowed"),
+            Self::AnyLevel => f.write_str("no required topology level"),
+        }
     }
 }
 

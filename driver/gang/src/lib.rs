@@ -25,6 +25,7 @@ pub mod queue;
 pub mod recover;
 pub mod running;
 pub mod shadow;
+pub mod survey;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topology;

@@ -231,6 +231,13 @@ fn alternative(cluster: &Cluster, demand: &Demand) -> Option<Alternative> {
         change(&mut other.policy);
         other.policy != demand.policy && place(cluster, &other).is_some()
     };
+    let halved = |segment: &NonZeroU32| NonZeroU32::new(segment.get() / 2);
+    let segments = std::iter::successors(demand.policy.segment, halved).skip(1);
+    let fits_in =
+        |segment: &NonZeroU32| would_fit(&|policy: &mut Policy| policy.segment = Some(*segment));
+    if let Some(segment) = { segments }.find(fits_in) {
+        return Some(Alternative::Segment(segment));
+    }
     let candidates: [(Alternative, Change<'_>); 3] = [
         (Alternative::Preferred, &|policy| {
             policy.clique = CliquePolicy::Preferred;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::resource::v1::Device;
 use tessera_device::mig::{MigEngines, MigInstance, MigOption, MigProfile, Slot};
 use tessera_device::{Bytes, DriverFacts, Gpu};
-use tessera_sharing::ConsumableShares;
+use tessera_sharing::{ConsumableShares, Form, Mechanisms, NodeFacts};
 
 use crate::attributes::Description;
 use crate::offer::Dropped;
@@ -25,6 +25,7 @@ pub(crate) fn device(
         engines: instance.engines,
     };
     describe(&mut device, gpu, &size, driver);
+    device.held_by(Mechanisms::of(&NodeFacts::of(driver, shares), Form::Mig).strongest());
     // By these a claim can ask for a place.
     let slices = instance.placement.slices();
     device.ones(

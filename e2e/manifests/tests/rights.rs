@@ -146,6 +146,14 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
                 "watch resourceclaims.resource.k8s.io",
                 "a domain that is deleted goes when its last slot is let go",
             ),
+            (
+                "list domainpolicies.tessera-dra.github.io",
+                "how the nodes of a domain are chosen",
+            ),
+            (
+                "watch domainpolicies.tessera-dra.github.io",
+                "a domain that waits is planned anew when its policy changes",
+            ),
             ("list nodes.", "labels, taints and GPUs of nodes"),
             ("watch nodes.", "nodes come and go"),
             ("patch nodes.", "nodes are held for a domain by a taint"),

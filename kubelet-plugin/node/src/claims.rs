@@ -337,7 +337,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
             }
             (Standing::New | Standing::Prepared | Standing::Leftover, _) => {}
         }
-        refuse_unheld(claim, &devices)?;
+        refuse_unheld(claim, &devices, self.identity.sharing)?;
         let (accounted, unreadable) = self.account(contents.unreadable, hardware);
         let known = Known {
             records: contents.records.iter().chain(&accounted).collect(),

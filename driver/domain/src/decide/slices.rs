@@ -18,7 +18,12 @@ pub(super) fn slots_writes(slots: &Slots, stored: Option<&StoredSlots>) -> Vec<W
         let name = slice.metadata.name.clone().unwrap_or_default();
         let verb = if old.contains(&name) {
             let mut annotations = json!(slice.metadata.annotations);
-            for gone in [keys::FORMER_ANNOTATION, keys::RELEASED_ANNOTATION] {
+            for gone in [
+                keys::FORMER_ANNOTATION,
+                keys::SHARES_ANNOTATION,
+                keys::SPARES_ANNOTATION,
+                keys::RELEASED_ANNOTATION,
+            ] {
                 if annotations.get(gone).is_none() {
                     annotations[gone] = serde_json::Value::Null;
                 }

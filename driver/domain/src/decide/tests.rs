@@ -3,6 +3,8 @@
 mod channels;
 mod life;
 mod placing;
+mod policies;
+mod recovery;
 
 use std::collections::BTreeSet;
 
@@ -17,6 +19,11 @@ const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 fn later(seconds: i64) -> Timestamp {
     NOW + SignedDuration::from_secs(seconds)
+}
+
+/// The topology levels of tests.
+fn levels() -> Levels {
+    Levels::new(["zone".to_owned(), "block".to_owned()]).unwrap()
 }
 
 /// What is known in a test.
@@ -51,15 +58,7 @@ impl Known {
     fn put(&mut self, kind: Kind, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.world.apply(match kind {
-            Kind::Domain => Object::Domain(Box::new(typed(object))),
-            Kind::Template => Object::Template(Box::new(typed(object["metadata"].clone()))),
-            Kind::Slice => Object::Slice(Box::new(typed(object))),
-            Kind::Node => Object::Node(Box::new(typed(object))),
-            Kind::Pod => Object::Pod(Box::new(typed(object))),
-            Kind::Claim => Object::Claim(Box::new(typed(object))),
-            Kind::Clique => Object::Clique(Box::new(typed(object))),
-        });
+        self.world.apply(Object::read(kind, object).unwrap());
     }
 
     /// A domain that has been accepted, with its template.
@@ -69,6 +68,40 @@ impl Known {
         let typed: ComputeDomain = serde_json::from_value(domain.clone()).unwrap();
         self.with(Kind::Domain, domain)
             .with(Kind::Template, json!(template::template(&typed)))
+    }
+
+    /// A policy in the namespace of the domains.
+    #[must_use]
+    fn policy(self, name: &str, spec: &Value) -> Self {
+        let metadata = json!({"name": name, "namespace": "team"});
+        self.with(Kind::Policy, json!({"metadata": metadata, "spec": spec}))
+    }
+
+    /// As after everything that is decided about slots has been written, for as long as there is something.
+    fn settle(&mut self, now: Timestamp) {
+        for _ in 0..20 {
+            let slices = writes(&self.world, now)
+                .into_iter()
+                .filter(|write| write.kind == Kind::Slice);
+            let slices: Vec<Write> = slices.collect();
+            if slices.is_empty() {
+                return;
+            }
+            for write in slices {
+                match write.verb {
+                    Verb::Create(slice) => self.put(Kind::Slice, slice),
+                    Verb::Merge(mut patch) => {
+                        patch["metadata"]["name"] = json!(write.name.name);
+                        let annotations = patch["metadata"]["annotations"].as_object_mut();
+                        annotations.unwrap().retain(|_, value| !value.is_null());
+                        self.put(Kind::Slice, patch);
+                    }
+                    Verb::Delete(_) => self.world.remove(Kind::Slice, &write.name),
+                    Verb::Json(_) | Verb::Status(_) => unreachable!("slices are not patched so"),
+                }
+            }
+        }
+        panic!("it never comes to rest: {:#?}", writes(&self.world, now));
     }
 
     /// As after the slots that are decided now have been written.
@@ -82,12 +115,8 @@ impl Known {
     }
 }
 
-fn typed<T: serde::de::DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).unwrap()
-}
-
 fn writes(world: &World, now: Timestamp) -> Vec<Write> {
-    let each = decide(world, now).each;
+    let each = decide(world, &levels(), now).each;
     each.into_iter()
         .flat_map(|decision| decision.writes)
         .collect()
@@ -147,9 +176,12 @@ fn the_same_world_gives_the_same_decisions_and_a_settled_one_gives_none() {
     let known = Known::pair()
         .accepted("train", 2)
         .with(Kind::Pod, pod_json("w0", "train", 4));
-    assert_eq!(decide(&known.world, NOW), decide(&known.world, NOW));
+    assert_eq!(
+        decide(&known.world, &levels(), NOW),
+        decide(&known.world, &levels(), NOW)
+    );
     let empty = Known::pair();
-    assert_eq!(decide(&empty.world, NOW).each, []);
+    assert_eq!(decide(&empty.world, &levels(), NOW).each, []);
 }
 
 /// Nodes of a gang by their names, and its slots.

@@ -5,6 +5,8 @@ fn some(count: u32) -> Slots {
         domain: "7b1c".to_owned(),
         name: ObjectName::new("team", "train"),
         hostnames: vec!["b".to_owned(), "a".to_owned()],
+        clique_nodes: vec![2],
+        spares: Vec::new(),
         former: Vec::new(),
         channel: 3,
         count,
@@ -33,8 +35,28 @@ fn slots_survive_being_written_and_read() {
             former: vec!["c".to_owned(), "d".to_owned()],
             ..some(1)
         },
+        Slots {
+            clique_nodes: vec![1, 1],
+            spares: vec!["c".to_owned()],
+            ..some(1)
+        },
     ] {
         assert_eq!(read(&slots.render(0, 1)), slots);
+    }
+}
+
+#[test]
+fn shares_are_the_nodes_of_each_clique_and_all_are_one_where_that_is_unknown() {
+    let shares = |clique_nodes: &[usize]| -> Vec<usize> {
+        let slots = Slots {
+            clique_nodes: clique_nodes.to_vec(),
+            ..some(1)
+        };
+        slots.shares().map(<[String]>::len).collect()
+    };
+    assert_eq!(shares(&[1, 1]), [1, 1]);
+    for unknown in [&[][..], &[2], &[3], &[1], &[usize::MAX, 3]] {
+        assert_eq!(shares(unknown), [2], "{unknown:?}");
     }
 }
 

@@ -194,6 +194,7 @@ proptest! {
                 }
                 let mut other = demand.clone();
                 match alternative {
+                    Some(Alternative::Segment(nodes)) => other.policy.segment = Some(nodes),
                     Some(Alternative::Preferred) => other.policy.clique = CliquePolicy::Preferred,
                     Some(Alternative::AnyCapacity) => other.policy.capacity.clear(),
                     Some(Alternative::AnyLevel) => other.policy.required_level = None,

@@ -71,7 +71,10 @@ fn a_domain_that_takes_all_channels_shares_its_clique_with_nobody() {
     .placed(NOW);
     let slots = known.world.slots();
     assert_eq!(slots["greedy-uid"].slots.hostnames, ["n2"]);
-    assert_eq!(slots["greedy-uid"].slots.channel, place::ALL_CHANNELS);
+    assert_eq!(
+        slots["greedy-uid"].slots.channel,
+        crate::place::ALL_CHANNELS
+    );
     let known = known
         .with(Kind::Domain, domain_json("third", 1))
         .with(Kind::Pod, pod_json("t0", "third", 4));

@@ -1,0 +1,194 @@
+//! The policy of a domain: which one it is, and what it means to the planner.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tessera_api::{
+    CapacityType, CliquePolicy, ComputeDomain, ConfigError, DEFAULT_POLICY, DomainPolicySpec,
+    POLICY_ANNOTATION, Replacement,
+};
+use tessera_gang::{NodeCount, Policy};
+use thiserror::Error;
+
+use crate::facts::ObjectName;
+use crate::world::World;
+
+/// The policy of one gang, as the planner takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    pub(crate) nodes: NodeCount,
+    pub(crate) policy: Policy,
+    /// Whether lost nodes are replaced while pods run: somebody has written what may be done.
+    pub(crate) replaces: bool,
+}
+
+/// Why a domain cannot have the policy that it is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PolicyRefusal {
+    /// There is none of that name.
+    #[error(
+        "DomainPolicy {0} does not exist, and {POLICY_ANNOTATION} of this domain names it; make it, or name another \
+         one there"
+    )]
+    Missing(ObjectName),
+    /// It says what cannot be meant.
+    #[error("DomainPolicy {policy}: {error}")]
+    Invalid {
+        /// Which.
+        policy: ObjectName,
+        /// The field, its value and the remedy.
+        error: ConfigError,
+    },
+    /// More nodes are the least than the domain has.
+    #[error(
+        "DomainPolicy {policy}: spec.minNodes {least} is more than numNodes {nodes} of this domain; write {nodes} at \
+         most, or take the field out"
+    )]
+    LeastAboveSize {
+        /// Which.
+        policy: ObjectName,
+        /// The least number.
+        least: u32,
+        /// The size.
+        nodes: u32,
+    },
+    /// More nodes than any cluster has.
+    #[error(
+        "numNodes {0} is more than any cluster has; delete the domain and write a smaller number"
+    )]
+    TooManyNodes(u32),
+}
+
+impl PolicyRefusal {
+    /// The machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "PolicyNotFound",
+            Self::Invalid { .. } | Self::LeastAboveSize { .. } => "PolicyInvalid",
+            Self::TooManyNodes(_) => "NoCliqueLargeEnough",
+        }
+    }
+}
+
+/// The policy of a gang of so many nodes: the one that its annotation or label names, else the namespace's
+/// default, else what [`Policy::default`] says.
+pub(crate) fn chosen(
+    world: &World,
+    domain: &ComputeDomain,
+    nodes: NonZeroU32,
+) -> Result<Chosen, PolicyRefusal> {
+    let nodes = nodes.get();
+    let (policy, named) = reference(domain);
+    let spec = match world.policy(&policy) {
+        Some(Ok(spec)) => spec.clone(),
+        Some(Err(error)) => {
+            let error = error.clone();
+            return Err(PolicyRefusal::Invalid { policy, error });
+        }
+        None if named => return Err(PolicyRefusal::Missing(policy)),
+        None => DomainPolicySpec::default(),
+    };
+    let least = spec.min_nodes.unwrap_or(nodes);
+    if least > nodes {
+        return Err(PolicyRefusal::LeastAboveSize {
+            policy,
+            least,
+            nodes,
+        });
+    }
+    Ok(Chosen {
+        nodes: NodeCount::new(least, nodes).map_err(|_| PolicyRefusal::TooManyNodes(nodes))?,
+        replaces: spec.replacement.is_some() || spec.min_nodes.is_some(),
+        policy: translated(spec),
+    })
+}
+
+/// The policy that a domain has, if there is one.
+pub(crate) fn name(world: &World, domain: &ComputeDomain) -> Option<ObjectName> {
+    let (policy, _) = reference(domain);
+    world.policy(&policy).map(|_| policy)
+}
+
+/// Where the policy of a domain would be, and whether the domain itself says so.
+fn reference(domain: &ComputeDomain) -> (ObjectName, bool) {
+    let named = named(domain);
+    let namespace = domain.metadata.namespace.as_deref().unwrap_or_default();
+    let policy = ObjectName::new(namespace, named.unwrap_or(DEFAULT_POLICY));
+    (policy, named.is_some())
+}
+
+/// The policy that a domain names.
+fn named(domain: &ComputeDomain) -> Option<&str> {
+    let metadata = &domain.metadata;
+    let both = [metadata.annotations.as_ref(), metadata.labels.as_ref()];
+    let mut named = both
+        .into_iter()
+        .flatten()
+        .filter_map(|map| map.get(POLICY_ANNOTATION));
+    named.next().map(String::as_str)
+}
+
+fn translated(spec: DomainPolicySpec) -> Policy {
+    let default = Policy::default();
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    let topology = spec.topology.unwrap_or_default();
+    let Replacement {
+        shrink,
+        migrate,
+        timeout_seconds,
+    } = spec.replacement.unwrap_or_default();
+    Policy {
+        clique: match spec.clique_policy {
+            CliquePolicy::Required => tessera_gang::CliquePolicy::Required,
+            CliquePolicy::Preferred => tessera_gang::CliquePolicy::Preferred,
+            CliquePolicy::Spread => tessera_gang::CliquePolicy::Spread,
+        },
+        segment: spec.segment_nodes.and_then(NonZeroU32::new),
+        required_level: topology.required_level,
+        preferred_level: topology.preferred_level,
+        capacity: spec.capacity_types.into_iter().map(capacity).collect(),
+        spares: spec.spare_nodes.unwrap_or(default.spares),
+        bind_timeout: spec
+            .bind_timeout_seconds
+            .map_or(default.bind_timeout, seconds),
+        replacement: tessera_gang::policy::Replacement {
+            shrink: shrink.unwrap_or(default.replacement.shrink),
+            migrate: migrate.unwrap_or(default.replacement.migrate),
+            timeout: timeout_seconds.map_or(default.replacement.timeout, seconds),
+        },
+        preempts: spec.preempts.unwrap_or(default.preempts),
+    }
+}
+
+fn capacity(kind: CapacityType) -> tessera_gang::CapacityType {
+    match kind {
+        CapacityType::Reserved => tessera_gang::CapacityType::Reserved,
+        CapacityType::CapacityBlock => tessera_gang::CapacityType::CapacityBlock,
+        CapacityType::OnDemand => tessera_gang::CapacityType::OnDemand,
+        CapacityType::Spot => tessera_gang::CapacityType::Spot,
+        CapacityType::Unknown => tessera_gang::CapacityType::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_says_nothing_is_that_of_a_domain_without_one() {
+        assert_eq!(translated(DomainPolicySpec::default()), Policy::default());
+    }
+
+    #[test]
+    fn a_capacity_type_has_one_name_in_policies_and_in_the_planner() {
+        for kind in [
+            CapacityType::Reserved,
+            CapacityType::CapacityBlock,
+            CapacityType::OnDemand,
+            CapacityType::Spot,
+            CapacityType::Unknown,
+        ] {
+            assert_eq!(capacity(kind).name(), kind.as_str());
+        }
+    }
+}

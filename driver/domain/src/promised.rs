@@ -1,0 +1,108 @@
+//! What is promised to domains: what is stored, and what was decided since.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use tessera_api::ComputeDomain;
+use tessera_gang::{Cluster, NodeName};
+
+use crate::facts::{NodeFacts, ObjectName};
+use crate::place::{nodes, template_name};
+use crate::slots::{Holds, Slots};
+use crate::world::{StoredSlots, World};
+
+/// The slots of every domain, each with the template that its pods name.
+#[derive(Debug, Default)]
+pub(crate) struct Promised {
+    slots: BTreeMap<String, (Slots, ObjectName)>,
+    /// The cluster with all of that held, from when it is first asked for: to look at every node takes longer than
+    /// to plan, and most domains see the same cluster.
+    cluster: OnceCell<Cluster>,
+}
+
+impl Promised {
+    /// What is stored.
+    pub(crate) fn of(stored: &BTreeMap<&str, StoredSlots>, world: &World) -> Self {
+        let templates: BTreeMap<&str, &ComputeDomain> = world
+            .domains()
+            .filter_map(|domain| Some((domain.metadata.uid.as_deref()?, domain)))
+            .collect();
+        let all = stored.iter().map(|(uid, stored)| {
+            let template = templates.get(uid).map_or_else(
+                || ObjectName::new(&stored.slots.name.namespace, ""),
+                |domain| template_name(domain),
+            );
+            (
+                stored.slots.domain.clone(),
+                (stored.slots.clone(), template),
+            )
+        });
+        Self {
+            slots: all.collect(),
+            cluster: OnceCell::new(),
+        }
+    }
+
+    /// With what was decided for one more.
+    pub(crate) fn put(&mut self, world: &World, slots: Slots, template: ObjectName) {
+        if !slots.are_offered() {
+            // GPUs that its pods go on using are used by somebody else from now on: that is counted anew.
+            self.cluster.take();
+        }
+        if let Some(cluster) = self.cluster.get_mut() {
+            hold(cluster, world, &slots);
+        }
+        self.slots.insert(slots.domain.clone(), (slots, template));
+    }
+
+    /// The cluster in which what was decided is held, made by `make` if nobody has asked for it yet.
+    pub(crate) fn cluster(&self, make: impl FnOnce() -> Cluster) -> &Cluster {
+        self.cluster.get_or_init(make)
+    }
+
+    /// The slots that are offered to a domain.
+    pub(crate) fn offered_to(&self, domain: &str) -> Option<&Slots> {
+        let (slots, _) = self.slots.get(domain)?;
+        slots.are_offered().then_some(slots)
+    }
+
+    /// Whether a domain has slots.
+    pub(crate) fn is_offered(&self, domain: &str) -> bool {
+        self.offered_to(domain).is_some()
+    }
+
+    /// Whether a node is held as a whole for a domain.
+    pub(crate) fn holds(&self, world: &World, domain: &str, node: &str) -> bool {
+        let slots = self.offered_to(domain);
+        slots.is_some_and(|slots| {
+            slots.holds == Holds::WholeNodes && held(world, slots).any(|own| own.name == node)
+        })
+    }
+
+    /// Offered slots, each with the template of its domain.
+    pub(crate) fn offered(&self) -> impl Iterator<Item = &(Slots, ObjectName)> {
+        self.slots.values().filter(|(slots, _)| slots.are_offered())
+    }
+
+    /// All slots, withdrawn ones too.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Slots> {
+        self.slots.values().map(|(slots, _)| slots)
+    }
+}
+
+/// Holds in `cluster` what is offered to a domain.
+pub(crate) fn hold(cluster: &mut Cluster, world: &World, slots: &Slots) {
+    let names = held(world, slots).map(|node| NodeName::from(node.name.as_str()));
+    let gang = slots.domain.as_str().into();
+    cluster.restore(&gang, names, slots.gpus_per_node);
+}
+
+/// The nodes that are kept for a domain, as far as they are there: those of its slots and its spares.
+pub(crate) fn held<'a>(
+    world: &'a World,
+    slots: &'a Slots,
+) -> impl Iterator<Item = &'a NodeFacts> + 'a {
+    let spares = slots.spares.iter();
+    let spares = spares.filter_map(|hostname| world.node_by_hostname(hostname));
+    nodes(world, slots).chain(spares)
+}
