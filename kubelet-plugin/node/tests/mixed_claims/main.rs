@@ -1,4 +1,5 @@
-//! Claims of every kind come and go on nodes of every kind, from what is offered to what is made of GPUs.
+//! Claims of every kind come and go on nodes whose GPUs are cut when claims need it, from what is offered to what is made of
+//! GPUs. (`scheduler.rs` beside this does so for GPUs that stay as they are, and for schedulers with a bad memory.)
 //!
 //! What is offered, what an allocation becomes, what the ledger admits and which steps are planned is the product's. The
 //! scheduler is a model of Kubernetes' ([`scheduler`]), and the hardware one of NVIDIA's ([`machine`]); each stands on its own
@@ -189,68 +190,6 @@ proptest! {
         }
         machine.assert_empty();
     }
-}
-
-/// Brute force: every share on every card, for the fewest cards.
-fn fewest_cards(card: u64, shares: &[u64]) -> usize {
-    fn place(card: u64, shares: &[u64], free: &mut Vec<u64>, best: &mut usize) {
-        let Some((share, rest)) = shares.split_first() else {
-            *best = free.len().min(*best);
-            return;
-        };
-        if free.len() >= *best {
-            return;
-        }
-        for at in 0..free.len() {
-            if free[at] >= *share && !free[..at].contains(&free[at]) {
-                free[at] -= share;
-                place(card, rest, free, best);
-                free[at] += share;
-            }
-        }
-        free.push(card - share);
-        place(card, rest, free, best);
-        free.pop();
-    }
-    let mut best = shares.len() + 1;
-    place(card, shares, &mut Vec::new(), &mut best);
-    best
-}
-
-#[test]
-fn twenty_shares_of_twenty_gib_are_packed_on_as_few_h200s_as_brute_force_needs() {
-    let mut machine = Machine::new(&[Kind::H200; 8]);
-    let inventory = machine.inventory();
-    let node = Node {
-        name: POOL.to_owned(),
-        uid: "uid".to_owned(),
-    };
-    let shares = ConsumableShares::Memory;
-    let offer = partitions(&inventory, &MadeDevices::default(), &node, DRIVER, shares);
-    let slices = offer.slices(1);
-    let mut scheduler = Scheduler::of(&slices);
-    for number in 0..20 {
-        let name = format!("share-{number}");
-        let results = scheduler.allocate(&name, &Wish::Share(20)).unwrap();
-        machine.prepare(&name, &results);
-    }
-    let gib = 1 << 30;
-    let best = fewest_cards(Kind::H200.memory(), &[20 * gib; 20]);
-    assert_eq!(machine.gpus_in_use(), best);
-    // Nobody has all of a GPU of which somebody has a share, and everybody has it after that.
-    assert!(
-        scheduler
-            .allocate("whole", &Wish::Whole(8 - best + 1))
-            .is_none()
-    );
-    for number in 0..20 {
-        let name = format!("share-{number}");
-        machine.unprepare(&name);
-        scheduler.release(&name);
-    }
-    let results = scheduler.allocate("whole", &Wish::Whole(8)).unwrap();
-    machine.prepare("whole", &results);
-    machine.assert_nothing_overlaps();
 }
 
 #[test]

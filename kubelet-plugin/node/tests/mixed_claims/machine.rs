@@ -14,16 +14,20 @@ use tessera_device::mig::{
 use tessera_device::testing::{driver, gpu, h100_profiles};
 use tessera_device::{Architecture, Bytes, Gpu, GpuUuid, Inventory};
 use tessera_prepare::cdi::{CdiKind, DriverInstall};
-use tessera_prepare::ledger::{GpuGuard, Ledger};
+use tessera_prepare::ledger::Ledger;
 use tessera_prepare::making::make;
 use tessera_prepare::plan::plan;
-use tessera_prepare::record::{BootId, Phase, Record, View};
+use tessera_prepare::record::{Phase, Record, View};
 use tessera_prepare::resolve::resolve;
 use tessera_prepare::share::Share;
 use tessera_prepare::step::{MigDevice, Step, undo_all};
+use tessera_prepare::testing::{AllLocked, boot};
 use tessera_sharing::ConsumableShares;
 
 use super::{DRIVER, POOL, Wish};
+
+/// Memory of a GPU, in bytes (`nvidia-smi -q` of an H100 with 80 GB: 81559 MiB).
+const MEMORY: u64 = 81559 << 20;
 
 /// Which GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,30 +36,19 @@ pub(crate) enum Kind {
     AtOnce,
     /// A GPU that is cut as an H100 is and whose MIG mode changes with a reset only. It is in this one.
     WithReset(MigMode),
-    /// An H200: as an H100, with more memory.
-    H200,
 }
 
 impl Kind {
-    /// How much memory it has, in bytes (`nvidia-smi -q`: 81559 MiB and 143771 MiB).
-    pub(crate) fn memory(self) -> u64 {
-        let mib = match self {
-            Self::AtOnce | Self::WithReset(_) => 81559,
-            Self::H200 => 143_771,
-        };
-        mib << 20
-    }
-
     fn gpu(self, minor: u32) -> Gpu {
         let (mode, architecture) = match self {
-            Self::AtOnce | Self::H200 => (MigMode::Off, Architecture::Hopper),
+            Self::AtOnce => (MigMode::Off, Architecture::Hopper),
             Self::WithReset(mode) => (mode, Architecture::Ampere),
         };
         let mut mig = MigState::empty(mode);
         mig.profiles = h100_profiles();
         Gpu {
             architecture,
-            memory: Bytes(self.memory()),
+            memory: Bytes(MEMORY),
             mig: Some(mig),
             ..gpu(minor)
         }
@@ -63,7 +56,7 @@ impl Kind {
 
     fn can_be(self, mode: MigMode) -> bool {
         match self {
-            Self::AtOnce | Self::H200 => true,
+            Self::AtOnce => true,
             Self::WithReset(fixed) => fixed == mode,
         }
     }
@@ -154,14 +147,6 @@ struct Held {
     parts: Vec<(u16, u16, String)>,
 }
 
-struct AllLocked;
-
-impl GpuGuard for AllLocked {
-    fn covers(&self, _: &GpuUuid) -> bool {
-        true
-    }
-}
-
 /// A node with its GPUs and the records of its claims.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -193,7 +178,7 @@ impl Machine {
     pub(crate) fn prepare(&mut self, name: &str, results: &[DeviceRequestAllocationResult]) {
         let (reference, claim) = claim(name, results);
         let allocation = allocation(&claim, &reference, DRIVER, &[]).unwrap();
-        let (kind, boot) = (CdiKind::claim(), BootId("boot".to_owned()));
+        let (kind, boot) = (CdiKind::claim(), boot());
         let mut made = Vec::new();
         // Once to see what is to be made, and once to have it.
         for _ in 0..2 {
@@ -340,10 +325,7 @@ impl Machine {
                 kinds <= 1 && *whole <= 1,
                 "GPU {at} is had in several ways: {self:#?}"
             );
-            assert!(
-                shares.iter().sum::<u64>() <= self.kinds[at].memory(),
-                "{self:#?}"
-            );
+            assert!(shares.iter().sum::<u64>() <= MEMORY, "{self:#?}");
             let mut slices: Vec<u16> = parts
                 .iter()
                 .flat_map(|(start, size, _)| *start..*start + *size)
@@ -384,25 +366,11 @@ impl Machine {
         assert!(migs.all(|mig| mig.instances.is_empty()), "{self:#?}");
     }
 
-    /// How many GPUs somebody has something of.
-    pub(crate) fn gpus_in_use(&self) -> usize {
-        let is_in_use = |at: &usize| {
-            let Held {
-                whole,
-                shares,
-                parts,
-            } = self.held(*at);
-            whole > 0 || !shares.is_empty() || !parts.is_empty()
-        };
-        (0..self.gpus.len()).filter(is_in_use).count()
-    }
-
     /// Whether the GPUs have room for what is wished, whatever is offered.
     pub(crate) fn has_room(&self, wish: &Wish) -> bool {
         match wish {
             Wish::Whole(count) => {
-                let free = (0..self.gpus.len())
-                    .filter(|at| self.has_memory(*at, self.kinds[*at].memory()));
+                let free = (0..self.gpus.len()).filter(|at| self.has_memory(*at, MEMORY));
                 free.count() >= *count
             }
             Wish::Part(profile) => {
@@ -420,7 +388,7 @@ impl Machine {
         self.kinds[at].can_be(MigMode::Off)
             && held.whole == 0
             && held.parts.is_empty()
-            && held.shares.iter().sum::<u64>() + bytes <= self.kinds[at].memory()
+            && held.shares.iter().sum::<u64>() + bytes <= MEMORY
     }
 
     fn has_place(&self, at: usize, size: &'static Size) -> bool {
