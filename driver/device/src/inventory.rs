@@ -16,6 +16,20 @@ pub struct DriverFacts {
     pub version: DriverVersion,
     /// Newest CUDA version that the driver supports (`nvmlSystemGetCudaDriverVersion_v2`).
     pub cuda: CudaVersion,
+    /// Whether it can hold containers to limits of GPU memory.
+    pub memory_limiting: MemoryLimiting,
+}
+
+/// Whether the driver can hold the containers of a node to limits of GPU memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLimiting {
+    /// It can: per cgroup and GPU (`nvmlDeviceSetMemoryLimits_v1`).
+    PerCgroup,
+    /// It has no such call. R615 and later do.
+    #[default]
+    NoCall,
+    /// It could, but counts by cgroups of version 2, and the node has the former ones.
+    CgroupV1,
 }
 
 /// The architecture of a GPU, spelled as the reference driver publishes it.

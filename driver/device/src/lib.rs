@@ -17,7 +17,8 @@ mod version;
 
 pub use ids::{DeviceName, GpuUuid, IdError, MigUuid, PciAddress, PcieRoot};
 pub use inventory::{
-    AddressingMode, Architecture, DriverFacts, Gpu, Inventory, InventoryError, Offered,
+    AddressingMode, Architecture, DriverFacts, Gpu, Inventory, InventoryError, MemoryLimiting,
+    Offered,
 };
 pub use units::Bytes;
 pub use version::{CudaVersion, DriverVersion};

@@ -13,6 +13,7 @@ use crate::mig::{
 };
 use crate::{
     Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, GpuUuid, Inventory,
+    MemoryLimiting,
 };
 
 /// The UUID of the test GPU with this minor number.
@@ -116,6 +117,7 @@ pub fn inventory_in_clique(number: u32, minors: impl IntoIterator<Item = u32>) -
 /// A driver of this version.
 pub fn driver(version: &str) -> DriverFacts {
     DriverFacts {
+        memory_limiting: MemoryLimiting::default(),
         version: DriverVersion::new(version),
         cuda: CudaVersion {
             major: 13,

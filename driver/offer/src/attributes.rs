@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceCapacity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::{AddressingMode, Bytes, DeviceName, DriverFacts, Gpu};
-use tessera_sharing::{ConsumableShares, MEMORY};
+use tessera_sharing::{ConsumableShares, MEMORY, Tier};
 
 use crate::limits::{ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE};
 use crate::offer::{DropReason, Dropped};
@@ -25,18 +25,20 @@ pub(crate) struct Description {
     attributes: BTreeMap<String, DeviceAttribute>,
     capacity: BTreeMap<String, DeviceCapacity>,
     shares: ConsumableShares,
+    tier: Tier,
     memory: Option<Bytes>,
     dropped: Vec<Dropped>,
 }
 
 impl Description {
-    /// A device that can be shared like this, if it has memory.
+    /// A device that can be shared like this, if it has memory. Nothing holds its shares.
     pub(crate) fn of(device: DeviceName, shares: ConsumableShares) -> Self {
         Self {
             device,
             attributes: BTreeMap::new(),
             capacity: BTreeMap::new(),
             shares,
+            tier: Tier::None,
             memory: None,
             dropped: Vec::new(),
         }
@@ -50,7 +52,13 @@ impl Description {
             .memory
             .filter(|_| is_shareable(self.memory, self.shares));
         if let Some(memory) = shared {
-            share(memory, self.shares, &mut attributes, &mut capacity);
+            share(
+                memory,
+                self.shares,
+                self.tier,
+                &mut attributes,
+                &mut capacity,
+            );
         }
         Device {
             name: self.device.as_str().to_owned(),
@@ -103,6 +111,11 @@ impl Description {
     pub(crate) fn memory(&mut self, memory: Bytes) {
         self.memory = Some(memory);
         self.capacity(MEMORY, &memory);
+    }
+
+    /// What holds its shares to their memory, where it is shared.
+    pub(crate) fn held_by(&mut self, tier: Tier) {
+        self.tier = tier;
     }
 
     /// Capacities of one each, all or none of them: `what` is what they are called together.

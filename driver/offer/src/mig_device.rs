@@ -3,7 +3,7 @@
 use k8s_openapi::api::resource::v1::Device;
 use tessera_device::mig::{MigEngines, MigInstance, MigOption, MigProfile, Slot};
 use tessera_device::{Bytes, DriverFacts, Gpu};
-use tessera_sharing::ConsumableShares;
+use tessera_sharing::{ConsumableShares, Form, Mechanisms, NodeFacts};
 
 use crate::attributes::Description;
 use crate::offer::Dropped;
@@ -25,6 +25,7 @@ pub(crate) fn device(
         engines: instance.engines,
     };
     describe(&mut device, gpu, &size, driver);
+    device.held_by(Mechanisms::of(&NodeFacts::of(driver, shares), Form::Mig).strongest());
     // By these a claim can ask for a place.
     let slices = instance.placement.slices();
     device.ones(
@@ -34,44 +35,18 @@ pub(crate) fn device(
     device.finish(dropped)
 }
 
-/// The devices under which instances are offered that are made for their claims. They have no identity
-/// yet, and their places stand in the counters.
-pub(crate) struct Slots<'a> {
-    gpu: &'a Gpu,
-    driver: &'a DriverFacts,
-    /// What was described last: the places of one profile differ by their names alone.
-    last: Option<(&'a MigOption, Device)>,
-}
-
-impl<'a> Slots<'a> {
-    /// Those of this GPU.
-    pub(crate) fn of(gpu: &'a Gpu, driver: &'a DriverFacts) -> Self {
-        Self {
-            gpu,
-            driver,
-            last: None,
-        }
-    }
-
-    /// The device of a place. What cannot be said is added to `dropped`.
-    pub(crate) fn device(&mut self, slot: Slot<'a>, dropped: &mut Vec<Dropped>) -> Device {
-        let name = slot.device_name(self.gpu.minor);
-        if let Some((option, device)) = &self.last
-            && std::ptr::eq(*option, slot.option)
-        {
-            return Device {
-                name: name.as_str().to_owned(),
-                ..device.clone()
-            };
-        }
-        let said = dropped.len();
-        let mut device = Description::of(name, ConsumableShares::Disabled);
-        describe(&mut device, self.gpu, &Size::of(slot.option), self.driver);
-        let device = device.finish(dropped);
-        // What is left out is told of each device.
-        self.last = (dropped.len() == said).then(|| (slot.option, device.clone()));
-        device
-    }
+/// The device under which an instance is offered that is made for its claim. It has no identity yet, and its place
+/// stands in its name and its counters alone. What cannot be said is added to `dropped`.
+pub(crate) fn unmade(
+    gpu: &Gpu,
+    slot: Slot<'_>,
+    driver: &DriverFacts,
+    dropped: &mut Vec<Dropped>,
+) -> Device {
+    let name = slot.device_name(gpu.minor);
+    let mut device = Description::of(name, ConsumableShares::Disabled);
+    describe(&mut device, gpu, &Size::of(slot.option), driver);
+    device.finish(dropped)
 }
 
 /// What a MIG device has, whether it is there or not.

@@ -10,17 +10,18 @@
 //! it is in use. Only what somebody holds open beyond its claim is tainted, with what overlaps it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat_n;
+use std::ptr;
 
 use k8s_openapi::api::resource::v1::{
     Counter, CounterSet, Device, DeviceCounterConsumption, DeviceTaint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::mig::{Bound, Choices, MigEngines, MigInstance, MigOption, Placement, Slot};
-use tessera_device::{DeviceName, Gpu, GpuUuid, Inventory, MigUuid};
+use tessera_device::{DeviceName, DriverFacts, Gpu, GpuUuid, Inventory, MigUuid};
 use tessera_sharing::ConsumableShares;
 
 use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
-use crate::mig_device::Slots;
 use crate::offer::{Dropped, Node, Offer};
 use crate::plan::in_slices;
 use crate::{mig_device, plan, whole_gpu};
@@ -185,12 +186,11 @@ impl Views {
             let device = mig_device::device(gpu, other, driver, self.shares, dropped);
             devices.push(counters.used_by(instance_part(gpu, other), device));
         }
-        let mut slots = Slots::of(gpu, driver);
-        let mut parts = Parts::default();
-        for slot in &choices.slots {
-            let device = slots.device(*slot, dropped);
-            let device = made.tainted(&gpu.uuid, Some(slot.placement), device);
-            devices.push(counters.used_by(Some(parts.of(*slot)), device));
+        let are_of_one_size = |one: &Slot<'_>, other: &Slot<'_>| ptr::eq(one.option, other.option);
+        for slots in choices.slots.chunk_by(are_of_one_size) {
+            let each = of_one_size(gpu, slots, driver, counters, dropped);
+            devices
+                .extend(each.map(|(place, device)| made.tainted(&gpu.uuid, Some(place), device)));
         }
         if choices.whole {
             let device = whole_gpu::device(gpu, driver, self.shares, dropped);
@@ -277,26 +277,37 @@ impl Counters {
     }
 }
 
-/// What the devices use that can be made of a GPU.
-#[derive(Default)]
-struct Parts<'a> {
-    /// What was reckoned last, without a place: those of one profile use the same everywhere.
-    last: Option<(&'a MigOption, Amounts)>,
-}
-
-impl<'a> Parts<'a> {
-    /// That of the device that can be made here.
-    fn of(&mut self, slot: Slot<'a>) -> Amounts {
-        let Slot { option, placement } = slot;
-        let amounts = match self.last.take() {
-            Some((last, amounts)) if std::ptr::eq(last, option) => amounts,
-            Some(_) | None => anywhere(option),
-        };
-        let mut part = amounts.clone();
-        part.extend(slices(placement));
-        self.last = Some((option, amounts));
-        part
+/// The devices of these places, which are of one size: they differ by their names and memory slices alone.
+fn of_one_size(
+    gpu: &Gpu,
+    slots: &[Slot<'_>],
+    driver: &DriverFacts,
+    counters: &Counters,
+    dropped: &mut Vec<Dropped>,
+) -> impl Iterator<Item = (Placement, Device)> {
+    let mut left_out = Vec::new();
+    let one = slots.first().map(|slot| {
+        let device = mig_device::unmade(gpu, *slot, driver, &mut left_out);
+        counters.used_by(Some(anywhere(slot.option)), device)
+    });
+    let minor = gpu.minor;
+    for slot in slots {
+        dropped.extend(left_out.iter().map(|one| Dropped {
+            device: slot.device_name(minor),
+            ..one.clone()
+        }));
     }
+    let each = one.into_iter().flat_map(|one| repeat_n(one, slots.len()));
+    each.zip(slots).map(move |(device, slot)| {
+        let mut device = Device {
+            name: slot.device_name(minor).to_string(),
+            ..device
+        };
+        for used in device.consumes_counters.iter_mut().flatten() {
+            used.counters.extend(slices(slot.placement));
+        }
+        (slot.placement, device)
+    })
 }
 
 /// What a device uses wherever it lies.
@@ -315,8 +326,9 @@ fn instance_part(gpu: &Gpu, instance: &MigInstance) -> Option<Amounts> {
     let option = options.find(|option| {
         option.profile_id == instance.profile_id && instance.profile.is_all_of_its_gpu_instance()
     })?;
-    let placement = instance.placement;
-    Some(Parts::default().of(Slot { option, placement }))
+    let mut part = anywhere(option);
+    part.extend(slices(instance.placement));
+    Some(part)
 }
 
 const MEMORY: &str = "memory";

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::Bytes;
 use tessera_sharing::{
     COMPUTE_SHARE, ConsumableShares, FULL_COMPUTE, MEMORY, MEMORY_ENFORCEMENT, Mechanisms, SHARES,
+    Tier,
 };
 
 /// Memory is asked for in multiples of this.
@@ -60,10 +61,11 @@ pub(crate) fn is_shareable(memory: Option<Bytes>, shares: ConsumableShares) -> b
 }
 
 /// Gives the capacities of a device with so much memory policies by which it can be shared, and adds those
-/// that only shares have.
+/// that only shares have. `tier` is what holds its shares to their memory.
 pub(crate) fn share(
     memory: Bytes,
     shares: ConsumableShares,
+    tier: Tier,
     attributes: &mut BTreeMap<String, DeviceAttribute>,
     capacity: &mut BTreeMap<String, DeviceCapacity>,
 ) {
@@ -88,7 +90,7 @@ pub(crate) fn share(
         capacity.insert(SHARES.to_owned(), with(&number, &range));
     }
     let tier = DeviceAttribute {
-        string: Some(Mechanisms::NONE.strongest().as_str().to_owned()),
+        string: Some(tier.as_str().to_owned()),
         ..DeviceAttribute::default()
     };
     let name = format!("{}/{MEMORY_ENFORCEMENT}", Mechanisms::DOMAIN);

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::resource::v1::Device;
 use tessera_device::{DriverFacts, Gpu};
-use tessera_sharing::ConsumableShares;
+use tessera_sharing::{ConsumableShares, Form, Mechanisms, NodeFacts};
 
 use crate::attributes::Description;
 use crate::offer::Dropped;
@@ -19,5 +19,6 @@ pub(crate) fn device(
     device.string("uuid", gpu.uuid.as_str());
     device.gpu(gpu, driver);
     device.memory(gpu.memory);
+    device.held_by(Mechanisms::of(&NodeFacts::of(driver, shares), Form::Whole).strongest());
     device.finish(dropped)
 }

@@ -16,14 +16,16 @@
 mod currency;
 mod install;
 mod kind;
+mod limit;
 mod render;
 mod spec;
 
 pub use currency::is_current;
-pub use install::{DriverFile, DriverInstall, DriverLink};
+pub use install::{DriverFile, DriverInstall, DriverLink, LimitHook};
 pub use kind::{
     CLAIM_KIND, CdiKind, ClaimedDevice, KindError, claim_of_file, claimed_devices, device_id,
     device_name, file_name, reference_file_name,
 };
+pub use limit::limit_in;
 pub use render::{GpuEdits, claim_spec};
 pub use spec::{CdiVersion, ContainerEdits, Device, DeviceNode, Hook, Mount, NodeNumbers, Spec};

@@ -72,6 +72,10 @@ impl Texts {
                 },
                 instance: part.then(|| "MIG-11111111-2222-3333-4444-555555555555".parse().unwrap()),
                 time_slice: share.as_deref().and_then(tessera_api::Interval::named),
+                memory_limit: match *used {
+                    Use::Share(memory, _, 1, None) => Some(tessera_device::Bytes(memory)),
+                    _ => None,
+                },
                 cdi_id: format!("k8s.gpu.nvidia.com/claim={request}"),
                 unknown: Map::new(),
             }

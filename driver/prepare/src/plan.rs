@@ -9,7 +9,8 @@
 use serde_json::Map;
 use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::mig::{MigInstance, MigMode, MigState};
-use tessera_device::{DeviceName, Gpu, Inventory};
+use tessera_device::{Bytes, DeviceName, Gpu, Inventory};
+use tessera_sharing::Tier;
 
 use crate::cdi::{self, CdiKind, DriverInstall, GpuEdits};
 use crate::ledger::Admitted;
@@ -63,7 +64,14 @@ pub fn plan<G>(
                 name: cdi::device_name(&claim.uid, name, share_id.as_deref()),
                 gpu: device.gpu,
                 instance: device.instance,
-                variable: variable(name, share_id.as_deref(), device.gpu, device.view()),
+                variable: variable(
+                    name,
+                    share_id.as_deref(),
+                    device.gpu,
+                    device.view(),
+                    device.memory_limit(),
+                ),
+                memory_limit: device.memory_limit(),
             }
         })
         .collect();
@@ -112,7 +120,14 @@ pub fn restore(
             name: cdi_name(&record.claim, prepared, kind),
             gpu,
             instance: instance(&record.claim, prepared, gpu)?,
-            variable: variable(&prepared.device, share, gpu, prepared.view),
+            variable: variable(
+                &prepared.device,
+                share,
+                gpu,
+                prepared.view,
+                prepared.memory_limit,
+            ),
+            memory_limit: prepared.memory_limit,
         })
     };
     let gpus = record
@@ -158,9 +173,16 @@ fn cdi_name(claim: &ClaimRef, prepared: &PreparedDevice, kind: &CdiKind) -> Stri
 }
 
 /// What a container is told of its share, where it has one and it is known what that is.
-fn variable(device: &DeviceName, share_id: Option<&str>, gpu: &Gpu, view: View) -> Option<String> {
+fn variable(
+    device: &DeviceName,
+    share_id: Option<&str>,
+    gpu: &Gpu,
+    view: View,
+    limit: Option<Bytes>,
+) -> Option<String> {
+    let tier = limit.map_or(Tier::None, |_| Tier::Native);
     match (share_id, view) {
-        (Some(id), View::Share(share)) => Some(share::variable(id, device, &gpu.uuid, share)),
+        (Some(id), View::Share(share)) => Some(share::variable(id, device, &gpu.uuid, share, tier)),
         (_, View::Share(_) | View::Whole | View::Part(_) | View::Admin) => None,
     }
 }
@@ -205,6 +227,7 @@ pub(crate) fn prepared_device(
     let view = device.view();
     let instance = device.mig().cloned();
     let time_slice = time_slice::wanted(claim, device);
+    let memory_limit = device.memory_limit();
     PreparedDevice {
         request,
         pool,
@@ -214,6 +237,7 @@ pub(crate) fn prepared_device(
         view,
         instance,
         time_slice,
+        memory_limit,
         cdi_id,
         unknown: Map::new(),
     }
@@ -230,7 +254,9 @@ fn write_cdi(file: String, gpus: &[GpuEdits<'_>], kind: &CdiKind, install: &Driv
 #[cfg(test)]
 mod tests {
     use tessera_device::mig::MigLayouts;
-    use tessera_device::testing::{inventory, inventory_that_lost};
+    use tessera_device::testing::{driver, gpu, inventory, inventory_that_lost};
+    use tessera_device::{DriverFacts, MemoryLimiting};
+    use tessera_sharing::ConsumableShares;
 
     use super::*;
     use crate::ledger::Ledger;
@@ -312,6 +338,54 @@ mod tests {
         );
         let restored = restore(&plan.record, &inventory, &kind, &install).unwrap();
         assert_eq!(restored, plan);
+    }
+
+    #[test]
+    fn a_share_is_held_where_the_driver_can_unless_it_is_all_of_its_gpu() {
+        let (kind, install) = (CdiKind::claim(), DriverInstall::default());
+        let plan_with = |memory_limiting, memory| {
+            let limiting = DriverFacts {
+                memory_limiting,
+                ..driver("615.71.09")
+            };
+            let inventory = Inventory::new(limiting, vec![gpu(3)]).unwrap();
+            let mut allocation = share_allocation("a", 3, &[("s-1", 0)]);
+            allocation.devices[0].consumed.memory = Some(memory);
+            let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
+            let admitted = Ledger::under(&AllLocked, [], vec![])
+                .admit(&allocation.claim, devices)
+                .unwrap();
+            let plan = plan(&admitted, &kind, &install, &boot());
+            // A driver that was replaced by one that cannot hold does not undo what was promised.
+            let older = Inventory::new(driver("580.95.05"), vec![gpu(3)]).unwrap();
+            let restored = restore(&plan.record, &older, &kind, &install).unwrap();
+            assert_eq!(restored, plan);
+            let [Step::WriteCdi { contents, .. }] = plan.steps.as_slice() else {
+                panic!("one step writes the spec")
+            };
+            let spec: serde_json::Value = serde_json::from_slice(contents).unwrap();
+            let edits = &spec["devices"][0]["containerEdits"];
+            let told = edits["env"][0].as_str().unwrap().to_owned();
+            let hooked = edits["hooks"][0]["hookName"] == "createRuntime";
+            (plan.record.devices[0].memory_limit, told, hooked)
+        };
+        let part = Bytes::from_mib(20 << 10);
+        let all = ConsumableShares::Memory.capacity(gpu(3).memory).memory;
+        for (limiting, memory, expected) in [
+            (MemoryLimiting::PerCgroup, part, Some(part)),
+            (MemoryLimiting::PerCgroup, all, None),
+            (MemoryLimiting::CgroupV1, part, None),
+            (MemoryLimiting::NoCall, part, None),
+        ] {
+            let (limit, told, hooked) = plan_with(limiting, memory);
+            assert_eq!(limit, expected, "{limiting:?} {memory}");
+            assert_eq!(hooked, expected.is_some(), "{limiting:?} {memory}");
+            let tier = if hooked { "native" } else { "none" };
+            assert!(
+                told.ends_with(&format!("memoryEnforcement={tier}")),
+                "{told}"
+            );
+        }
     }
 
     #[test]

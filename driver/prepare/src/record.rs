@@ -15,10 +15,10 @@ use serde_json::{Map, Value};
 use tessera_api::Interval;
 use tessera_claim::ClaimRef;
 use tessera_device::mig::Part;
-use tessera_device::{DeviceName, GpuUuid, MigUuid};
+use tessera_device::{Bytes, DeviceName, GpuUuid, MigUuid};
 use thiserror::Error;
 
-use self::fields::{optional_interval, optional_text};
+use self::fields::{optional_bytes, optional_interval, optional_text};
 pub(crate) use self::fields::{part, placement, text};
 use crate::cdi::{self, CdiKind};
 use crate::share::Share;
@@ -30,7 +30,7 @@ use crate::step::{Done, Effect, MigDevice, MigIdentity, Step};
 /// an old version that ignored something would do harm. Each record is written in the lowest format
 /// that says all of it, so that versions which know nothing of a feature read the records that do not
 /// use it.
-pub const FORMAT: u32 = VIEWS_FORMAT;
+pub const FORMAT: u32 = LIMITS_FORMAT;
 
 /// Format of records of whole GPUs.
 const FIRST_FORMAT: u32 = 1;
@@ -42,6 +42,10 @@ const MIG_FORMAT: u32 = 2;
 /// Format of records with shares, or with MIG devices that the driver has made: a version that knew nothing
 /// of them would give the rest of the device to nobody, or all of it to somebody; or leave them behind.
 const VIEWS_FORMAT: u32 = 3;
+
+/// Format of records with shares that are held to their memory: a version that knew nothing of limits would make
+/// their CDI specs anew without them.
+const LIMITS_FORMAT: u32 = 4;
 
 /// First word of every record.
 const MAGIC: &str = "tessera-record";
@@ -137,6 +141,13 @@ pub struct PreparedDevice {
         skip_serializing_if = "Option::is_none"
     )]
     pub time_slice: Option<Interval>,
+    /// The most memory that its containers may have of the GPU, where the driver is told so before one starts.
+    #[serde(
+        default,
+        with = "optional_bytes",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub memory_limit: Option<Bytes>,
     /// CDI device for the container runtime, `vendor/class=name`.
     pub cdi_id: String,
     /// Fields of a newer version.
@@ -198,6 +209,7 @@ impl RecordedDevice for PreparedDevice {
     fn format(&self) -> u32 {
         let is_mig = self.instance.is_some() || matches!(self.view, View::Part(_));
         match self.view {
+            _ if self.memory_limit.is_some() => LIMITS_FORMAT,
             View::Share(_) => VIEWS_FORMAT,
             View::Whole | View::Part(_) | View::Admin if is_mig => MIG_FORMAT,
             View::Whole | View::Part(_) | View::Admin => FIRST_FORMAT,

@@ -2,7 +2,8 @@
 
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
 use tessera_device::mig::{Choices, MigInstance, MigLayouts, Slot};
-use tessera_device::{Bytes, DeviceName, Gpu, Inventory, MigUuid, Offered};
+use tessera_device::{Bytes, DeviceName, DriverFacts, Gpu, Inventory, MigUuid, Offered};
+use tessera_sharing::{ConsumableShares, Form, Mechanisms, NodeFacts, Tier};
 
 use crate::record::View;
 use crate::refusal::Refusal;
@@ -19,6 +20,8 @@ pub struct ResolvedDevice<'i> {
     pub instance: Option<&'i MigInstance>,
     /// The MIG device of that GPU, where it is one that has to be made.
     pub slot: Option<Slot<'i>>,
+    /// The driver of the node.
+    pub driver: &'i DriverFacts,
 }
 
 impl ResolvedDevice<'_> {
@@ -43,6 +46,29 @@ impl ResolvedDevice<'_> {
             (None, Some(slot)) => slot.option.memory,
             (None, None) => self.gpu.memory,
         }
+    }
+
+    /// What the device has to hold shares with, where devices are shared in this way.
+    pub fn mechanisms(&self, sharing: ConsumableShares) -> Mechanisms {
+        let form = match (self.instance, self.slot) {
+            (None, None) => Form::Whole,
+            (Some(_), _) | (_, Some(_)) => Form::Mig,
+        };
+        Mechanisms::of(&NodeFacts::of(self.driver, sharing), form)
+    }
+
+    /// The most memory that the containers of the claim may have of it, where the driver holds them to that.
+    ///
+    /// Every share that was counted with memory is held, whatever its claim says: what others are guaranteed is
+    /// theirs only if nobody takes it. Whoever has all of a device is alone on it and not held.
+    pub fn memory_limit(&self) -> Option<Bytes> {
+        let View::Share(Share { amounts, .. }) = self.view() else {
+            return None;
+        };
+        let by_memory = ConsumableShares::Memory;
+        let all = by_memory.capacity(self.memory()).memory;
+        let is_part = amounts.memory > Bytes(0) && amounts.memory < all;
+        (is_part && self.mechanisms(by_memory).has(Tier::Native)).then_some(amounts.memory)
     }
 
     /// The identity of the MIG device, where it is one.
@@ -76,6 +102,7 @@ pub fn resolve<'i>(
             gpu,
             instance,
             slot,
+            driver: inventory.driver(),
         })
     };
     allocation.devices.iter().map(find).collect()

@@ -10,8 +10,8 @@ use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::mig::Part;
 use tessera_device::{Bytes, DeviceName, Gpu, GpuUuid};
 use tessera_sharing::{
-    Account, Capacity, ConsumableShares, Demand, Hold, Holder, Mechanisms, Overdrawn,
-    Part as Amounts, grant,
+    Account, Capacity, ConsumableShares, Demand, Hold, Holder, Overdrawn, Part as Amounts, Tier,
+    grant,
 };
 
 use crate::record::{View, part};
@@ -116,7 +116,11 @@ fn holder(claim: &ClaimRef, share: Option<&String>) -> Holder {
 ///
 /// Whoever has a device alone has a share of all its memory. Whether claims agree on the settings of the
 /// device as a whole is the ledger's question.
-pub fn refuse_unheld(claim: &ClaimRef, devices: &[ResolvedDevice<'_>]) -> Result<(), Refusal> {
+pub fn refuse_unheld(
+    claim: &ClaimRef,
+    devices: &[ResolvedDevice<'_>],
+    sharing: ConsumableShares,
+) -> Result<(), Refusal> {
     for device in devices {
         let Some(config) = &device.allocated.share_configuration else {
             continue;
@@ -130,7 +134,7 @@ pub fn refuse_unheld(claim: &ClaimRef, devices: &[ResolvedDevice<'_>]) -> Result
             },
             device: all,
         };
-        grant(&demand, &Mechanisms::NONE).map_err(|refusal| Refusal::ShareNotHeld {
+        grant(&demand, &device.mechanisms(sharing)).map_err(|refusal| Refusal::ShareNotHeld {
             claim: claim.clone(),
             device: device.allocated.device.clone(),
             gpu: device.gpu.uuid.clone(),
@@ -144,7 +148,13 @@ pub fn refuse_unheld(claim: &ClaimRef, devices: &[ResolvedDevice<'_>]) -> Result
 /// programs that want to know.
 ///
 /// The name is one of its own for each share, because a container can have several, of one GPU too.
-pub(crate) fn variable(share_id: &str, device: &DeviceName, gpu: &GpuUuid, share: Share) -> String {
+pub(crate) fn variable(
+    share_id: &str,
+    device: &DeviceName,
+    gpu: &GpuUuid,
+    share: Share,
+    tier: Tier,
+) -> String {
     let name: String = share_id
         .chars()
         .map(|c| match c {
@@ -159,8 +169,7 @@ pub(crate) fn variable(share_id: &str, device: &DeviceName, gpu: &GpuUuid, share
     } = share.amounts;
     format!(
         "TESSERA_SHARE_{name}=device={device},gpu={gpu},memory={memory},computeShare={compute_share},\
-         shares={shares},memoryEnforcement={}",
-        Mechanisms::NONE.strongest()
+         shares={shares},memoryEnforcement={tier}"
     )
 }
 

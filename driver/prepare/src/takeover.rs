@@ -278,6 +278,7 @@ impl Successor<'_> {
                 instance: instance(&device.kind).cloned(),
                 // What the reference driver has set stays set.
                 time_slice: None,
+                memory_limit: None,
                 cdi_id: self.cdi_id(uid, device),
                 unknown: Map::new(),
             }));

@@ -44,6 +44,7 @@ pub fn record(name: &str, minors: &[u32]) -> Record {
             view: View::Whole,
             instance: None,
             time_slice: None,
+            memory_limit: None,
             cdi_id: cdi::device_id(&kind, &claim.uid, &device, None),
             device,
             unknown: Map::new(),

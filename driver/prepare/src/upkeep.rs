@@ -163,6 +163,7 @@ pub(crate) fn rebuild(claim: &ClaimUid, spec: &FoundSpec, site: Site<'_>) -> Opt
     let mut effects = Vec::new();
     let names = cdi::claimed_devices(&spec.contents, claim)?;
     let mut device = |ClaimedDevice { device, share_id }| {
+        let name = cdi::device_name(claim, &device, share_id.as_deref());
         // Of a MIG device that the layout has no more it is not known where it was: it may have been
         // anywhere on its GPU.
         let (gpu, instance) = match inventory.seen_by_device_name(&device) {
@@ -182,6 +183,7 @@ pub(crate) fn rebuild(claim: &ClaimUid, spec: &FoundSpec, site: Site<'_>) -> Opt
             instance: instance.map(|instance| instance.uuid.clone()),
             // A spec does not tell. It is known again when the claim is asked for.
             time_slice: None,
+            memory_limit: cdi::limit_in(&spec.contents, &name),
             cdi_id: cdi::device_id(kind, claim, &device, share_id.as_deref()),
             share_id,
             device,
@@ -205,9 +207,9 @@ pub(crate) fn rebuild(claim: &ClaimUid, spec: &FoundSpec, site: Site<'_>) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use tessera_device::DeviceName;
     use tessera_device::mig::MigLayouts;
     use tessera_device::testing::{cut, driver, gpu, inventory};
+    use tessera_device::{DeviceName, DriverFacts, MemoryLimiting};
 
     use super::*;
     use crate::cdi::DriverInstall;
@@ -215,7 +217,7 @@ mod tests {
     use crate::plan::plan;
     use crate::resolve::resolve;
     use crate::step::Step;
-    use crate::testing::{AllLocked, allocation, boot, record};
+    use crate::testing::{AllLocked, allocation, boot, record, share_allocation};
 
     const GRACE: Duration = Duration::from_mins(2);
 
@@ -234,6 +236,30 @@ mod tests {
             boot,
             owns_mig: false,
         }
+    }
+
+    #[test]
+    fn a_rebuilt_record_holds_its_containers_as_the_spec_did() {
+        let facts = DriverFacts {
+            memory_limiting: MemoryLimiting::PerCgroup,
+            ..driver("615.71.09")
+        };
+        let inventory = Inventory::new(facts, vec![gpu(3)]).unwrap();
+        let allocation = share_allocation("a", 3, &[("s-1", 20)]);
+        let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
+        let admitted = Ledger::under(&AllLocked, [], vec![])
+            .admit(&allocation.claim, devices)
+            .unwrap();
+        let (kind, install, boot) = (CdiKind::claim(), DriverInstall::default(), boot());
+        let plan = plan(&admitted, &kind, &install, &boot);
+        let [Step::WriteCdi { contents, .. }] = plan.steps.as_slice() else {
+            panic!("one step writes the spec")
+        };
+        let site = site(&kind, &inventory, &boot);
+        let rebuilt = rebuild(&allocation.claim.uid, &spec(contents), site).unwrap();
+        let limit = plan.record.devices[0].memory_limit;
+        assert!(limit.is_some());
+        assert_eq!(rebuilt.devices[0].memory_limit, limit);
     }
 
     #[test]

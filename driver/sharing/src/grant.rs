@@ -91,8 +91,8 @@ pub enum Refusal {
     },
     /// Growth that what holds the share cannot follow.
     #[error(
-        "memory.limit is above the guarantee, but {tier} cannot change the limit of a share in use; leave \
-         it out, or select devices by the attribute dynamicMemory"
+        "memory.limit is above the guarantee, but nothing on this node changes the limit of a share in use that \
+         {tier} holds; leave it out, or write the guarantee"
     )]
     Fixed {
         /// What would hold the share.
@@ -243,15 +243,15 @@ fn hold(
                 strongest: mechanisms.strongest(),
                 no_native: mechanisms.no_native(),
             };
-            first(strong, config, grows, none).map(|tier| (tier, None))
+            first(strong, config, grows, mechanisms, none).map(|tier| (tier, None))
         }
         Enforcement::BestEffort => {
             let any = || mechanisms.tiers();
             let unseen = Refusal::SwapUnseen { tier: Tier::None };
-            if let Ok(tier) = first(any(), config, grows, unseen) {
+            if let Ok(tier) = first(any(), config, grows, mechanisms, unseen) {
                 return Ok((tier, None));
             }
-            let tier = first(any().chain([Tier::None]), config, false, unseen)?;
+            let tier = first(any().chain([Tier::None]), config, false, mechanisms, unseen)?;
             let shortfall = match tier {
                 Tier::None => Shortfall::NotEnforced,
                 Tier::Shim | Tier::Mps | Tier::Native => Shortfall::Fixed,
@@ -266,11 +266,12 @@ fn first(
     tiers: impl Iterator<Item = Tier>,
     config: &ShareConfig,
     grows: bool,
+    mechanisms: &Mechanisms,
     none: Refusal,
 ) -> Result<Tier, Refusal> {
     let mut refusal = None;
     for tier in tiers {
-        match suits(tier, config, grows) {
+        match suits(tier, config, grows, mechanisms) {
             Ok(()) => return Ok(tier),
             Err(reason) => refusal = refusal.or(Some(reason)),
         }
@@ -278,8 +279,13 @@ fn first(
     Err(refusal.unwrap_or(none))
 }
 
-fn suits(tier: Tier, config: &ShareConfig, grows: bool) -> Result<(), Refusal> {
-    if grows && !tier.is_dynamic() {
+fn suits(
+    tier: Tier,
+    config: &ShareConfig,
+    grows: bool,
+    mechanisms: &Mechanisms,
+) -> Result<(), Refusal> {
+    if grows && !mechanisms.moves(tier) {
         return Err(Refusal::Fixed { tier });
     }
     let Some(swap) = &config.swap else {

@@ -5,13 +5,14 @@
 //! together or refuses. What concerns the device as a whole is agreed on in [`merge`]. [`Account`] adds up what was
 //! given away, and [`decide`] moves the limits of shares that may grow.
 //!
-//! Nothing here acts. Of these decisions the node makes [`grant`], [`merge`] and those of [`Account`]; limits are set by
-//! nobody yet.
+//! Nothing here acts. Of these decisions the node makes [`grant`], [`merge`] and those of [`Account`]; nobody moves
+//! limits yet, so that a share is held to its guarantee.
 
 mod account;
 mod consumable;
 mod grant;
 mod holder;
+mod holding;
 mod mechanisms;
 mod range;
 mod settings;
@@ -26,7 +27,8 @@ pub use account::{Account, Capacity, Hold, Overdrawn, Part};
 pub use consumable::{ConsumableShares, ConsumableSharesError, FULL_COMPUTE};
 pub use grant::{Demand, Grant, Refusal, Shortfall, grant};
 pub use holder::Holder;
-pub use mechanisms::{CgroupVersion, Form, Mechanisms, NoNative, NodeFacts};
+pub use holding::{Holding, InUse, hold};
+pub use mechanisms::{Form, Mechanisms, NoNative, NodeFacts};
 pub use range::{
     Card, Decision, Lending, Limit, LimitChange, Pressed, Reclaim, Rung, Rungs, STEP, ShareState,
     decide,

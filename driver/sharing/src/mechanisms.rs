@@ -3,7 +3,9 @@
 use std::fmt;
 
 use tessera_api::{ComputeMode, OWN_GROUP};
+use tessera_device::{DriverFacts, MemoryLimiting};
 
+use crate::consumable::ConsumableShares;
 use crate::tier::{
     Attribute, DYNAMIC_MEMORY, MEMORY_ENFORCEMENT, SWAP_MECHANISM, SwapMechanism, Tier,
 };
@@ -11,10 +13,12 @@ use crate::tier::{
 /// What asking the node's libraries and kernel has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Whether the driver takes memory limits (`nvmlDeviceSetMemoryLimits_v1`).
-    pub native_limits: bool,
-    /// Which cgroups containers are in.
-    pub cgroup: CgroupVersion,
+    /// Whether the driver can hold containers to limits.
+    pub native: MemoryLimiting,
+    /// How devices can be shared.
+    pub sharing: ConsumableShares,
+    /// Whether somebody moves the limits of shares that are in use.
+    pub moves_limits: bool,
     /// Whether an MPS daemon can be run.
     pub mps: bool,
     /// Whether a library of ours can take the place of `libcuda` in containers.
@@ -25,13 +29,20 @@ pub struct NodeFacts {
     pub restore_mib_per_second: Option<u64>,
 }
 
-/// The version of the kernel's cgroups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CgroupVersion {
-    /// The former.
-    V1,
-    /// The unified one.
-    V2,
+impl NodeFacts {
+    /// What this version makes use of: the driver's limits, set when a container starts and left alone until
+    /// it ends.
+    pub fn of(driver: &DriverFacts, sharing: ConsumableShares) -> Self {
+        Self {
+            native: driver.memory_limiting,
+            sharing,
+            moves_limits: false,
+            mps: false,
+            shim: false,
+            swap: SwapMechanism::None,
+            restore_mib_per_second: None,
+        }
+    }
 }
 
 /// What part of the hardware a device is.
@@ -52,8 +63,8 @@ pub enum NoNative {
     CgroupV1,
     /// It takes no limits for MIG devices.
     Mig,
-    /// Nobody asks it to.
-    Unused,
+    /// A claim may have a share without asking for memory, and there is no limit for such a share.
+    Uncounted,
 }
 
 impl fmt::Display for NoNative {
@@ -61,7 +72,9 @@ impl fmt::Display for NoNative {
         f.write_str(match self {
             Self::Driver => "its driver takes no memory limits, which R615 and later do",
             Self::CgroupV1 => "its containers are in cgroups of version 1",
-            Self::Unused => "this version sets no limits yet",
+            Self::Uncounted => {
+                "consumableShares is not memory, so that a share beside it may have no limit"
+            }
             Self::Mig => "the driver takes no memory limits for MIG devices",
         })
     }
@@ -71,6 +84,7 @@ impl fmt::Display for NoNative {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mechanisms {
     native: Result<(), NoNative>,
+    moves_limits: bool,
     mps: bool,
     shim: bool,
     swap: SwapMechanism,
@@ -78,22 +92,16 @@ pub struct Mechanisms {
 }
 
 impl Mechanisms {
-    /// Those of every device, as long as nothing in this version holds shares.
-    pub const NONE: Self = Self {
-        native: Err(NoNative::Unused),
-        mps: false,
-        shim: false,
-        swap: SwapMechanism::None,
-        restore_mib_per_second: None,
-    };
-
     /// Those of a device of this form.
     pub fn of(facts: &NodeFacts, form: Form) -> Self {
-        let native = match (facts.native_limits, facts.cgroup, form) {
-            (false, _, _) => Err(NoNative::Driver),
-            (true, _, Form::Mig) => Err(NoNative::Mig),
-            (true, CgroupVersion::V1, Form::Whole) => Err(NoNative::CgroupV1),
-            (true, CgroupVersion::V2, Form::Whole) => Ok(()),
+        let native = match (facts.native, form, facts.sharing) {
+            (MemoryLimiting::NoCall, _, _) => Err(NoNative::Driver),
+            (_, Form::Mig, _) => Err(NoNative::Mig),
+            (MemoryLimiting::CgroupV1, Form::Whole, _) => Err(NoNative::CgroupV1),
+            (_, _, ConsumableShares::Unlimited | ConsumableShares::Number(_)) => {
+                Err(NoNative::Uncounted)
+            }
+            (MemoryLimiting::PerCgroup, Form::Whole, _) => Ok(()),
         };
         // The driver refuses to checkpoint processes on MIG devices.
         let swap = match (facts.swap, form) {
@@ -105,6 +113,7 @@ impl Mechanisms {
         };
         Self {
             native,
+            moves_limits: facts.moves_limits,
             mps: facts.mps,
             shim: facts.shim,
             swap,
@@ -137,6 +146,11 @@ impl Mechanisms {
         all.filter(|tier| self.has(*tier))
     }
 
+    /// Whether the limit of a share that this holds can change while the share is in use.
+    pub fn moves(&self, tier: Tier) -> bool {
+        self.moves_limits && tier.is_dynamic()
+    }
+
     /// The strongest.
     pub fn strongest(&self) -> Tier {
         self.tiers().next().unwrap_or_default()
@@ -161,7 +175,7 @@ impl Mechanisms {
     /// The attributes by which a claim can select the device. Their names stand in the domain
     /// [`OWN_GROUP`].
     pub fn attributes(&self) -> [(&'static str, Attribute); 3] {
-        let dynamic = self.tiers().any(Tier::is_dynamic);
+        let dynamic = self.tiers().any(|tier| self.moves(tier));
         [
             (
                 MEMORY_ENFORCEMENT,
@@ -185,13 +199,18 @@ mod tests {
     fn the_driver_holds_shares_of_whole_gpus_on_cgroups_of_version_2() {
         let new = everything();
         let old = NodeFacts {
-            cgroup: CgroupVersion::V1,
+            native: MemoryLimiting::CgroupV1,
+            ..new
+        };
+        let uncounted = NodeFacts {
+            sharing: ConsumableShares::Unlimited,
             ..new
         };
         for (facts, form, missing) in [
             (new, Form::Whole, None),
             (new, Form::Mig, Some(NoNative::Mig)),
             (old, Form::Whole, Some(NoNative::CgroupV1)),
+            (uncounted, Form::Whole, Some(NoNative::Uncounted)),
             (bare(), Form::Whole, Some(NoNative::Driver)),
         ] {
             let mechanisms = Mechanisms::of(&facts, form);
@@ -204,7 +223,12 @@ mod tests {
     fn attributes_say_what_the_device_has() {
         let shim = NodeFacts {
             shim: true,
+            moves_limits: true,
             ..bare()
+        };
+        let unmoved = NodeFacts {
+            moves_limits: false,
+            ..everything()
         };
         let mps = NodeFacts {
             mps: true,
@@ -212,6 +236,7 @@ mod tests {
         };
         for (facts, form, tier, dynamic, swap) in [
             (everything(), Form::Whole, "native", true, "checkpoint"),
+            (unmoved, Form::Whole, "native", false, "checkpoint"),
             (everything(), Form::Mig, "mps", true, "none"),
             (mps, Form::Whole, "mps", false, "none"),
             (shim, Form::Whole, "shim", true, "none"),

@@ -3,7 +3,10 @@
 use tessera_claim::ClaimRef;
 
 use crate::holder::Holder;
-use crate::mechanisms::{CgroupVersion, NodeFacts};
+use tessera_device::MemoryLimiting;
+
+use crate::consumable::ConsumableShares;
+use crate::mechanisms::NodeFacts;
 use crate::tier::SwapMechanism;
 
 /// The only share of the claim `name`.
@@ -21,8 +24,9 @@ pub(crate) fn holder(name: &str) -> Holder {
 /// A node that has every mechanism.
 pub(crate) fn everything() -> NodeFacts {
     NodeFacts {
-        native_limits: true,
-        cgroup: CgroupVersion::V2,
+        native: MemoryLimiting::PerCgroup,
+        sharing: ConsumableShares::Memory,
+        moves_limits: true,
         mps: true,
         shim: true,
         swap: SwapMechanism::Checkpoint,
@@ -33,8 +37,9 @@ pub(crate) fn everything() -> NodeFacts {
 /// A node that has none.
 pub(crate) fn bare() -> NodeFacts {
     NodeFacts {
-        native_limits: false,
-        cgroup: CgroupVersion::V2,
+        native: MemoryLimiting::NoCall,
+        sharing: ConsumableShares::Memory,
+        moves_limits: false,
         mps: false,
         shim: false,
         swap: SwapMechanism::None,

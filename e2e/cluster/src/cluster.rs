@@ -37,6 +37,9 @@ use turn::Turn;
 /// The part of the control plane that serves the API.
 const API_SERVER: &str = "kube-apiserver";
 
+/// The scheduler's.
+const SCHEDULER: &str = "kube-scheduler";
+
 /// What kind of cluster is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -238,7 +241,17 @@ impl Cluster {
 
     /// Stops the API server's process: connections are taken, and nobody answers, until the value ends.
     pub fn stop_api_server(&self) -> Result<Stopped, ClusterError> {
-        let pids = processes::beside(self.control_plane()?, API_SERVER);
+        self.stop(API_SERVER)
+    }
+
+    /// Stops the scheduler's process until the value ends: pods wait that come meanwhile.
+    pub fn stop_scheduler(&self) -> Result<Stopped, ClusterError> {
+        self.stop(SCHEDULER)
+    }
+
+    /// Stops a process of the control plane.
+    fn stop(&self, program: &str) -> Result<Stopped, ClusterError> {
+        let pids = processes::beside(self.control_plane()?, program);
         if pids.is_empty() {
             return Err(ClusterError::NotUp);
         }

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     injection::Effect,
     install::{self, InstallError, find_state},
+    memory::NewLimits,
     mig::{Done, Operation, Refusal},
     policy::Policy,
     state::{Node, StateError},
@@ -70,6 +71,13 @@ pub enum Request {
         gpu: String,
         /// What it is set to.
         policy: Policy,
+    },
+    /// Memory limits of a cgroup on the GPU with this UUID.
+    Limit {
+        /// The GPU.
+        gpu: String,
+        /// The limits.
+        limits: NewLimits,
     },
     /// A call of this function counted for the injections that all processes count together.
     Count {
@@ -136,6 +144,11 @@ fn change(root: &Path, request: &Request) -> Result<Answer, InstallError> {
             let outcome = install::change(root, set)?;
             Ok(outcome.map_or_else(Answer::Refused, |()| Answer::Set))
         }
+        Request::Limit { gpu, limits } => {
+            let set = |node: &mut Node| Ok::<_, InstallError>(node.set_memory_limits(gpu, limits));
+            let outcome = install::change(root, set)?;
+            Ok(outcome.map_or_else(Answer::Refused, |()| Answer::Set))
+        }
         Request::Count { function } => {
             let due = find_state(root)?.update(|node| node.observe(function))?;
             Ok(Answer::Due(due))
@@ -196,7 +209,9 @@ fn serve_one(root: &Path, stream: &mut UnixStream) -> io::Result<()> {
     let is_root = socket_peercred(&stream)?.uid.is_root();
     let request: Request = read_line(stream)?;
     let answer = match &request {
-        Request::Operate { .. } if !is_root => Answer::Refused(Refusal::NoPermission),
+        Request::Operate { .. } | Request::Limit { .. } if !is_root => {
+            Answer::Refused(Refusal::NoPermission)
+        }
         request => change(root, request).unwrap_or_else(|error| Answer::Failed(error.to_string())),
     };
     write_line(stream, &answer)

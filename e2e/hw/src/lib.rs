@@ -13,6 +13,7 @@ pub mod facts;
 pub mod injection;
 pub mod install;
 pub mod kernel;
+pub mod memory;
 pub mod mig;
 pub mod policy;
 pub mod profile;

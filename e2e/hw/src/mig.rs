@@ -198,6 +198,7 @@ impl Gpu {
         self.condition.presence = Presence::Present;
         self.condition.held = false;
         self.condition.forget_policies();
+        self.condition.cgroups.clear();
         let Mig {
             pending, created, ..
         } = self.condition.mig;

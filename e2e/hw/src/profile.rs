@@ -11,6 +11,7 @@ use crate::{
         AddressingMode, Architecture, Brand, Driver, Facts, PciFunction, Version, derive_serial,
         derive_uuid,
     },
+    memory::Accounting,
     state::{Condition, Gpu, Node},
 };
 
@@ -148,6 +149,7 @@ impl Profile {
             name: node.to_owned(),
             profile: self.name.clone(),
             driver: self.driver.clone(),
+            memory_accounting: Accounting::default(),
             gpus: gpus.collect(),
             injections: Vec::new(),
             injected: 0,

@@ -14,6 +14,7 @@ use crate::{
     fabric::{Fabric, FabricChange, FabricHealth, FabricState},
     facts::{Driver, Facts},
     injection::{Effect, Injection},
+    memory::{Accounting, Cgroup},
     mig::Mig,
     policy::{ComputeMode, TimeSlice},
 };
@@ -28,6 +29,9 @@ pub struct Node {
     pub profile: String,
     /// The installed driver.
     pub driver: Driver,
+    /// Who keeps count of the memory of cgroups.
+    #[serde(default)]
+    pub memory_accounting: Accounting,
     /// The GPUs in the order of their PCI addresses, which is NVML's order.
     pub gpus: Vec<Gpu>,
     /// Injections in force.
@@ -69,8 +73,11 @@ pub enum Presence {
 pub struct Condition {
     /// Whether it answers.
     pub presence: Presence,
-    /// Memory that programs use, in MiB, without what the driver reserves.
+    /// Memory that programs use, in MiB, without what the driver reserves and what cgroups are charged for.
     pub memory_used_mib: u64,
+    /// The cgroups that have limits or memory.
+    #[serde(default)]
+    pub cgroups: Vec<Cgroup>,
     /// Temperature in degrees Celsius.
     pub temperature: u32,
     /// Power draw in watts.
@@ -102,6 +109,7 @@ impl Condition {
         Self {
             presence: Presence::Present,
             memory_used_mib: 0,
+            cgroups: Vec::new(),
             temperature: facts.idle_temperature,
             power_watts: facts.idle_power_watts,
             gpu_utilization: 0,

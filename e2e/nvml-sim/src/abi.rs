@@ -10,6 +10,7 @@ mod device;
 mod event;
 mod fabric;
 mod instance;
+mod limits;
 mod mig;
 mod policy;
 mod system;

@@ -25,7 +25,8 @@ use tessera_hw::{
 };
 
 pub(crate) use self::mig::{
-    MigDevice, Part, compute_handle, operate, part_handle, set_policy, with_compute, with_part,
+    MigDevice, Part, compute_handle, operate, part_handle, set_memory_limits, set_policy,
+    with_compute, with_part,
 };
 use crate::{
     events,

@@ -8,6 +8,7 @@ use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use serde_json::Value;
 use tessera_cluster::{Cluster, Node};
 
+use crate::agreement::await_agreement;
 use crate::failure::{Failure, nothing};
 use crate::gpus::{Offered, held, listed, offered};
 use crate::kubernetes::{Kubernetes, Object, Objects, Scope, runs};
@@ -58,12 +59,22 @@ impl<'a> Context<'a> {
     }
 
     /// Removes what the scenario made and checks that nothing of it is left on any node.
+    ///
+    /// Before that and after it scheduler, kubelet, plugin and hardware must agree about who has what.
     pub(crate) fn end(self) -> Result<(), Failure> {
+        let before = self.agreed();
         let everything = "pods,resourceclaims,resourceclaimtemplates";
         self.kubernetes
             .delete(&self.namespace, &[everything, "--all"])?;
         self.kubernetes.give_up_namespace(&self.namespace)?;
-        self.nothing_left()
+        before?;
+        self.nothing_left()?;
+        self.agreed()
+    }
+
+    /// Waits until all who keep account of GPUs agree about every node.
+    pub(crate) fn agreed(&self) -> Result<(), Failure> {
+        await_agreement(self.kubernetes, self.nodes())
     }
 
     /// The cluster's Kubernetes.

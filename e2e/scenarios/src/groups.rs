@@ -17,6 +17,7 @@ pub(crate) mod isolation;
 pub(crate) mod kubelet;
 pub(crate) mod manifests;
 pub(crate) mod mig;
+pub(crate) mod mixes;
 pub(crate) mod odd_claims;
 pub(crate) mod plugin;
 pub(crate) mod racks;

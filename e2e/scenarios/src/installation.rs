@@ -13,32 +13,71 @@ use crate::release;
 pub enum Installation {
     /// As the cluster's [`Ground`](crate::Ground) has it.
     Usual,
+    /// GPUs are cut into MIG devices when claims need it.
+    Parts,
     /// GPUs can be shared by memory.
     Shares,
+    /// Both.
+    Views,
     /// Ten can share a GPU, and say how long a time slice is.
     Turns,
 }
 
 impl Installation {
     /// A value for each key that any of them changes, because a change keeps what it does not name.
-    fn values(self) -> [String; 2] {
+    fn values(self) -> [String; 3] {
         let (shares, turns) = match self {
-            Self::Usual => ("", false),
-            Self::Shares => ("memory", false),
+            Self::Usual | Self::Parts => ("", false),
+            Self::Shares | Self::Views => ("memory", false),
             Self::Turns => ("10", true),
         };
+        let parts = self.has_parts();
         [
             format!("consumableShares={shares}"),
             format!("featureGates.TimeSlicingSettings={turns}"),
+            format!("featureGates.DynamicMIG={parts}"),
         ]
+    }
+
+    fn has_parts(self) -> bool {
+        matches!(self, Self::Parts | Self::Views)
+    }
+
+    fn has_shares(self) -> bool {
+        matches!(self, Self::Shares | Self::Views | Self::Turns)
     }
 
     fn put(self, kubernetes: Kubernetes<'_>) -> Result<(), Failure> {
         let values = self.values();
         release::change(kubernetes, &values)?;
-        let shared = self != Self::Usual;
-        offered_as(kubernetes, shared, &values.join(","))
+        self.await_offer(kubernetes, &values.join(","))
     }
+
+    /// Waits until all GPUs are offered as ones that can be shared and cut, or that cannot, after this was set.
+    fn await_offer(self, kubernetes: Kubernetes<'_>, values: &str) -> Result<(), Failure> {
+        let what = format!("all GPUs to be offered with {values}");
+        let is_so = |slices: &Objects<ResourceSlice>| {
+            let ours = slices.values().filter(|slice| slice.spec.driver == DRIVER);
+            let devices: Vec<&Device> = ours
+                .flat_map(|slice| slice.spec.devices.iter().flatten())
+                .collect();
+            // A MIG device that is made for its claim is that claim's alone.
+            let (parts, whole): (Vec<_>, Vec<_>) =
+                devices.into_iter().partition(|device| is_part(device));
+            let is_shared = |device: &&Device| device.allow_multiple_allocations == Some(true);
+            let shared = whole
+                .iter()
+                .all(|device| is_shared(device) == self.has_shares());
+            (shared && parts.is_empty() != self.has_parts()).then_some(())
+        };
+        kubernetes.wait(Scope::Cluster, &what, START_LIMIT, is_so)
+    }
+}
+
+fn is_part(device: &Device) -> bool {
+    let attributes = device.attributes.as_ref();
+    let kind = attributes.and_then(|all| all.get("type")?.string.as_deref());
+    kind == Some("mig")
 }
 
 /// What is installed on a cluster at the moment.
@@ -69,22 +108,4 @@ impl Installed {
         }
         Ok(())
     }
-}
-
-/// Waits until all GPUs are offered as ones that can be shared, or that cannot, after this was set.
-fn offered_as(kubernetes: Kubernetes<'_>, shared: bool, values: &str) -> Result<(), Failure> {
-    let what = format!("all GPUs to be offered with {values}");
-    let is_shared = |device: &Device| device.allow_multiple_allocations == Some(true);
-    kubernetes.wait(
-        Scope::Cluster,
-        &what,
-        START_LIMIT,
-        |slices: &Objects<ResourceSlice>| {
-            let ours = slices.values().filter(|slice| slice.spec.driver == DRIVER);
-            let mut devices = ours.flat_map(|slice| slice.spec.devices.iter().flatten());
-            devices
-                .all(|device| is_shared(device) == shared)
-                .then_some(())
-        },
-    )
 }

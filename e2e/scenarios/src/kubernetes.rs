@@ -167,16 +167,21 @@ impl<'a> Kubernetes<'a> {
         run(command.args(["get", "--raw", path]), None)
     }
 
-    /// The objects of one kind.
+    /// The objects of one kind, by name. Where names of several namespaces are equal, see [`items`](Self::items).
     pub fn list<K: Object>(self, scope: Scope<'_>) -> Result<Objects<K>, Failure> {
+        let items = self.items(scope)?.into_iter();
+        Ok(items.map(|object: K| (name(&object), object)).collect())
+    }
+
+    /// The objects of one kind.
+    pub(crate) fn items<K: Object>(self, scope: Scope<'_>) -> Result<Vec<K>, Failure> {
         let path = path::<K>(scope, self.version());
         let text = self.version().read(&self.raw(&path)?);
         let list: List<K> = serde_json::from_str(&text).map_err(|reason| Failure::Unreadable {
             line: format!("kubectl get --raw {path}"),
             reason,
         })?;
-        let items = list.items.into_iter();
-        Ok(items.map(|object| (name(&object), object)).collect())
+        Ok(list.items)
     }
 
     /// Waits until `look` finds what it wants in the objects of one kind, and returns that.

@@ -9,10 +9,14 @@ use tessera_cluster::Node;
 use crate::failure::Failure;
 use crate::gpus::DRIVER;
 
+/// Where the journal of a node is.
+pub(crate) fn journal(node: &Node) -> PathBuf {
+    node.run_dir().join(DRIVER).join("claims")
+}
+
 /// The journal's records on a node, by file name: one per claim that is prepared or being prepared.
 pub(crate) fn records(node: &Node) -> Result<Vec<String>, Failure> {
-    let dir = node.run_dir().join(DRIVER).join("claims");
-    let mut names = names(&dir)?;
+    let mut names = names(&journal(node))?;
     names.retain(|name| has_extension(name, "record"));
     Ok(names)
 }

@@ -5,6 +5,7 @@
 //! by `kubectl` ([`kubernetes`]), in a pod's log, in the files of a node.
 
 mod account;
+mod agreement;
 mod calls;
 mod churn;
 mod context;
@@ -27,6 +28,7 @@ mod presence;
 pub mod release;
 mod scenario;
 mod simulated;
+mod wish;
 
 pub use failure::Failure;
 pub use ground::Ground;

@@ -3,9 +3,9 @@
 use crate::ground::Ground;
 use crate::groups::{
     api_away, cleanup, configuration, damage, domain_events, domains, driver, dynamic_mig, events,
-    guide, hostile, isolation, kubelet, mig, odd_claims, plugin, racks, reboot, rights, selection,
-    sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall, upgrade,
-    versions, webhook, whole_gpus,
+    guide, hostile, isolation, kubelet, mig, mixes, odd_claims, plugin, racks, reboot, rights,
+    selection, sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall,
+    upgrade, versions, webhook, whole_gpus,
 };
 use crate::installation::Installation;
 use crate::need::Need;
@@ -100,8 +100,18 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A MIG layout that is changed while the plugin runs appears in the slice; a GPU without instances and a pending mode are told.",
     dynamic_mig::gpus_are_cut_when_pods_need_it_and_whole_for_the_next
         => "With dynamic MIG 14 pods with a MIG device each run at once on two GPUs that are cut for them; when they are gone no instance is left, and 8 pods get whole GPUs. No slice is written meanwhile."
+        ; with Parts
         ; needs [SharedCounters]
         ; long "56 pods on eight GPUs.",
+    dynamic_mig::a_mig_device_that_somebody_holds_open_is_tainted_until_it_is_let_go
+        => "While somebody holds the MIG device of a deleted pod open, exactly what overlaps it is tainted and other pods start on the same GPU; once it is let go it is destroyed, and pod and taints are gone."
+        ; with Parts
+        ; needs [SharedCounters],
+    dynamic_mig::gpus_whose_mode_needs_a_reset_are_cut_in_the_mode_that_they_are_in
+        => "A100s whose MIG mode was switched on before are offered as MIG devices alone: 8 pods with a 1g.5gb each run at once, then one with a 7g.40gb; when they are gone no instance is left and the mode is as it was."
+        ; with Parts
+        ; needs [SharedCounters]
+        ; long "56 pods with a 1g.5gb each on eight GPUs, then 8 with a 7g.40gb.",
     shares::twenty_pods_with_a_share_each_are_packed_on_as_few_gpus_as_can_hold_them
         => "Twenty pods with 20 GiB of GPU memory each share as few GPUs as can hold them, and each sees its GPU and what its share is."
         ; with Shares
@@ -126,6 +136,11 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs."
         ; with Shares
         ; needs [ConsumableCapacity],
+    mixes::claims_of_every_kind_come_and_go_beside_each_other_and_leave_nothing
+        => "In 15 rounds whole GPUs, MIG devices, shares, lists and admin access come and go by chance on eight GPUs: no two claims overlap, none waits for a minute for what is free, and at the end no instance, setting, file or claim is left."
+        ; with Views
+        ; needs [AdminAccess, PrioritizedList, SharedCounters, ConsumableCapacity]
+        ; long "100 rounds.",
     time_slices::a_time_slice_is_set_while_somebody_wants_it_and_no_other_gpu_is_touched
         => "A time slice is set while somebody wants it: for two pods of one claim, for ten claims with shares of one GPU, and for nobody after the last of them. Another interval is refused with both names, and a claim that asks for none touches nothing."
         ; with Turns
@@ -326,7 +341,15 @@ mod tests {
         let mut others: Vec<_> = SCENARIOS.iter().map(|s| s.installation).collect();
         others.dedup();
         others.retain(|installation| *installation != Installation::Usual);
-        assert_eq!(others, [Installation::Shares, Installation::Turns]);
+        assert_eq!(
+            others,
+            [
+                Installation::Parts,
+                Installation::Shares,
+                Installation::Views,
+                Installation::Turns
+            ]
+        );
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn install_on(
 }
 
 /// Changes values of the installation, and returns when what it then consists of is ready.
-pub(crate) fn change(kubernetes: Kubernetes<'_>, values: &[String]) -> Result<(), Failure> {
+pub fn change(kubernetes: Kubernetes<'_>, values: &[String]) -> Result<(), Failure> {
     let mut helm = kubernetes.cluster().helm();
     helm.args(["upgrade", RELEASE]).arg(chart()).args([
         "--namespace",

@@ -72,9 +72,21 @@ impl<'a> Driver<'a> {
 
     /// Installs it as it was when the cluster came up.
     pub(crate) fn install(&mut self) -> Result<(), Failure> {
+        self.install_as(self.profile)?;
+        self.left = Left::Nothing;
+        Ok(())
+    }
+
+    /// Puts another machine's GPUs in place of the node's, with their driver.
+    pub(crate) fn exchange(&mut self, profile: &str) -> Result<(), Failure> {
+        self.left = Left::Files;
+        self.install_as(profile)
+    }
+
+    fn install_as(&self, profile: &str) -> Result<(), Failure> {
         let artifacts = self.artifacts();
         let name = self.node.name();
-        let installed = tessera_hw::install(&self.root, self.profile, name, &artifacts);
+        let installed = tessera_hw::install(&self.root, profile, name, &artifacts);
         self.done("install", installed)?;
         for name in BESIDE {
             let program = self.kept.path().join(name);
@@ -83,7 +95,6 @@ impl<'a> Driver<'a> {
                 self.done("install programs of", added)?;
             }
         }
-        self.left = Left::Nothing;
         Ok(())
     }
 
@@ -108,6 +119,30 @@ impl<'a> Driver<'a> {
         self.try_to_change(|node| match node.gpus.get_mut(minor) {
             Some(gpu) => gpu.cut(profiles),
             None => Ok(()),
+        })
+    }
+
+    /// Switches the MIG mode of every GPU on, as an administrator does before the node is used.
+    pub(crate) fn switch_mig_on(&mut self) -> Result<(), Failure> {
+        self.try_to_change(|node| node.gpus.iter_mut().try_for_each(|gpu| gpu.cut(&[])))
+    }
+
+    /// Holds the MIG device open that begins at this memory slice of a GPU, as monitoring does.
+    pub(crate) fn hold(&mut self, minor: usize, start: u32) -> Result<(), Failure> {
+        self.change(|node| {
+            let mig = node.gpus.get_mut(minor).map(|gpu| &mut gpu.condition.mig);
+            if let Some(mig) = mig {
+                let there = mig.instances.iter().filter(|there| there.start == start);
+                mig.held.extend(there.map(|there| there.gpu_instance));
+            }
+        })
+    }
+
+    /// Lets go of all MIG devices that are held open.
+    pub(crate) fn let_go(&mut self) -> Result<(), Failure> {
+        self.change(|node| {
+            let each = node.gpus.iter_mut();
+            each.for_each(|gpu| gpu.condition.mig.held.clear());
         })
     }
 

@@ -8,6 +8,7 @@ mod cpu;
 mod exposition;
 mod idle;
 mod memory;
+mod parts;
 mod plugin;
 mod plugin_log;
 mod pods;
@@ -17,6 +18,7 @@ mod slice;
 mod socket;
 mod standalone;
 mod summary;
+mod throughput;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +55,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = ImageProfile::Release)]
     image_profile: ImageProfile,
     /// How long each load is: so many pods one after the other, a sixth of it in rounds of 8 pods,
-    /// so many rounds of 8 claims.
+    /// so many rounds of 8 claims, a fifth of it in rounds of 64 pods for the scheduler.
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = value_parser!(u16).range(1..))]
     rounds: u16,
     /// How many claims are prepared and unprepared one after the other, with a look at the plugin's
@@ -84,6 +86,9 @@ struct Figures {
     worked: Duration,
     one_pod: pods::Load,
     eight_pods: pods::Load,
+    one_part: socket::Timings,
+    eight_parts: socket::Timings,
+    throughput: throughput::Rates,
     sizes: shipped::Sizes,
 }
 
@@ -176,6 +181,15 @@ fn measure(
     let eight_pods = step(&Screen, "run 8 pods at once", || {
         pods::run(kubernetes, PODS, rounds.div_ceil(6), WIDTH)
     })?;
+    let whole = parts::of_gpus(&kubernetes.list(Scope::Cluster)?);
+    let views = step(&Screen, "offer GPUs in parts", || parts::offer(kubernetes))?;
+    let (one_part, eight_parts) = step(&Screen, "prepare claims of MIG devices", || {
+        parts::time(kubernetes, rounds)
+    })?;
+    let what = "have pods scheduled on 8 imagined nodes";
+    let throughput = step(&Screen, what, || {
+        throughput::measure(kubernetes, &whole, &views, rounds.div_ceil(5))
+    })?;
     Ok(Figures {
         served,
         starts,
@@ -188,6 +202,9 @@ fn measure(
         worked: socket.worked,
         one_pod,
         eight_pods,
+        one_part,
+        eight_parts,
+        throughput,
         sizes,
     })
 }

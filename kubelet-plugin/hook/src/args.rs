@@ -1,19 +1,22 @@
 //! The command line.
 //!
-//! Two commands with three flags do not pay for an argument parser: the usual one would double the
-//! program. Flags are spelled as NVIDIA's `nvidia-cdi-hook` spells them, so that a spec works with
-//! either program at its hook's path.
+//! A few commands with a few flags do not pay for an argument parser: the usual one would double the
+//! program. Flags of the first two are spelled as NVIDIA's `nvidia-cdi-hook` spells them, so that a spec works
+//! with either program at its hook's path.
 
 use std::ffi::OsString;
 
 use thiserror::Error;
 
+use crate::limit::Limit;
+
 pub(crate) const HELP: &str = "\
-Readies a container's file system for GPUs. Run by container runtimes as an OCI createContainer
-hook, with the state of the container on standard input.
+Readies a container for GPUs. Run by container runtimes as an OCI hook (limit-memory as createRuntime,
+the others as createContainer), with the state of the container on standard input.
 
 Usage: tessera-cdi-hook create-symlinks --link TARGET::LINK...
        tessera-cdi-hook update-ldcache --folder FOLDER... [--ldconfig-path PROGRAM]
+       tessera-cdi-hook limit-memory --socket SOCKET --share SHARE --gpu UUID --bytes NUMBER
 
 create-symlinks  Makes symbolic links in the container.
   --link TARGET::LINK      LINK, an absolute path, gets the text TARGET
@@ -21,6 +24,11 @@ update-ldcache   Tells the container's loader about folders with libraries.
   --folder FOLDER          a folder in the container, an absolute path
   --ldconfig-path PROGRAM  the host's statically linked ldconfig; where PROGRAM.real exists, that
                            one [default: /sbin/ldconfig or /usr/sbin/ldconfig]
+limit-memory     Has the container held to its share of a GPU's memory.
+  --socket SOCKET          where the Tessera kubelet plugin of the node takes such wishes
+  --share SHARE            the share, by the name of its CDI device
+  --gpu UUID               the GPU
+  --bytes NUMBER           the most memory that the container may have of it
 
 Exit status: 0  done, or nothing to do; what a read-only root or a host without ldconfig costs is a
                 warning on standard error
@@ -38,6 +46,7 @@ pub(crate) enum Command {
         folders: Vec<String>,
         ldconfig: Option<String>,
     },
+    LimitMemory(Limit),
 }
 
 /// A link to make.
@@ -55,6 +64,7 @@ impl Command {
             Self::Help => "help",
             Self::CreateSymlinks(_) => "create-symlinks",
             Self::UpdateLdcache { .. } => "update-ldcache",
+            Self::LimitMemory(_) => "limit-memory",
         }
     }
 }
@@ -74,6 +84,12 @@ pub(crate) enum ArgsError {
     Link(String),
     #[error("{0:?} is not an absolute path, or has a . or .. in it")]
     Path(String),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{0} is given twice")]
+    Twice(&'static str),
+    #[error("--bytes {0:?} is no number of bytes")]
+    Bytes(String),
     #[error("{0:?} is not UTF-8")]
     Text(OsString),
 }
@@ -90,6 +106,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Arg
     match command.as_str() {
         "create-symlinks" => create_symlinks(flags),
         "update-ldcache" => update_ldcache(flags),
+        "limit-memory" => limit_memory(flags),
         other => Err(ArgsError::Command(other.to_owned())),
     }
 }
@@ -142,6 +159,28 @@ fn update_ldcache(flags: Vec<(&str, &str)>) -> Result<Command, ArgsError> {
     Ok(Command::UpdateLdcache { folders, ldconfig })
 }
 
+fn limit_memory(flags: Vec<(&str, &str)>) -> Result<Command, ArgsError> {
+    const NAMES: [&str; 4] = ["--socket", "--share", "--gpu", "--bytes"];
+    let mut values = [None; NAMES.len()];
+    for (flag, value) in flags {
+        let known = NAMES.iter().position(|name| *name == flag);
+        let at = known.ok_or_else(|| ArgsError::Flag(flag.to_owned()))?;
+        if values[at].replace(value).is_some() {
+            return Err(ArgsError::Twice(NAMES[at]));
+        }
+    }
+    let given = |at: usize| values[at].ok_or(ArgsError::Missing(NAMES[at]));
+    let bytes = given(3)?;
+    Ok(Command::LimitMemory(Limit {
+        socket: absolute(given(0)?)?,
+        share: given(1)?.to_owned(),
+        gpu: given(2)?.to_owned(),
+        bytes: bytes
+            .parse()
+            .map_err(|_| ArgsError::Bytes(bytes.to_owned()))?,
+    }))
+}
+
 /// A path that names something below a root. No line break: paths become lines of a file.
 fn absolute(path: &str) -> Result<String, ArgsError> {
     let below = path.strip_prefix('/');
@@ -185,6 +224,37 @@ mod tests {
                 ldconfig: None,
             })
         );
+    }
+
+    #[test]
+    fn a_limit_has_all_of_its_flags_once() {
+        let all = [
+            "limit-memory",
+            "--socket=/run/memory.sock",
+            "--share=a-gpu-0_s-1",
+            "--gpu=GPU-0",
+            "--bytes=5368709120",
+        ];
+        assert_eq!(
+            parsed(&all),
+            Ok(Command::LimitMemory(Limit {
+                socket: "/run/memory.sock".to_owned(),
+                share: "a-gpu-0_s-1".to_owned(),
+                gpu: "GPU-0".to_owned(),
+                bytes: 5 << 30,
+            }))
+        );
+        for missing in 1..all.len() {
+            let mut rest = all.to_vec();
+            rest.remove(missing);
+            assert!(matches!(parsed(&rest), Err(ArgsError::Missing(_))));
+        }
+        for more in ["--bytes=1", "--bytes=-1", "--folder=/a"] {
+            assert!(parsed(&[&all[..], &[more]].concat()).is_err(), "{more}");
+        }
+        let mut odd = all;
+        odd[4] = "--bytes=5Gi";
+        assert_eq!(parsed(&odd), Err(ArgsError::Bytes("5Gi".to_owned())));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! The OCI hook that readies a container's file system for GPUs.
+//! The OCI hook that readies a container for GPUs.
 //!
 //! A container runtime runs it while it makes a container, after the driver's files are mounted and
 //! before the container's own program starts (the OCI specification's `createContainer`). It makes
-//! the links by which programs load the driver, and rebuilds the loader's cache.
+//! the links by which programs load the driver, and rebuilds the loader's cache. Before that, as `createRuntime`, it
+//! has the container held to its share of a GPU's memory.
 //!
 //! # Assumptions
 //! Whoever made the image or shares a volume with the container is hostile: any path in the
@@ -13,12 +14,14 @@
 //!   is resolved by the kernel with the root as a limit, and `ldconfig` runs where nothing else
 //!   can be seen.
 //! - Running twice is the same as running once.
+//! - A container that is to be held to a share starts held to it, or not at all.
 //! - A read-only root costs the links or the cache, with a warning, but not the container.
 
 mod args;
 mod cache;
 mod jail;
 mod ldconfig;
+mod limit;
 mod links;
 mod rootfs;
 mod state;
@@ -32,6 +35,7 @@ use thiserror::Error;
 
 use crate::args::Command;
 use crate::cache::CacheError;
+use crate::limit::LimitError;
 use crate::links::LinkError;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::state::StateError;
@@ -61,6 +65,8 @@ enum HookError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Cache(#[from] CacheError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +104,10 @@ fn run(command: &Command) -> Result<Vec<Warning>, HookError> {
         Command::UpdateLdcache { folders, ldconfig } => {
             let warning = cache::update(container()?, folders, ldconfig.as_deref())?;
             Ok(warning.into_iter().collect())
+        }
+        Command::LimitMemory(limit) => {
+            limit::apply(limit, state::container_process(io::stdin().lock())?)?;
+            Ok(Vec::new())
         }
     }
 }

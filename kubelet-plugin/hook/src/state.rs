@@ -1,4 +1,4 @@
-//! Where the container's root is: the OCI state on standard input, and the bundle that it names.
+//! Where the container's root is, and which its process: the OCI state on standard input, and the bundle that it names.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +15,9 @@ const STATE_MAX: u64 = 16 << 20;
 #[derive(Deserialize)]
 struct State {
     bundle: PathBuf,
+    /// As the host numbers it. It is missing, or 0, before the runtime has started one.
+    #[serde(default)]
+    pid: Option<u32>,
 }
 
 /// The parts of a bundle's `config.json` that matter here.
@@ -36,6 +39,8 @@ pub(crate) enum StateError {
          runtime"
     )]
     ParseState(#[source] serde_json::Error),
+    #[error("the container's state names no process; the hook must be run as createRuntime")]
+    NoProcess,
     #[error("open the bundle's {}", path.display())]
     OpenConfig {
         path: PathBuf,
@@ -50,10 +55,19 @@ pub(crate) enum StateError {
     },
 }
 
+/// The process that will become the container's.
+pub(crate) fn container_process(state: impl Read) -> Result<u32, StateError> {
+    let pid = read(state)?.pid.filter(|pid| *pid != 0);
+    pid.ok_or(StateError::NoProcess)
+}
+
+fn read(state: impl Read) -> Result<State, StateError> {
+    serde_json::from_reader(state.take(STATE_MAX)).map_err(StateError::ParseState)
+}
+
 /// The container's root as the host sees it.
 pub(crate) fn container_root(state: impl Read) -> Result<PathBuf, StateError> {
-    let state: State =
-        serde_json::from_reader(state.take(STATE_MAX)).map_err(StateError::ParseState)?;
+    let state = read(state)?;
     let path = state.bundle.join("config.json");
     let file = File::open(&path).map_err(|source| StateError::OpenConfig {
         path: path.clone(),
@@ -89,6 +103,20 @@ mod tests {
             let config = format!(r#"{{"ociVersion":"1.2.0","root":{{"path":{root:?}}}}}"#);
             fs::write(bundle.path().join("config.json"), config).unwrap();
             assert_eq!(container_root(state.as_bytes()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_container_s_process_is_named_or_there_is_none() {
+        let found = container_process(&br#"{"bundle":"/b","pid":4711}"#[..]);
+        assert_eq!(found.unwrap(), 4711);
+        for state in [
+            r#"{"bundle":"/b"}"#,
+            r#"{"bundle":"/b","pid":null}"#,
+            r#"{"bundle":"/b","pid":0}"#,
+        ] {
+            let none = container_process(state.as_bytes());
+            assert!(matches!(none, Err(StateError::NoProcess)));
         }
     }
 

@@ -44,6 +44,16 @@ impl Directories {
         self.state.join("publisher.lock")
     }
 
+    /// The socket at which hooks ask for memory limits: where the host has it too.
+    pub fn limit_socket(&self) -> PathBuf {
+        self.plugin.join("memory.sock")
+    }
+
+    /// One note per share to which a container is held.
+    pub fn limits(&self) -> PathBuf {
+        self.state.join("limits")
+    }
+
     /// One lock file per GPU.
     pub fn locks(&self) -> PathBuf {
         self.state.join("locks")

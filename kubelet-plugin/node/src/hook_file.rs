@@ -33,7 +33,7 @@ pub struct HookFileError {
 /// It replaces a former copy in one step, so that a container that is being created meets one
 /// version or the other.
 pub fn install(bundled: &Path, plugin_directory: &Path) -> Result<PathBuf, HookFileError> {
-    let to = plugin_directory.join(NAME);
+    let to = installed(plugin_directory);
     let copy = || -> io::Result<()> {
         fs::create_dir_all(plugin_directory)?;
         sweep(plugin_directory);
@@ -47,6 +47,11 @@ pub fn install(bundled: &Path, plugin_directory: &Path) -> Result<PathBuf, HookF
         source,
     })?;
     Ok(to)
+}
+
+/// Where the copy is once it is installed.
+pub fn installed(plugin_directory: &Path) -> PathBuf {
+    plugin_directory.join(NAME)
 }
 
 /// Removes the copy, when nothing on the node needs it any more.

@@ -24,6 +24,7 @@ pub mod journal;
 pub mod keeper;
 pub mod lock_file;
 pub mod locks;
+pub mod memory_limits;
 pub mod metrics;
 pub mod mig;
 pub mod offering;

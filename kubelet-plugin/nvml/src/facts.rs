@@ -4,12 +4,12 @@ use nvml_wrapper::error::NvmlError as Code;
 use nvml_wrapper::{Device, Nvml};
 use tessera_device::{
     AddressingMode, Architecture, Bytes, CudaVersion, DriverFacts, DriverVersion, Gpu, GpuUuid,
-    PciAddress,
+    MemoryLimiting, PciAddress,
 };
 
 use crate::error::{Fault, GpuProblem, QueryError};
 use crate::mig::{Catalogue, Parent};
-use crate::{KernelFiles, fabric, mig, names, raw, sysfs};
+use crate::{KernelFiles, fabric, limits, mig, names, raw, sysfs};
 
 /// Names the NVML function in whatever goes wrong with it.
 pub(crate) fn asking<T, E: Into<Fault>>(
@@ -23,7 +23,7 @@ pub(crate) fn asking<T, E: Into<Fault>>(
 }
 
 /// The driver's facts.
-pub(crate) fn driver(nvml: &Nvml) -> Result<DriverFacts, QueryError> {
+pub(crate) fn driver(nvml: &Nvml, kernel: &KernelFiles) -> Result<DriverFacts, QueryError> {
     let version = asking("nvmlSystemGetDriverVersion", nvml.sys_driver_version())?;
     let call = "nvmlSystemGetCudaDriverVersion_v2";
     let packed = asking(call, nvml.sys_cuda_driver_version())?;
@@ -32,7 +32,21 @@ pub(crate) fn driver(nvml: &Nvml) -> Result<DriverFacts, QueryError> {
     Ok(DriverFacts {
         version: DriverVersion::new(version),
         cuda,
+        memory_limiting: memory_limiting(nvml, kernel),
     })
+}
+
+/// Only a hierarchy of version 2 has `cgroup.controllers`, in each of its directories (`cgroup-v2.rst` of the
+/// kernel, "Core Interface Files"), so it does not matter whose this process sees.
+fn memory_limiting(nvml: &Nvml, kernel: &KernelFiles) -> MemoryLimiting {
+    let root = kernel.sysfs.join("fs/cgroup");
+    if !limits::are_taken(nvml, &root) {
+        MemoryLimiting::NoCall
+    } else if root.join("cgroup.controllers").exists() {
+        MemoryLimiting::PerCgroup
+    } else {
+        MemoryLimiting::CgroupV1
+    }
 }
 
 /// The GPU with an NVML index, or what is known of it and why that is not enough.

@@ -17,6 +17,7 @@ mod capabilities;
 mod error;
 mod fabric;
 mod facts;
+mod limits;
 mod mig;
 mod names;
 mod operate;
@@ -26,6 +27,7 @@ mod sysfs;
 
 pub use capabilities::Listing;
 pub use error::{CapabilityError, Fault, GpuProblem, NvmlError, QueryError};
+pub use limits::{LimitError, LimitErrorReason, MemoryLimits};
 pub use operate::{Destroyed, MigError, MigErrorReason, MigSwitch};
 pub use scan::Scan;
 
@@ -39,7 +41,7 @@ use nvml_wrapper::error::NvmlError as Code;
 /// Where the kernel's own files about GPUs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelFiles {
-    /// The sysfs in which the GPUs' PCI devices are, usually `/sys`.
+    /// The sysfs in which the GPUs' PCI devices and the cgroups are, usually `/sys`.
     pub sysfs: PathBuf,
     /// The procfs in which the driver's capabilities are, usually `/proc`.
     pub proc: PathBuf,

@@ -7,6 +7,7 @@
 
 mod fabric;
 mod instances;
+mod limits;
 
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError as Code, nvml_sym, nvml_try};
@@ -19,6 +20,7 @@ pub(crate) use instances::{
     destroy_gpu_instance, gpu_instance_by_id, gpu_instance_info, gpu_instances,
     possible_placements,
 };
+pub(crate) use limits::{Limits, has_memory_limits, memory_limits, set_memory_limit};
 
 /// `nvmlDeviceGetAddressingMode`: the number of the mode. Drivers before R535 lack the function.
 pub(crate) fn addressing_mode(library: &NvmlLib, device: &Device<'_>) -> Result<u32, Code> {

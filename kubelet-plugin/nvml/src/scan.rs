@@ -17,7 +17,7 @@ pub struct Scan {
 }
 
 pub(crate) fn scan(nvml: &Nvml, kernel: &KernelFiles) -> Result<Scan, NvmlError> {
-    let driver = facts::driver(nvml)?;
+    let driver = facts::driver(nvml, kernel)?;
     let count = nvml.device_count().map_err(|source| QueryError {
         call: "nvmlDeviceGetCount_v2",
         fault: source.into(),

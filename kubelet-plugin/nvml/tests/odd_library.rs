@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use tessera_device::{AddressingMode, Architecture, Bytes, InventoryError};
+use tessera_device::{AddressingMode, Architecture, Bytes, InventoryError, MemoryLimiting};
 use tessera_nvml::{KernelFiles, Nvml, NvmlError, Scan};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/odd_library/odd_nvml.rs");
@@ -137,6 +137,9 @@ fn what_is_newer_than_the_bindings_is_unknown_and_costs_no_gpu() {
 fn a_driver_without_addressing_modes_offers_its_gpus_without_them() {
     let inventory = scan(&["without_addressing_mode"]).unwrap().inventory;
     assert_eq!(inventory.gpus().len(), 3);
+    // Nor has this library any of the calls about memory limits.
+    let limiting = inventory.driver().memory_limiting;
+    assert_eq!(limiting, MemoryLimiting::NoCall);
     assert!(
         inventory
             .gpus()

@@ -68,6 +68,7 @@ mod tests {
             gpu: &gpu,
             instance: None,
             variable: None,
+            memory_limit: None,
         }];
         let spec = claim_spec(&CdiKind::claim(), &gpus, &old).to_json();
         assert!(is_current(&spec, &old));

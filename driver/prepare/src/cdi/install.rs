@@ -51,6 +51,17 @@ pub struct DriverInstall {
     /// Host path of the `ldconfig` that came with the driver. Without one the hook looks where the
     /// host itself keeps it, because only the hook sees the host's file system.
     pub ldconfig: Option<String>,
+    /// The hook that has containers limited in their memory.
+    pub limit_hook: LimitHook,
+}
+
+/// The hook that has containers limited in their memory: without it no container with a limit can start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitHook {
+    /// Host path of the program.
+    pub program: String,
+    /// Host path of the socket at which it asks for the limit.
+    pub socket: String,
 }
 
 impl DriverInstall {

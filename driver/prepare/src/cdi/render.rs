@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tessera_device::Gpu;
 use tessera_device::mig::{DeviceNumber, MigAccess, MigInstance};
+use tessera_device::{Bytes, Gpu};
 
+use super::limit::limit_hook;
 use super::{
     CdiKind, ContainerEdits, Device, DeviceNode, DriverFile, DriverInstall, Hook, Mount, Spec,
 };
@@ -32,6 +33,8 @@ pub struct GpuEdits<'a> {
     pub instance: Option<&'a MigInstance>,
     /// The variable that says what the container has of it, where it is a share.
     pub variable: Option<String>,
+    /// The most memory that the container may have of it, where the driver is to hold it to that.
+    pub memory_limit: Option<Bytes>,
 }
 
 /// The spec of a claim that holds these GPUs. There must be at least one.
@@ -77,6 +80,7 @@ fn gpu_edits(edits: &GpuEdits<'_>, install: &DriverInstall) -> ContainerEdits {
             .chain(drm.map(device_node))
             .chain(capabilities)
             .collect(),
+        hooks: limit_hook(edits, install).into_iter().collect(),
         ..ContainerEdits::default()
     }
 }
@@ -149,7 +153,7 @@ fn pairs(flag: &str, values: impl Iterator<Item = String>) -> Vec<String> {
     values.flat_map(|value| [flag.to_owned(), value]).collect()
 }
 
-fn hook(program: &str, command: &str, arguments: Vec<String>) -> Hook {
+pub(super) fn hook(program: &str, command: &str, arguments: Vec<String>) -> Hook {
     let name = program.rsplit('/').next().unwrap_or(program);
     let mut args = vec![name.to_owned(), command.to_owned()];
     args.extend(arguments);

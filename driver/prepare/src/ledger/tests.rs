@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use tessera_claim::AllocatedDevice;
-use tessera_device::Gpu;
 use tessera_device::testing::{cut, gpu, gpu_uuid};
+use tessera_device::{DriverFacts, Gpu};
 
 use super::*;
 use crate::step::Effect;
@@ -22,6 +23,12 @@ fn all_locked() -> Locked {
     Locked((0..8).map(gpu_uuid).collect())
 }
 
+fn driver() -> &'static DriverFacts {
+    static DRIVER: LazyLock<DriverFacts> =
+        LazyLock::new(|| tessera_device::testing::driver("580.95.05"));
+    &DRIVER
+}
+
 fn wants(gpus: &[Gpu], view: View) -> Vec<ResolvedDevice<'_>> {
     gpus.iter()
         .map(|gpu| ResolvedDevice {
@@ -38,6 +45,7 @@ fn wants(gpus: &[Gpu], view: View) -> Vec<ResolvedDevice<'_>> {
             gpu,
             instance: None,
             slot: None,
+            driver: driver(),
         })
         .collect()
 }
@@ -52,6 +60,7 @@ fn wants_parts<'i>(gpu: &'i Gpu, chosen: &[usize]) -> Vec<ResolvedDevice<'i>> {
             gpu,
             instance: part.instance,
             slot: None,
+            driver: driver(),
         })
         .collect()
 }
@@ -112,6 +121,7 @@ fn wants_shares<'i>(gpu: &'i Gpu, shares: &[(&str, u64)]) -> Vec<ResolvedDevice<
             gpu,
             instance: None,
             slot: None,
+            driver: driver(),
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tessera_api::Interval;
+use tessera_device::Bytes;
 use tessera_device::mig::{Part, Placement};
 
 /// Serde by the text form of an identity, so that the device crate need not know serde.
@@ -44,6 +45,23 @@ pub(crate) mod optional_text {
         let text = Option::<String>::deserialize(d)?;
         text.map(|text| text.parse().map_err(de::Error::custom))
             .transpose()
+    }
+}
+
+/// Serde for an amount of memory: its bytes.
+pub(crate) mod optional_bytes {
+    use super::{Bytes, Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes the field")]
+    pub(crate) fn serialize<S: Serializer>(bytes: &Option<Bytes>, s: S) -> Result<S::Ok, S::Error> {
+        bytes.map(|Bytes(bytes)| bytes).serialize(s)
+    }
+
+    pub(crate) fn deserialize<'de, D>(d: D) -> Result<Option<Bytes>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        Ok(Option::<u64>::deserialize(d)?.map(Bytes))
     }
 }
 

@@ -38,6 +38,11 @@ fn a_share_is_of_a_format_that_older_versions_refuse_and_reads_back_as_it_was() 
     let share = json!({"memory": 20_u64 << 30, "computeShare": 0, "shares": 1});
     assert_eq!(value["view"], json!({"share": share}));
 
+    let mut held = of_gpu.clone();
+    held.devices[1].memory_limit = Some(Bytes::from_mib(5 << 10));
+    assert!(held.encode().starts_with(b"tessera-record 4 "));
+    assert_eq!(Record::decode(&held.encode()).unwrap(), held);
+
     let mut of_part = mig_record("a", 1, &["3g.40gb"]);
     let View::Part(part) = of_part.devices[0].view else {
         panic!("{of_part:?}")

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 use tessera_api::{ComputeConfig, MemoryConfig, Willingness};
 
 use super::*;
-use crate::mechanisms::{CgroupVersion, Form, NodeFacts};
+use tessera_device::MemoryLimiting;
+
+use crate::mechanisms::{Form, NodeFacts};
 use crate::testing::{bare, everything};
 
 const DEVICE: Bytes = Bytes::from_mib(80 << 10);
@@ -58,9 +60,14 @@ fn granted(config: &ShareConfig, facts: &NodeFacts) -> Result<Grant, Refusal> {
     grant(&demand, &Mechanisms::of(facts, Form::Whole))
 }
 
-fn with(native_limits: bool, mps: bool, shim: bool) -> NodeFacts {
+fn with(native: bool, mps: bool, shim: bool) -> NodeFacts {
     NodeFacts {
-        native_limits,
+        native: if native {
+            MemoryLimiting::PerCgroup
+        } else {
+            MemoryLimiting::NoCall
+        },
+        moves_limits: true,
         mps,
         shim,
         ..bare()
@@ -91,7 +98,7 @@ fn a_share_gets_the_strongest_tier_that_can_follow_its_growth() {
 fn what_is_required_is_refused_with_what_the_node_has_and_why_it_has_no_more() {
     let native = growing(Enforcement::Required(MinimumTier::Native));
     let v1 = NodeFacts {
-        cgroup: CgroupVersion::V1,
+        native: MemoryLimiting::CgroupV1,
         ..with(true, false, true)
     };
     for (config, facts, message) in [
@@ -112,8 +119,17 @@ fn what_is_required_is_refused_with_what_the_node_has_and_why_it_has_no_more() {
         (
             &growing(Enforcement::Required(MinimumTier::Mps)),
             with(false, true, true),
-            "memory.limit is above the guarantee, but mps cannot change the limit of a share in use; \
-             leave it out, or select devices by the attribute dynamicMemory",
+            "memory.limit is above the guarantee, but nothing on this node changes the limit of a share in \
+             use that mps holds; leave it out, or write the guarantee",
+        ),
+        (
+            &native,
+            NodeFacts {
+                moves_limits: false,
+                ..with(true, false, false)
+            },
+            "memory.limit is above the guarantee, but nothing on this node changes the limit of a share in \
+             use that native holds; leave it out, or write the guarantee",
         ),
     ] {
         let refusal = granted(config, &facts).unwrap_err();

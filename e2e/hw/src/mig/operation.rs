@@ -147,7 +147,7 @@ impl Gpu {
 
     fn is_used(&self) -> bool {
         let condition = &self.condition;
-        condition.held || condition.memory_used_mib > 0 || !condition.mig.parts().is_empty()
+        condition.held || self.memory_used() > 0 || !condition.mig.parts().is_empty()
     }
 }
 

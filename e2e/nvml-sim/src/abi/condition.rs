@@ -1,6 +1,9 @@
 //! How a GPU is right now: memory, temperature, power, load, errors, processes.
 
-use std::ffi::{c_uint, c_ulonglong};
+use std::{
+    ffi::{c_uint, c_ulonglong},
+    fs,
+};
 
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlEnableState_enum_NVML_FEATURE_ENABLED as ENABLED, nvmlEnableState_t,
@@ -104,9 +107,7 @@ struct Memory {
 
 fn memory_of(device: nvmlDevice_t) -> Result<Memory, Fault> {
     with_any(device, |any| {
-        let Gpu {
-            facts, condition, ..
-        } = match any {
+        let gpu = match any {
             Any::Gpu(device) => device.gpu,
             // Nobody says what programs use of a part, so it is nothing.
             Any::Mig(_, mig) => {
@@ -119,10 +120,22 @@ fn memory_of(device: nvmlDevice_t) -> Result<Memory, Fault> {
                 });
             }
         };
-        let total = facts.memory_total_mib * MIB;
-        let reserved = facts.memory_reserved_mib * MIB;
+        let total = gpu.facts.memory_total_mib * MIB;
+        let reserved = gpu.facts.memory_reserved_mib * MIB;
         let room = total.saturating_sub(reserved);
-        let used = condition.memory_used_mib.saturating_mul(MIB).min(room);
+        let used = gpu.memory_used().min(room);
+        if let Some(limited) = own_cgroup().and_then(|own| gpu.nearest_limited(&own)) {
+            let used = gpu.memory_limits(&limited.path).used;
+            let own = limited.hard.min(room);
+            return Ok(Memory {
+                total: own,
+                reserved: 0,
+                used,
+                free: own
+                    .saturating_sub(used)
+                    .min(room - gpu.memory_used().min(room)),
+            });
+        }
         Ok(Memory {
             total,
             reserved,
@@ -130,6 +143,14 @@ fn memory_of(device: nvmlDevice_t) -> Result<Memory, Fault> {
             free: room - used,
         })
     })
+}
+
+/// The directory of the cgroup (version 2) that this process is in, as the host has it. The real driver asks the
+/// kernel; a process in a cgroup namespace of its own cannot read it, and is shown the whole card here.
+fn own_cgroup() -> Option<String> {
+    let all = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = all.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(format!("/sys/fs/cgroup{}", own.trim_end_matches('/')))
 }
 
 /// Simulated GPUs run nothing.

@@ -6,6 +6,7 @@ use nvml_wrapper_sys::bindings::{nvmlComputeInstance_t, nvmlDevice_t, nvmlGpuIns
 use tessera_hw::{
     Facts, Gpu, Policy,
     kernel::{self, Answer, AskError, Request},
+    memory::NewLimits,
     mig::{
         COMPUTE_INSTANCES, Done, GPU_INSTANCES, GpuInstance, Instance, Operation, Profile, Refusal,
         capability,
@@ -83,6 +84,15 @@ pub(crate) fn operate(gpu: String, operation: Operation) -> Result<Done, Fault> 
 /// Lets the driver set something of the GPU with this UUID. Holds no lock meanwhile.
 pub(crate) fn set_policy(gpu: String, policy: Policy) -> Result<(), Fault> {
     match ask(&Request::Set { gpu, policy })? {
+        Answer::Set => Ok(()),
+        Answer::Refused(refusal) => Err(refused(refusal)),
+        Answer::Done(_) | Answer::Due(_) | Answer::Failed(_) => Err(Fault::Unknown),
+    }
+}
+
+/// Lets the driver limit the memory of a cgroup on the GPU with this UUID. Holds no lock meanwhile.
+pub(crate) fn set_memory_limits(gpu: String, limits: NewLimits) -> Result<(), Fault> {
+    match ask(&Request::Limit { gpu, limits })? {
         Answer::Set => Ok(()),
         Answer::Refused(refusal) => Err(refused(refusal)),
         Answer::Done(_) | Answer::Due(_) | Answer::Failed(_) => Err(Fault::Unknown),

@@ -26,7 +26,7 @@ const PODS: usize = 20;
 const MANY: Duration = Duration::from_mins(3);
 
 /// What a namespace must say before its claims may have admin access.
-const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
+pub(super) const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
 
 const TWENTY_GIB: &str = "21474836480";
 
@@ -222,13 +222,13 @@ pub(crate) fn a_share_that_must_be_held_is_refused_with_what_its_device_has(
     let share = |name: &str, memory: &str| {
         let config = format!(
             "
-config:
-- opaque:
-    driver: gpu.nvidia.com
-    parameters:
-      apiVersion: tessera-dra.github.io/v1alpha1
-      kind: ShareConfig
-      memory: {{{memory}}}
+    config:
+    - opaque:
+        driver: gpu.nvidia.com
+        parameters:
+          apiVersion: tessera-dra.github.io/v1alpha1
+          kind: ShareConfig
+          memory: {{{memory}}}
 ---"
         );
         asking(&gpu, name, "capacity: {requests: {memory: 1Gi}}").replace("\n---", &config)

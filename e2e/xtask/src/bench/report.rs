@@ -7,6 +7,7 @@ use super::exposition::Totals;
 use super::memory::Memory;
 use super::pods::Load;
 use super::summary::Summary;
+use super::throughput::Rates;
 use crate::table::markdown;
 
 /// A figure, what it should be, and the reference driver's.
@@ -37,6 +38,7 @@ pub(super) fn render(rows: &[Row]) -> String {
 /// The budgets are the project's, the reference's figures those of its version 0.5-dev on the same cluster and a machine of the same kind.
 pub(super) fn rows(figures: &Figures) -> Vec<Row> {
     let mut rows = calls(figures);
+    rows.extend(parts(figures));
     rows.extend(starts(figures));
     rows.extend(footprint(figures));
     rows
@@ -129,6 +131,48 @@ fn calls(figures: &Figures) -> Vec<Row> {
         ),
         row("8 pods created to all Running", started(eight), "", ""),
     ]
+}
+
+fn parts(figures: &Figures) -> Vec<Row> {
+    let (one, eight) = (&figures.one_part, &figures.eight_parts);
+    vec![
+        row(
+            "Prepare of a MIG device that is made for it, one at a time, on the socket",
+            spread(&one.prepare),
+            "≤ 50 ms over the driver's own time",
+            "",
+        ),
+        row(
+            "Prepare of a MIG device each, 8 at once, on the socket",
+            spread(&eight.prepare),
+            "",
+            "",
+        ),
+        row(
+            "Unprepare of a MIG device that is destroyed, one at a time, on the socket",
+            spread(&one.unprepare),
+            "",
+            "",
+        ),
+        row(
+            "64 pods with a whole GPU each scheduled on 8 nodes",
+            scheduled(&figures.throughput),
+            "≥ 0.95",
+            "",
+        ),
+    ]
+}
+
+fn scheduled(rates: &Rates) -> String {
+    rates.compared().map_or_else(
+        || "not seen".to_owned(),
+        |(whole, views, part)| {
+            let count = rates.views.len();
+            format!(
+                "{part:.2}: {views:.0} a second beside MIG devices, {whole:.0} where there is nothing else (n={count})"
+            )
+        },
+    )
 }
 
 fn starts(figures: &Figures) -> Vec<Row> {

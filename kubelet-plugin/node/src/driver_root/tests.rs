@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
-use tessera_prepare::cdi::{DriverFile, DriverLink};
+use tessera_prepare::cdi::{DriverFile, DriverLink, LimitHook};
 
 use super::*;
 
@@ -132,6 +132,7 @@ fn a_driver_container_gives_each_file_once_at_its_path_below_the_root() {
             )]
             .into(),
             hook: None,
+            limit_hook: LimitHook::default(),
             ldconfig: Some("/run/nvidia/driver/usr/sbin/ldconfig".to_owned()),
         }
     );

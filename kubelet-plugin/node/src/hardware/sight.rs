@@ -6,7 +6,7 @@
 
 use tessera_device::follow::{Absence, Look, SilentGpu};
 use tessera_nvml::{GpuProblem, KernelFiles, Listing, Nvml, NvmlError};
-use tessera_prepare::cdi::DriverInstall;
+use tessera_prepare::cdi::{DriverInstall, LimitHook};
 use tessera_shell::logging::chain;
 use thiserror::Error;
 
@@ -44,6 +44,8 @@ pub struct Places {
     pub kernel: KernelFiles,
     /// The CDI hook, as the host sees it.
     pub hook: Option<String>,
+    /// The hook that has containers limited in their memory, as the host sees it.
+    pub limit_hook: LimitHook,
     /// The loader's cache builder, as the host sees it; `None`: to be found.
     pub ldconfig: Option<String>,
 }
@@ -93,6 +95,7 @@ fn look(places: &Places) -> Result<Seen, LookError> {
     let discovery = driver_root::discover(&places.driver_root, &scan.inventory.driver().version)?;
     let install = DriverInstall {
         hook: places.hook.clone(),
+        limit_hook: places.limit_hook.clone(),
         ldconfig: places.ldconfig.clone().or(discovery.install.ldconfig),
         ..discovery.install
     };

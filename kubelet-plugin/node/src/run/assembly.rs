@@ -1,7 +1,7 @@
 //! Makes the parts of the plugin from the command line, and starts them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,9 +9,10 @@ use kube::Client;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tessera_api::available;
+use tessera_device::MemoryLimiting;
 use tessera_device::mig::MigLayouts;
 use tessera_nvml::KernelFiles;
-use tessera_prepare::cdi::CdiKind;
+use tessera_prepare::cdi::{CdiKind, LimitHook};
 use tessera_prepare::notice::Happening;
 use tessera_prepare::record::{BootId, RecordedDevice};
 use tessera_shell::client::{self, ApiSource};
@@ -31,6 +32,7 @@ use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight,
 use crate::hook_file;
 use crate::journal::{Journal, JournalOf};
 use crate::locks::GpuLocks;
+use crate::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits};
 use crate::metrics::PreparedDevices;
 use crate::mig::{Mig, NvmlMig};
 use crate::offering::{Offering, Planned};
@@ -117,15 +119,15 @@ impl<'a> Assembly<'a> {
         let Self {
             args, directories, ..
         } = self;
-        Ok(match &args.nvidia_cdi_hook_path {
-            Some(installed) => installed.clone(),
-            None => hook_file::install(&args.bundled_cdi_hook, &directories.plugin)?,
-        })
+        // Ours is there in any case: it has containers limited, which no other does.
+        let own = hook_file::install(&args.bundled_cdi_hook, &directories.plugin)?;
+        Ok(args.nvidia_cdi_hook_path.clone().unwrap_or(own))
     }
 
     /// Where the driver and the hook are.
     pub(super) fn places(&self, hook: Option<&PathBuf>) -> Places {
         let args = self.args;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
         let ldconfig = Some(args.ldconfig_path.clone()).filter(|path| !path.is_empty());
         Places {
             driver_root: DriverRoot::new(&args.container_driver_root, &args.nvidia_driver_root),
@@ -133,7 +135,11 @@ impl<'a> Assembly<'a> {
                 sysfs: args.sysfs_root.clone(),
                 proc: args.proc_root.clone(),
             },
-            hook: hook.map(|hook| hook.to_string_lossy().into_owned()),
+            hook: hook.map(|hook| text(hook)),
+            limit_hook: LimitHook {
+                program: text(&hook_file::installed(&self.directories.plugin)),
+                socket: text(&self.directories.limit_socket()),
+            },
             ldconfig,
         }
     }
@@ -217,6 +223,35 @@ impl<'a> Assembly<'a> {
         ))
     }
 
+    /// Holds containers to their shares, from when the driver can or one is held.
+    pub(super) fn hold_containers(&mut self, mut hardware: HardwareWatch) {
+        let Places {
+            driver_root,
+            kernel,
+            ..
+        } = self.places(None);
+        let cgroups = kernel.sysfs.join("fs/cgroup");
+        let operations = NvmlLimits {
+            driver_root,
+            cgroups: cgroups.clone(),
+        };
+        let notes = self.directories.limits();
+        let held = notes.exists();
+        let limits = Arc::new(MemoryLimits::new(operations, notes, Cgroups(cgroups)));
+        let socket = self.directories.limit_socket();
+        self.parts.start("memory limits", move |stop| async move {
+            let needed = async {
+                while !held && !can_hold(&hardware) {
+                    hardware.changed().await;
+                }
+            };
+            if stop.run_until_cancelled(needed).await.is_some() {
+                memory_limits::serve(limits, socket, stop).await;
+            }
+            Ok(())
+        });
+    }
+
     /// Takes over what the reference driver has prepared, if it was here.
     pub(super) async fn take_over(
         &mut self,
@@ -294,4 +329,12 @@ impl<'a> Assembly<'a> {
         self.parts.start("offer", |stop| offering.run(stop));
         state
     }
+}
+
+/// Whether the driver of this node can hold containers to limits.
+fn can_hold(hardware: &HardwareWatch) -> bool {
+    hardware.now().is_some_and(|hardware| {
+        let driver = hardware.inventory.driver();
+        driver.memory_limiting == MemoryLimiting::PerCgroup
+    })
 }

@@ -84,5 +84,7 @@ impl Role for Gpus {
         GpuHealth::new(pool, hardware.clone(), args.mig_layouts())
     }
 
-    fn start_others(_: &mut Assembly<'_>, _: &Arc<NodeClaims>, _: &HardwareWatch) {}
+    fn start_others(assembly: &mut Assembly<'_>, _: &Arc<NodeClaims>, hardware: &HardwareWatch) {
+        assembly.hold_containers(hardware.clone());
+    }
 }

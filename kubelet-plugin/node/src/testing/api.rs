@@ -82,6 +82,23 @@ impl Api {
         claims.insert(name.to_owned(), object);
     }
 
+    /// Lets the claim of this name say this of the memory of its shares.
+    pub(crate) fn configure_share(&self, name: &str, memory: &serde_json::Value) {
+        let mut claims = self.claims.lock().unwrap();
+        let mut object = serde_json::to_value(&claims[name]).unwrap();
+        object["status"]["allocation"]["devices"]["config"] = json!([{
+            "source": "FromClaim", "requests": [], "opaque": {
+                "driver": "gpu.nvidia.com",
+                "parameters": {
+                    "apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig",
+                    "memory": memory,
+                },
+            },
+        }]);
+        let object = serde_json::from_value(object).unwrap();
+        claims.insert(name.to_owned(), object);
+    }
+
     /// Stores a claim under this name, whatever it says.
     pub(crate) fn put(&self, name: &str, object: ResourceClaim) {
         self.claims.lock().unwrap().insert(name.to_owned(), object);

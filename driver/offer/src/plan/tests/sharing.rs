@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::resource::v1::CapacityRequestPolicyRange;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tessera_device::MemoryLimiting;
 use tessera_device::quantity::nanos;
 
 use super::*;
@@ -51,6 +52,34 @@ pub(super) fn assert_policies_are_valid(device: &Device) {
                 assert_eq!(aligned % step, 0, "{name}");
             }
         }
+    }
+}
+
+#[test]
+fn a_device_says_native_where_the_driver_holds_its_shares_and_none_elsewhere() {
+    let gpus = || vec![h100(0), testing::cut(h100(1), &["3g.40gb"])];
+    let tiers = |memory_limiting, word| {
+        let facts = DriverFacts {
+            memory_limiting,
+            ..driver()
+        };
+        let inventory = Inventory::new(facts, gpus()).unwrap();
+        let offer = plan(&inventory, &node(), DRIVER, shares(word));
+        let devices: Vec<Device> = offer.devices().cloned().collect();
+        let tier = |device: &Device| {
+            let name = "tessera-dra.github.io/memoryEnforcement";
+            let attribute = &device.attributes.as_ref().unwrap()[name];
+            attribute.string.clone().unwrap()
+        };
+        devices.iter().map(tier).collect::<Vec<_>>()
+    };
+    let limits = MemoryLimiting::PerCgroup;
+    assert_eq!(tiers(limits, "memory"), ["native", "none"]);
+    // Whoever asks for no memory has no limit, and could take what others are to have.
+    assert_eq!(tiers(limits, "unlimited"), ["none", "none"]);
+    assert_eq!(tiers(limits, "10"), ["none", "none"]);
+    for limits in [MemoryLimiting::NoCall, MemoryLimiting::CgroupV1] {
+        assert_eq!(tiers(limits, "memory"), ["none", "none"]);
     }
 }
 

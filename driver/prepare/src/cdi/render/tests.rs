@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use tessera_device::testing::{cut, gpu};
 
 use super::*;
-use crate::cdi::DriverLink;
+use crate::cdi::{DriverLink, LimitHook, limit_in};
 
 const VERSION: &str = "580.95.05";
 
@@ -46,6 +46,10 @@ fn install() -> DriverInstall {
         )]),
         hook: Some("/var/lib/kubelet/plugins/gpu.nvidia.com/tessera-cdi-hook".to_owned()),
         ldconfig: Some("/run/nvidia/driver/sbin/ldconfig".to_owned()),
+        limit_hook: LimitHook {
+            program: "/var/lib/kubelet/plugins/gpu.nvidia.com/tessera-cdi-hook".to_owned(),
+            socket: "/var/lib/kubelet/plugins/gpu.nvidia.com/memory.sock".to_owned(),
+        },
     }
 }
 
@@ -57,6 +61,7 @@ fn render(claim: &str, gpus: &[Gpu], install: &DriverInstall) -> Spec {
             gpu: part.gpu,
             instance: part.instance,
             variable: None,
+            memory_limit: None,
         })
         .collect();
     claim_spec(&CdiKind::claim(), &edits, install)
@@ -220,4 +225,49 @@ fn a_gpu_that_a_claim_has_twice_is_in_its_spec_once() {
     let once = render(CLAIM, &[gpu(0)], &install());
     let twice = render(CLAIM, &[gpu(0), gpu(0)], &install());
     assert_eq!(json(&twice), json(&once));
+}
+
+#[test]
+fn a_share_that_is_held_has_its_container_limited_before_it_runs_and_others_do_not() {
+    let gpu = gpu(0);
+    let edits = |name: &str, memory_limit| GpuEdits {
+        name: name.to_owned(),
+        gpu: &gpu,
+        instance: None,
+        variable: None,
+        memory_limit,
+    };
+    let gpus = [
+        edits("a-gpu-0_s-1", Some(Bytes::from_mib(5 << 10))),
+        edits("a-gpu-0_s-2", None),
+    ];
+    let spec = claim_spec(&CdiKind::claim(), &gpus, &install());
+    let [held, free] = spec.devices() else {
+        panic!("two devices");
+    };
+    assert!(free.container_edits.hooks.is_empty());
+    let [hook] = held.container_edits.hooks.as_slice() else {
+        panic!("one hook");
+    };
+    // In this phase a runtime has made the cgroup, and gives up on the container if a hook fails.
+    assert_eq!(hook.hook_name, "createRuntime");
+    let uuid = gpu.uuid.as_str();
+    let expected = [
+        "tessera-cdi-hook",
+        "limit-memory",
+        "--socket",
+        "/var/lib/kubelet/plugins/gpu.nvidia.com/memory.sock",
+        "--share",
+        "a-gpu-0_s-1",
+        "--gpu",
+        uuid,
+        "--bytes",
+        "5368709120",
+    ];
+    assert_eq!(hook.args, expected);
+    let limit_of = |name| limit_in(&spec.to_json(), name);
+    assert_eq!(limit_of("a-gpu-0_s-1"), Some(Bytes::from_mib(5 << 10)));
+    assert_eq!(limit_of("a-gpu-0_s-2"), None);
+    assert_eq!(limit_in(b"devices:", "a-gpu-0_s-1"), None);
+    assert!(held.container_edits.env.is_empty());
 }

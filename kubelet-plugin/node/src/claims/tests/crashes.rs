@@ -244,7 +244,7 @@ async fn wherever_the_process_dies_the_next_one_ends_up_where_an_unharmed_one_do
         let mut points = 0;
         for effect_first in [false, true] {
             for burns_at in 0.. {
-                let Some(machine) = dead(life, burns_at, effect_first).await else {
+                let Some(machine) = Box::pin(dead(life, burns_at, effect_first)).await else {
                     break;
                 };
                 points += 1;
@@ -266,7 +266,7 @@ async fn wherever_the_process_dies_an_unprepare_alone_cleans_up() {
     for life in LIVES {
         for effect_first in [false, true] {
             for burns_at in 0.. {
-                let Some(machine) = dead(life, burns_at, effect_first).await else {
+                let Some(machine) = Box::pin(dead(life, burns_at, effect_first)).await else {
                     break;
                 };
                 assert_unprepare_leaves_nothing(&machine).await;

@@ -195,6 +195,28 @@ async fn a_device_that_somebody_holds_open_is_destroyed_once_it_is_let_go() {
 }
 
 #[tokio::test]
+async fn what_is_held_open_is_told_while_the_kubelet_waits_for_its_end() {
+    let machine = node();
+    allocate(&machine, "a", &[HALF]);
+    let claims = Arc::new(machine.start());
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    machine.cutting.busy.lock().unwrap().insert(gpu_uuid(0));
+    let own = OwnMigDevices::of(claims.clone());
+    let mut changes = claims.offer_changes().subscribe();
+    let (busy, a) = (machine.cutting.busy.clone(), claim("a"));
+    let let_go_once_told = async {
+        changes.changed().await.unwrap();
+        let place = Placement { start: 0, size: 4 };
+        assert_eq!(own.now().busy, BTreeSet::from([(gpu_uuid(0), place)]));
+        busy.lock().unwrap().clear();
+    };
+    let unprepare = claims.unprepare(&a, Deadline::after(Duration::from_secs(30)));
+    let (outcome, ()) = tokio::join!(unprepare, let_go_once_told);
+    outcome.unwrap();
+    assert!(machine.cutting.instances().is_empty() && own.now().busy.is_empty());
+}
+
+#[tokio::test]
 async fn half_a_device_that_somebody_has_left_is_in_the_way_and_is_said() {
     let machine = node();
     allocate(&machine, "a", &[HALF]);

@@ -1,5 +1,7 @@
 //! Claims that share a GPU, of 81559 MiB each.
 
+use tessera_device::{DriverFacts, Inventory, MemoryLimiting};
+
 use super::*;
 
 fn ids(devices: &[PreparedDevice]) -> Vec<&str> {
@@ -114,24 +116,63 @@ async fn a_share_that_must_be_held_is_refused_and_one_that_need_not_be_is_prepar
     let claims = machine.start();
     for (enforcement, expected) in [("BestEffort", None), ("Required", Some("ShareNotHeld"))] {
         machine.api.allocate_shares("a", 3, &[("s", 20)]);
-        let mut object = serde_json::to_value(&machine.api.claims.lock().unwrap()["a"]).unwrap();
-        object["status"]["allocation"]["devices"]["config"] = serde_json::json!([{
-            "source": "FromClaim", "requests": [], "opaque": {
-                "driver": "gpu.nvidia.com",
-                "parameters": {
-                    "apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig",
-                    "memory": {"enforcement": enforcement},
-                },
-            },
-        }]);
-        machine
-            .api
-            .put("a", serde_json::from_value(object).unwrap());
+        let memory = serde_json::json!({"enforcement": enforcement});
+        machine.api.configure_share("a", &memory);
         let prepared = claims.prepare(&claim("a"), soon()).await;
         assert_eq!(prepared.as_ref().err().map(ClaimError::label), expected);
         claims.unprepare(&claim("a"), soon()).await.unwrap();
     }
     assert!(machine.files("cdi").is_empty() && machine.files("claims").is_empty());
+}
+
+/// A node whose driver takes memory limits.
+fn limiting(machine: &Machine) -> HardwareWatch {
+    let hardware = machine.hardware();
+    let facts = DriverFacts {
+        memory_limiting: MemoryLimiting::PerCgroup,
+        ..tessera_device::testing::driver("615.71.09")
+    };
+    let gpus = hardware.inventory.gpus().to_vec();
+    HardwareWatch::fixed(Hardware {
+        inventory: Inventory::new(facts, gpus).unwrap(),
+        ..hardware
+    })
+}
+
+#[tokio::test]
+async fn where_the_driver_limits_every_share_is_held_and_one_that_wants_to_grow_is_refused() {
+    let machine = Machine::new();
+    let claims = machine.start_on(limiting(&machine), Fuse::default(), "boot");
+    for (name, memory, expected) in [
+        ("plain", None, Ok(true)),
+        ("strict", Some(serde_json::json!({})), Ok(true)),
+        (
+            "lax",
+            Some(serde_json::json!({"enforcement": "BestEffort"})),
+            Ok(true),
+        ),
+        (
+            "growing",
+            Some(serde_json::json!({"limit": "100%"})),
+            Err("ShareNotHeld"),
+        ),
+    ] {
+        machine.api.allocate_shares(name, 3, &[(name, 10)]);
+        if let Some(memory) = memory {
+            machine.api.configure_share(name, &memory);
+        }
+        let prepared = claims.prepare(&claim(name), soon()).await;
+        let held = prepared.map(|devices| {
+            let spec = std::fs::read_to_string(machine.spec_of(name)).unwrap();
+            let told = spec.contains("memoryEnforcement=native");
+            assert_eq!(told, spec.contains("createRuntime"), "{spec}");
+            assert_eq!(told, devices[0].memory_limit.is_some());
+            told
+        });
+        let held = held.as_ref().map(|held| *held).map_err(ClaimError::label);
+        assert_eq!(held, expected, "{name}");
+    }
+    machine.assert_specs_match_the_journal();
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ fn about_the_gpu() -> Vec<Refusal> {
             refusal: tessera_sharing::Refusal::Enforcement {
                 wanted: MinimumTier::Shim,
                 strongest: Tier::None,
-                no_native: Some(NoNative::Unused),
+                no_native: Some(NoNative::Driver),
             },
         },
         Refusal::GpuBeingReleased {
