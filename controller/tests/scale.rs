@@ -31,7 +31,7 @@ const NODES: u64 = 2_000;
 /// Nodes of a clique.
 const CLIQUE: u64 = 18;
 
-/// Pods of each node that concern nobody here, as those of DaemonSets.
+/// Pods of each node that concern nobody here, as a fleet's agents are.
 const OTHERS: u64 = 5;
 
 /// What the controller may keep resident for 100,000 nodes.
