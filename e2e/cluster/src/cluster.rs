@@ -222,6 +222,18 @@ impl Cluster {
         kubectl(&self.dir)
     }
 
+    /// `kubectl tessera` for this cluster, which kubectl finds as that of users does. It takes no flag before the
+    /// plugin's name.
+    pub fn plugin(&self) -> Command {
+        let bin = self.dir.bin();
+        let mut plugin = Command::new(bin.join("kubectl"));
+        plugin
+            .arg("tessera")
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("PATH", bin);
+        plugin
+    }
+
     /// `helm` for this cluster.
     pub fn helm(&self) -> Command {
         let mut helm = Command::new(self.dir.bin().join("helm"));

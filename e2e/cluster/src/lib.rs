@@ -27,6 +27,7 @@ mod packages;
 pub mod paths;
 mod pki;
 mod platform;
+mod plugin;
 mod process;
 pub mod programs;
 pub mod progress;

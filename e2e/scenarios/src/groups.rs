@@ -20,6 +20,7 @@ pub(crate) mod mig;
 pub(crate) mod mixes;
 pub(crate) mod odd_claims;
 pub(crate) mod plugin;
+pub(crate) mod policies;
 pub(crate) mod racks;
 pub(crate) mod reboot;
 mod reference;

@@ -230,6 +230,18 @@ impl<'a> Kubernetes<'a> {
         run(self.kubectl(namespace).args(arguments), input)
     }
 
+    /// What `kubectl tessera` with these arguments answers.
+    pub(crate) fn plugin(
+        self,
+        namespace: &str,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> Result<String, Failure> {
+        let mut command = self.cluster.plugin();
+        command.args(arguments).args(["--namespace", namespace]);
+        run(&mut command, input)
+    }
+
     /// `kubectl` with a deadline for each answer.
     pub(crate) fn kubectl(self, namespace: &str) -> Command {
         let mut command = self.unlimited(namespace);

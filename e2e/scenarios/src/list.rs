@@ -3,9 +3,9 @@
 use crate::ground::Ground;
 use crate::groups::{
     api_away, cleanup, configuration, damage, domain_events, domains, driver, dynamic_mig, events,
-    guide, hostile, isolation, kubelet, mig, mixes, odd_claims, plugin, racks, reboot, rights,
-    selection, sessions, shapes, shares, sharing, survival, takeover, time_slices, uninstall,
-    upgrade, versions, webhook, whole_gpus,
+    guide, hostile, isolation, kubelet, mig, mixes, odd_claims, plugin, policies, racks, reboot,
+    rights, selection, sessions, shapes, shares, sharing, survival, takeover, time_slices,
+    uninstall, upgrade, versions, webhook, whole_gpus,
 };
 use crate::installation::Installation;
 use crate::need::Need;
@@ -239,6 +239,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         ; on Racks ; needs [ResourceV1, ExtendedResource],
     racks::of_two_gangs_that_do_not_both_fit_one_runs_whole_and_the_other_is_told_what_fits
         => "Of two gangs that do not both fit one runs whole; the other holds nothing, is told what is missing and the largest size that fits, and runs when the first is gone."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
+    policies::a_domain_goes_over_two_racks_if_its_policy_says_so_and_as_the_plugin_said_before
+        => "A domain of two whole nodes that no rack has room for waits without a policy, by what kubectl tessera plan says; with the policy Preferred the plugin names a node of each rack, and there its pods run."
         ; on Racks ; needs [ResourceV1, ExtendedResource],
     guide::the_guides_pod_has_the_channel_of_its_domain
         => "The AWS guide's ComputeDomain with a pod, byte by byte: the pod runs and has the channel of its domain and no other."

@@ -22,6 +22,7 @@ use crate::names::NodeIndex;
 use crate::packages::{self, Package};
 use crate::paths::{StateDir, checkout};
 use crate::platform::Platform;
+use crate::plugin::Plugin;
 use crate::process::LOOK_AGAIN;
 use crate::programs::{self, Programs};
 use crate::progress::{Progress, step};
@@ -41,6 +42,7 @@ struct Materials {
     programs: Programs,
     init: PathBuf,
     driver: Option<driver::Parts>,
+    plugin: Plugin,
     images: [images::oci::Image; 3],
 }
 
@@ -183,6 +185,7 @@ fn prepare(options: &Options, progress: &dyn Progress) -> Result<Materials, Clus
                 programs,
                 init,
                 driver,
+                plugin: Plugin::build()?,
                 images,
             })
         },
@@ -291,6 +294,8 @@ fn write_files(
     fs::create_dir_all(&logs).map_err(failed(&logs))?;
     write::record(cluster, options, nodes)?;
     materials.programs.link_into(&bin).map_err(failed(&bin))?;
+    let plugin = &materials.plugin;
+    plugin.link_into(&bin).map_err(failed(&bin))?;
     if let Some(parts) = &materials.driver {
         parts.link_into(&bin).map_err(failed(&bin))?;
     }
