@@ -52,6 +52,16 @@ pub enum PolicyRefusal {
         /// The size.
         nodes: u32,
     },
+    /// It allows what the controller does not do.
+    #[error(
+        "DomainPolicy {policy}: {field}: true is not available; write false, or take the field out"
+    )]
+    NotAvailable {
+        /// Which.
+        policy: ObjectName,
+        /// The field.
+        field: &'static str,
+    },
     /// More nodes than any cluster has.
     #[error(
         "numNodes {0} is more than any cluster has; delete the domain and write a smaller number"
@@ -64,7 +74,9 @@ impl PolicyRefusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing(_) => "PolicyNotFound",
-            Self::Invalid { .. } | Self::LeastAboveSize { .. } => "PolicyInvalid",
+            Self::Invalid { .. } | Self::LeastAboveSize { .. } | Self::NotAvailable { .. } => {
+                "PolicyInvalid"
+            }
             Self::TooManyNodes(_) => "NoCliqueLargeEnough",
         }
     }
@@ -88,6 +100,9 @@ pub(crate) fn chosen(
         None if named => return Err(PolicyRefusal::Missing(policy)),
         None => DomainPolicySpec::default(),
     };
+    if let Some(field) = not_available(&spec) {
+        return Err(PolicyRefusal::NotAvailable { policy, field });
+    }
     let least = spec.min_nodes.unwrap_or(nodes);
     if least > nodes {
         return Err(PolicyRefusal::LeastAboveSize {
@@ -101,6 +116,18 @@ pub(crate) fn chosen(
         replaces: spec.replacement.is_some() || spec.min_nodes.is_some(),
         policy: translated(spec),
     })
+}
+
+/// A field that allows what the controller does not do: whoever writes it waits for something that never comes.
+fn not_available(spec: &DomainPolicySpec) -> Option<&'static str> {
+    let migrates = |replacement: &Replacement| replacement.migrate == Some(true);
+    if spec.preempts == Some(true) {
+        Some("spec.preempts")
+    } else if spec.replacement.as_ref().is_some_and(migrates) {
+        Some("spec.replacement.migrate")
+    } else {
+        None
+    }
 }
 
 /// The policy that a domain has, if there is one.

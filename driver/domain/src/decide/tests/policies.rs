@@ -140,6 +140,16 @@ fn a_policy_that_is_missing_or_wrong_is_told_with_field_value_and_remedy() {
             ["spec.minNodes 4", "numNodes 3", "write 3 at most"],
         ),
         (
+            Some(json!({"preempts": true})),
+            "PolicyInvalid",
+            ["team/p", "spec.preempts: true", "write false"],
+        ),
+        (
+            Some(json!({"replacement": {"migrate": true}})),
+            "PolicyInvalid",
+            ["team/p", "spec.replacement.migrate: true", "write false"],
+        ),
+        (
             Some(json!({"topology": {"requiredLevel": "rack"}})),
             "UnknownTopologyLevel",
             ["\"rack\"", "[zone, block]", "name one of these"],
