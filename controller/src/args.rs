@@ -135,16 +135,9 @@ pub enum Command {
 impl Args {
     /// How compute domains are served.
     pub fn domains(&self) -> Result<Settings, LevelsError> {
-        // A variable that is empty is one that is not set.
-        let levels = self.topology_levels.iter();
-        let levels: Vec<String> = levels.map(|level| level.trim().to_owned()).collect();
         Ok(Settings {
             sessions: self.imex_mode.sessions(),
-            levels: match &levels[..] {
-                [] => Levels::preset(&self.topology_preset)?,
-                [only] if only.is_empty() => Levels::preset(&self.topology_preset)?,
-                _ => Levels::new(levels)?,
-            },
+            levels: Levels::chosen(&self.topology_preset, &self.topology_levels)?,
         })
     }
 

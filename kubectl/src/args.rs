@@ -108,11 +108,7 @@ impl Command {
 impl Asking {
     /// The topology levels.
     pub fn levels(&self) -> Result<Levels, LevelsError> {
-        if self.topology_levels.is_empty() {
-            Levels::preset(&self.topology_preset)
-        } else {
-            Levels::new(self.topology_levels.iter().cloned())
-        }
+        Levels::chosen(&self.topology_preset, &self.topology_levels)
     }
 }
 

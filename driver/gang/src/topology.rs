@@ -117,6 +117,17 @@ impl Levels {
         Ok(Self(all.map(ToString::to_string).collect()))
     }
 
+    /// What somebody has set: a list of their own, or else a preset. A list of one empty word is no list, as a
+    /// variable that is empty is one that is not set.
+    pub fn chosen(preset: &str, own: &[String]) -> Result<Self, LevelsError> {
+        let own: Vec<String> = own.iter().map(|level| level.trim().to_owned()).collect();
+        match &own[..] {
+            [] => Self::preset(preset),
+            [only] if only.is_empty() => Self::preset(preset),
+            _ => Self::new(own),
+        }
+    }
+
     /// The names of the presets.
     pub fn preset_names() -> Vec<&'static str> {
         PRESETS.iter().map(|(name, _)| *name).collect()

@@ -64,35 +64,35 @@ impl Api {
 
     /// Lets the claim of this name ask for a time slice of its GPUs.
     pub(crate) fn ask_for_slices(&self, name: &str, interval: Interval) {
-        let mut claims = self.claims.lock().unwrap();
-        let mut object = serde_json::to_value(&claims[name]).unwrap();
-        object["status"]["allocation"]["devices"]["config"] = json!([{
-            "source": "FromClaim", "requests": [], "opaque": {
-                "driver": "gpu.nvidia.com",
-                "parameters": {
-                    "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig",
-                    "sharing": {
-                        "strategy": "TimeSlicing",
-                        "timeSlicingConfig": {"interval": interval.as_str()},
-                    },
-                },
-            },
-        }]);
-        let object = serde_json::from_value(object).unwrap();
-        claims.insert(name.to_owned(), object);
+        let sharing = json!({
+            "strategy": "TimeSlicing",
+            "timeSlicingConfig": {"interval": interval.as_str()},
+        });
+        self.configure(
+            name,
+            &json!({
+                "apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing,
+            }),
+        );
     }
 
     /// Lets the claim of this name say this of the memory of its shares.
     pub(crate) fn configure_share(&self, name: &str, memory: &serde_json::Value) {
+        self.configure(
+            name,
+            &json!({
+                "apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig", "memory": memory,
+            }),
+        );
+    }
+
+    /// Gives the claim of this name one configuration for all of its requests.
+    fn configure(&self, name: &str, parameters: &serde_json::Value) {
         let mut claims = self.claims.lock().unwrap();
         let mut object = serde_json::to_value(&claims[name]).unwrap();
         object["status"]["allocation"]["devices"]["config"] = json!([{
             "source": "FromClaim", "requests": [], "opaque": {
-                "driver": "gpu.nvidia.com",
-                "parameters": {
-                    "apiVersion": "tessera-dra.github.io/v1alpha1", "kind": "ShareConfig",
-                    "memory": memory,
-                },
+                "driver": "gpu.nvidia.com", "parameters": parameters,
             },
         }]);
         let object = serde_json::from_value(object).unwrap();
