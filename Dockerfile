@@ -7,10 +7,10 @@ COPY . .
 # The hook runs in the node's namespaces, where no C library of ours is: so it is static. With a target named, the flag
 # does not reach build scripts and macros, which cannot be.
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --release --locked --package tessera-kubelet-plugin --package tessera-controller --package tessera-session-host \
+ && cargo build --release --locked --package tessera-kubelet-plugin --package tessera-controller --package tessera-session-host --package tessera-agent \
  && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package tessera-cdi-hook --target "$target" \
  && mkdir /out \
- && cp target/release/tessera-kubelet-plugin target/release/tessera-controller target/release/tessera-session-host "target/$target/release/tessera-cdi-hook" /out/
+ && cp target/release/tessera-kubelet-plugin target/release/tessera-controller target/release/tessera-session-host target/release/tessera-agent "target/$target/release/tessera-cdi-hook" /out/
 
 # glibc and libgcc as in the build stage, and no shell.
 FROM gcr.io/distroless/cc-debian12

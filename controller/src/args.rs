@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
-use tessera_domain::{Levels, LevelsError, SessionsBy};
+use tessera_domain::{Levels, LevelsError, Rules, SessionsBy};
 use tessera_shell::args::{LogArgs, PageArgs};
 use uuid::Uuid;
 
@@ -77,6 +77,17 @@ pub struct Args {
     #[arg(long, env = "TOPOLOGY_LEVELS", value_delimiter = ',')]
     pub topology_levels: Vec<String>,
 
+    /// Whether domains of lower priority are ended for others whose policy preempts: their pods are evicted.
+    #[arg(
+        long,
+        env = "PREEMPTION",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_value_t = false,
+        default_missing_value = "true"
+    )]
+    pub preemption: bool,
+
     /// How long others wait without seeing a renewal before they take the Lease.
     #[arg(long, env = "LEADER_ELECTION_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub leader_election_lease_duration: Duration,
@@ -137,7 +148,10 @@ impl Args {
     pub fn domains(&self) -> Result<Settings, LevelsError> {
         Ok(Settings {
             sessions: self.imex_mode.sessions(),
-            levels: Levels::chosen(&self.topology_preset, &self.topology_levels)?,
+            rules: Rules {
+                levels: Levels::chosen(&self.topology_preset, &self.topology_levels)?,
+                preemption: self.preemption,
+            },
         })
     }
 
@@ -221,7 +235,7 @@ mod tests {
 
     #[test]
     fn topology_levels_are_a_presets_or_those_that_are_listed() {
-        let levels = |flags: &[&str]| parse(flags).unwrap().domains().map(|it| it.levels);
+        let levels = |flags: &[&str]| parse(flags).unwrap().domains().map(|it| it.rules.levels);
         assert_eq!(levels(&[]), Levels::preset("zones"));
         assert_eq!(levels(&["--topology-levels="]), Levels::preset("zones"));
         assert_eq!(levels(&["--topology-preset=aws"]), Levels::preset("aws"));

@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::Client;
-use tessera_domain::{Levels, SessionsBy, World};
+use tessera_domain::{Rules, SessionsBy, World};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -37,16 +37,16 @@ use crate::lease::Leadership;
 pub struct Settings {
     /// Who runs NVLink sessions.
     pub sessions: SessionsBy,
-    /// The topology levels that policies may name.
-    pub levels: Levels,
+    /// What the administrator says of domains.
+    pub rules: Rules,
 }
 
 /// How long to wait for more after something has happened: the pods of a job come one after the other within
 /// milliseconds, and are planned together.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// How often to look where something is decided by time alone.
-const TICK: Duration = Duration::from_secs(5);
+/// How often somebody looks who may not write: it does not lead, or does not know everything yet.
+const STAND_BY: Duration = Duration::from_secs(5);
 
 /// How often to look where nothing has happened: what was overlooked is found.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -85,24 +85,29 @@ pub async fn run(
         }
         let leads = || leadership.borrow().leads(Instant::now());
         if !complete || !leads() {
-            look = Instant::now() + TICK;
+            look = Instant::now() + STAND_BY;
             continue;
         }
-        let (round, time_matters) = tokio::select! {
+        let (round, due) = tokio::select! {
             () = stop.cancelled() => return,
             done = writer.round(&mut world, Timestamp::now(), leads) => done,
         };
         let pause = match round {
             Round::Wrote => Duration::ZERO,
-            Round::Quiet if time_matters => TICK,
-            Round::Quiet => RESYNC,
-            Round::Deposed => TICK,
+            Round::Quiet => due.map_or(RESYNC, pause_until).min(RESYNC),
+            Round::Deposed => STAND_BY,
         };
         look = Instant::now() + pause;
         if let (Round::Quiet, Some(retry)) = (round, writer.next_try()) {
             look = look.min(retry);
         }
     }
+}
+
+/// How long it is until then, but never so short that a clock which is set back makes a busy loop.
+fn pause_until(due: Timestamp) -> Duration {
+    let left = Timestamp::now().duration_until(due);
+    Duration::try_from(left).unwrap_or_default().max(GATHER)
 }
 
 #[cfg(test)]

@@ -8,44 +8,33 @@ use kube::Client;
 use tessera_controller::args::{Args, Command};
 use tessera_controller::{cleanup, run, webhook};
 use tessera_shell::client::{ApiSource, connect};
-use tessera_shell::{logging, shutdown};
+use tessera_shell::{logging, program};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let ended = logging::init(args.log)
-        .context("set up the log")
-        .and_then(|()| start(&args));
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Through the log, so that whoever collects it finds the reason of the exit there.
-            tracing::error!(error = %logging::chain(error.as_ref()), "the process ends");
-            ExitCode::FAILURE
-        }
-    }
+    let log = logging::init(args.log).context("set up the log");
+    program::exit(log.and_then(|()| start(&args)))
 }
 
-fn start(args: &Args) -> anyhow::Result<()> {
-    // One thread: the controller waits, and a single thread wakes no other.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    runtime.block_on(async {
-        let stop = shutdown::signals().context("listen for signals")?;
-        match &args.command {
-            Some(Command::Cleanup) => {
-                let client = api(args).await?;
-                tokio::select! {
-                    done = cleanup::run(client) => Ok(done?),
-                    () = stop.cancelled() => anyhow::bail!("cleanup was interrupted"),
-                }
+fn start(args: &Args) -> anyhow::Result<ExitCode> {
+    program::on_one_thread(async |stop| work(args, stop).await)??;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn work(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
+    match &args.command {
+        Some(Command::Cleanup) => {
+            let client = api(args).await?;
+            tokio::select! {
+                done = cleanup::run(client) => Ok(done?),
+                () = stop.cancelled() => anyhow::bail!("cleanup was interrupted"),
             }
-            // It answers and never asks, so it needs no account.
-            Some(Command::Webhook(webhook)) => Ok(webhook::run(webhook, stop).await?),
-            None => run::run(api(args).await?, args, stop).await,
         }
-    })
+        // It answers and never asks, so it needs no account.
+        Some(Command::Webhook(webhook)) => Ok(webhook::run(webhook, stop).await?),
+        None => run::run(api(args).await?, args, stop).await,
+    }
 }
 
 async fn api(args: &Args) -> anyhow::Result<Client> {

@@ -22,7 +22,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tessera_controller::domains::watch::changes;
 use tessera_domain::testing::{domain_json, fabric_json, pod_json};
-use tessera_domain::{Kind, Levels, Verb, World, decide};
+use tessera_domain::{Kind, Levels, Rules, Verb, World, decide};
 use tower::{BoxError, service_fn};
 
 /// Nodes without a word of the environment: as many as a test run has patience for.
@@ -175,9 +175,12 @@ async fn a_large_cluster_is_known_within_its_memory_and_planned_in() {
         all.next().await.unwrap().apply(&mut world);
     }
     let (known, kept) = (begun.elapsed(), resident().saturating_sub(before));
-    let levels = Levels::preset("zones").unwrap();
+    let rules = Rules {
+        levels: Levels::preset("zones").unwrap(),
+        preemption: false,
+    };
     let begun = Instant::now();
-    let decisions = decide(&world, &levels, Timestamp::UNIX_EPOCH);
+    let decisions = decide(&world, &rules, Timestamp::UNIX_EPOCH);
     let planned = begun.elapsed();
     let mut writes = decisions.each.iter().flat_map(|it| &it.writes);
     let slice = writes.find_map(|write| match &write.verb {

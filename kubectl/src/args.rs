@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use tessera_domain::{Levels, LevelsError};
+use tessera_domain::{Levels, LevelsError, Rules};
 
 /// Shows where compute domains go, and why not. Nothing is changed.
 ///
@@ -74,6 +74,11 @@ pub struct Asking {
     #[arg(long, value_delimiter = ',')]
     pub topology_levels: Vec<String>,
 
+    /// Whether domains of lower priority are ended for others: as the chart's
+    /// resources.computeDomains.preemption.enabled.
+    #[arg(long)]
+    pub preemption: bool,
+
     /// The kubeconfig file, as kubectl has it.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
@@ -106,9 +111,12 @@ impl Command {
 }
 
 impl Asking {
-    /// The topology levels.
-    pub fn levels(&self) -> Result<Levels, LevelsError> {
-        Levels::chosen(&self.topology_preset, &self.topology_levels)
+    /// What the cluster's administrator says, as whoever asks has it.
+    pub fn rules(&self) -> Result<Rules, LevelsError> {
+        Ok(Rules {
+            levels: Levels::chosen(&self.topology_preset, &self.topology_levels)?,
+            preemption: self.preemption,
+        })
     }
 }
 

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn answer(args: &Args) -> anyhow::Result<String> {
     let asking = args.command.asking();
-    let levels = asking.levels()?;
+    let rules = asking.rules()?;
     let kubectl = Kubectl::new(asking);
     let namespace = match &asking.namespace {
         Some(namespace) => namespace.clone(),
@@ -46,7 +46,7 @@ fn answer(args: &Args) -> anyhow::Result<String> {
         }
         (Command::Explain { name, .. }, None) => ObjectName::new(&namespace, name),
     };
-    let outlook = outlook(&world, &levels, &name, asking.gpus, Timestamp::now())?;
+    let outlook = outlook(&world, &rules, &name, asking.gpus, Timestamp::now())?;
     Ok(match (asking.output, &args.command) {
         (Output::Json, _) => serde_json::to_string_pretty(&outlook)? + "\n",
         (Output::Text, Command::Plan { .. }) => show::plan(&outlook),

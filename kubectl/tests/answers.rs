@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Levels, ObjectName, Outlook, World, outlook};
+use tessera_domain::{ObjectName, Outlook, Rules, World, outlook};
 use tessera_kubectl::cluster::{Cluster, ReadError, read};
 use tessera_kubectl::manifest::{self, ManifestError};
 use tessera_kubectl::show;
@@ -66,14 +66,7 @@ impl Cluster for Fixed {
 
 fn asked(world: &World, name: &str) -> Outlook {
     let name = ObjectName::new("team", name);
-    outlook(
-        world,
-        &Levels::default(),
-        &name,
-        None,
-        Timestamp::UNIX_EPOCH,
-    )
-    .unwrap()
+    outlook(world, &Rules::default(), &name, None, Timestamp::UNIX_EPOCH).unwrap()
 }
 
 #[test]
@@ -227,7 +220,7 @@ fn a_domain_that_is_not_there_is_told_by_its_name() {
     let name = ObjectName::new("team", "other");
     let none = outlook(
         &world,
-        &Levels::default(),
+        &Rules::default(),
         &name,
         None,
         Timestamp::UNIX_EPOCH,

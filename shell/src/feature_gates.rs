@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 /// Gates of the reference driver that are of no effect here: what they switch is always on, or is not
 /// there.
-const WITHOUT_EFFECT: [&str; 10] = [
+const WITHOUT_EFFECT: [&str; 14] = [
     "MPSSupport",
     "IMEXDaemonsWithDNSNames",
     "PassthroughSupport",
@@ -18,6 +18,10 @@ const WITHOUT_EFFECT: [&str; 10] = [
     "HostManagedIMEXDaemon",
     "FabricManagerPartitioning",
     "ConsumableShares",
+    "DRAListTypeAttributes",
+    "NodeLocalFabricIPC",
+    "NodeAllocatableResources",
+    "PerNodeGPUConfig",
 ];
 
 /// What is switched on.
@@ -108,6 +112,13 @@ mod tests {
         let both = gates("TimeSlicingSettings=true,DynamicMIG=false");
         assert!(both.time_slicing_settings && !both.dynamic_mig);
         assert_eq!(both.without_effect, [""; 0]);
+    }
+
+    #[test]
+    fn gates_of_the_reference_without_effect_are_known_as_such() {
+        let text = WITHOUT_EFFECT.map(|gate| format!("{gate}=true")).join(",");
+        assert_eq!(gates(&text).without_effect, WITHOUT_EFFECT);
+        assert!(gates(&text).unknown.is_empty());
     }
 
     #[test]

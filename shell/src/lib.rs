@@ -9,6 +9,7 @@ pub mod feature_gates;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod program;
 pub mod resource_api;
 pub mod shutdown;
 

@@ -105,10 +105,26 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* Whether memory limits of shares that are in use are moved: "true" or nothing. */}}
+{{- define "tessera.hasMemoryAgent" -}}
+{{- if and .Values.resources.gpus.enabled .Values.memoryAgent.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* Whether session hosts run nvidia-imex: "true" or nothing. */}}
 {{- define "tessera.hasSessionHosts" -}}
 {{- if and .Values.resources.computeDomains.enabled (ne .Values.resources.computeDomains.imex.mode "hostManaged") -}}
 true
+{{- end -}}
+{{- end -}}
+
+{{/* The socket at which the nvidia-imex that the hosts run is asked whether it is ready; nothing if none is asked. */}}
+{{- define "tessera.hostImexSocket" -}}
+{{- with .Values.resources.computeDomains -}}
+{{- if and .enabled (eq .imex.mode "hostManaged") -}}
+{{- .imex.hostSocketPath -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

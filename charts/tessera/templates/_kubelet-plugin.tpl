@@ -42,6 +42,10 @@ ports' names) and livenessPeriod.
     - name: CONSUMABLE_SHARES
       value: {{ ternary . (int64 .) (kindIs "string" .) | quote }}
     {{- end }}
+    {{- if include "tessera.hasMemoryAgent" $root }}
+    - name: MEMORY_AGENT
+      value: "true"
+    {{- end }}
     {{- end }}
     {{- with $plugin.hostLdconfigPath }}
     - name: LDCONFIG_PATH
@@ -71,6 +75,12 @@ ports' names) and livenessPeriod.
     {{- if include "tessera.hasSessionHosts" $root }}
     - name: SESSION_SOCKET
       value: {{ include "tessera.sessionDirectory" $root }}/session.sock
+    {{- end }}
+    {{- with include "tessera.hostImexSocket" $root }}
+    - name: IMEX_HOST_SOCKET_PATH
+      value: {{ . | quote }}
+    - name: IMEX_HOST_SOCKET_CTR_PATH
+      value: /host-imex/{{ base . }}
     {{- end }}
     {{- end }}
     {{- include "tessera.featureGates" $root | nindent 4 }}
@@ -138,10 +148,77 @@ ports' names) and livenessPeriod.
       mountPath: /driver-root
       readOnly: true
       mountPropagation: HostToContainer
+    {{- if and (eq .driver "compute-domain") (include "tessera.hostImexSocket" $root) }}
+    # The socket's folder, so that one that is made anew is seen.
+    - name: host-imex
+      mountPath: /host-imex
+      readOnly: true
+      mountPropagation: HostToContainer
+    {{- end }}
     {{- if and (eq .driver "compute-domain") $root.Values.altProcDevices }}
     # The file's folder, so that a file which is replaced is seen.
     - name: alt-proc
       mountPath: /alt-proc
       readOnly: true
     {{- end }}
+{{- end -}}
+
+{{/* The container that moves memory limits. */}}
+{{- define "tessera.memoryAgentContainer" -}}
+{{- $agent := .Values.memoryAgent -}}
+- name: memory-agent
+  image: {{ include "tessera.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [tessera-agent]
+  env:
+    - name: NVIDIA_DRIVER_ROOT
+      value: {{ .Values.nvidiaDriverRoot | quote }}
+    - name: DRIVER_ROOT_CTR_PATH
+      value: /driver-root
+    - name: STATE_DIRECTORY_PATH
+      value: /run/tessera
+    - name: MEMORY_AGENT_INTERVAL
+      value: {{ $agent.interval | quote }}
+    - name: HTTP_ENDPOINT
+      value: {{ $agent.httpEndpoint | quote }}
+    - name: METRICS_PATH
+      value: {{ .Values.kubeletPlugin.metrics.metricsPath | quote }}
+    - name: LOG_VERBOSITY
+      value: {{ .Values.logVerbosity | quote }}
+    - name: LOG_FORMAT
+      value: {{ .Values.logFormat | quote }}
+    {{- with $agent.env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  ports:
+    - name: metrics-memory
+      containerPort: {{ include "tessera.port" $agent.httpEndpoint }}
+  livenessProbe:
+    httpGet:
+      path: /healthz
+      port: metrics-memory
+    periodSeconds: 30
+    timeoutSeconds: 5
+    failureThreshold: 3
+  {{- with $agent.securityContext }}
+  securityContext:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $agent.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  volumeMounts:
+    # Records, notes and lock files of the plugin.
+    - name: state
+      mountPath: /run/tessera
+      readOnly: true
+    - name: driver-root
+      mountPath: /driver-root
+      readOnly: true
+      mountPropagation: HostToContainer
+    # It calls no API server: nothing lies where the account's token would.
+    - name: no-token
+      mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+      readOnly: true
 {{- end -}}

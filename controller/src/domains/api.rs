@@ -5,10 +5,11 @@ use std::time::Duration;
 use http::{Method, Request, header};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
+use kube::core::Status;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use serde_json::Value;
 use tessera_domain::notice::{About, Notice};
-use tessera_domain::{Kind, Object, Verb, Write, keys};
+use tessera_domain::{Kind, Object, ObjectName, Verb, Write, keys};
 use tessera_shell::logging::chain;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -31,6 +32,8 @@ pub enum Written {
     Stored(Object),
     /// It is gone.
     Gone,
+    /// It is a pod that is being ended.
+    Ending,
 }
 
 /// Why a write had no effect, or none that is known.
@@ -50,6 +53,9 @@ pub enum WriteError {
     /// The API server finds it wrong (400, 422).
     #[error("the API server finds it invalid: {0}")]
     Invalid(String),
+    /// A `PodDisruptionBudget` keeps the pod (429 with the cause `DisruptionBudget`).
+    #[error("a PodDisruptionBudget keeps the pod: {0}")]
+    Budget(String),
     /// No answer, or one that says to come back later.
     #[error("the API server is not available: {0}")]
     Unavailable(String),
@@ -69,6 +75,7 @@ impl WriteError {
             Self::Missing(_) => "missing",
             Self::Forbidden(_) => "forbidden",
             Self::Invalid(_) => "invalid",
+            Self::Budget(_) => "budget",
             Self::Unavailable(_) => "unavailable",
             Self::TimedOut => "timeout",
             Self::Unreadable(_) => "unreadable",
@@ -112,9 +119,13 @@ impl Api for KubeApi {
         let request = request(write);
         let answer = timeout(ATTEMPT, self.client.request::<Value>(request)).await;
         let answer = answer.map_err(|_late| WriteError::TimedOut)?;
-        let gone = matches!(write.verb, Verb::Delete(_));
+        let ends = matches!(write.verb, Verb::Delete(_) | Verb::Evict(_));
         match answer.map_err(|error| refusal(&error)) {
-            Ok(_) | Err(WriteError::Missing(_)) if gone => Ok(Written::Gone),
+            Err(WriteError::Missing(_)) if ends => Ok(Written::Gone),
+            Ok(_) if ends => Ok(match write.verb {
+                Verb::Evict(_) => Written::Ending,
+                _ => Written::Gone,
+            }),
             Ok(object) => read(write.kind, object).map(Written::Stored),
             Err(error) => Err(error),
         }
@@ -176,9 +187,19 @@ pub fn request(write: &Write) -> Request<Vec<u8>> {
             });
             (Method::DELETE, object(), "application/json", options)
         }
+        Verb::Evict(uid) => {
+            let ObjectName { namespace, name } = &write.name;
+            let eviction = serde_json::json!({
+                "apiVersion": "policy/v1", "kind": "Eviction",
+                "metadata": {"name": name, "namespace": namespace},
+                "deleteOptions": {"preconditions": {"uid": uid}},
+            });
+            let path = format!("{}/eviction", object());
+            (Method::POST, path, "application/json", eviction)
+        }
     };
     let query = match write.verb {
-        Verb::Delete(_) => String::new(),
+        Verb::Delete(_) | Verb::Evict(_) => String::new(),
         _ => format!("?fieldManager={FIELD_MANAGER}"),
     };
     Request::builder()
@@ -227,14 +248,23 @@ fn refusal(error: &kube::Error) -> WriteError {
         404 | 410 => WriteError::Missing(message),
         401 | 403 => WriteError::Forbidden(message),
         400 | 422 => WriteError::Invalid(message),
+        429 if is_of_a_budget(status) => WriteError::Budget(message),
         _ => WriteError::Unavailable(message),
     }
+}
+
+/// Whether an eviction is refused for the sake of a budget: the API server says so in the cause
+/// (`pkg/registry/core/pod/storage/eviction.go`). Without it, it has too much to do.
+fn is_of_a_budget(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "DisruptionBudget")
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tessera_domain::ObjectName;
 
     use super::*;
 
@@ -274,6 +304,10 @@ mod tests {
                  application/json-patch+json",
             ),
             (
+                line(Kind::Pod, "n", Verb::Evict("7b1c".to_owned())),
+                "POST /api/v1/namespaces/n/pods/a/eviction application/json",
+            ),
+            (
                 line(Kind::Pod, "n", Verb::Merge(body())),
                 "PATCH /api/v1/namespaces/n/pods/a?fieldManager=tessera-controller \
                  application/merge-patch+json",
@@ -291,5 +325,38 @@ mod tests {
         let request = request(&Write { kind, name, verb });
         let options: Value = serde_json::from_slice(request.body()).unwrap();
         assert_eq!(options["preconditions"]["uid"], "7b1c");
+    }
+
+    #[test]
+    fn an_eviction_is_of_the_pod_that_was_seen() {
+        let name = ObjectName::new("n", "a");
+        let verb = Verb::Evict("7b1c".to_owned());
+        let kind = Kind::Pod;
+        let request = request(&Write { kind, name, verb });
+        let eviction: Value = serde_json::from_slice(request.body()).unwrap();
+        assert_eq!(
+            eviction,
+            json!({
+                "apiVersion": "policy/v1", "kind": "Eviction",
+                "metadata": {"name": "a", "namespace": "n"},
+                "deleteOptions": {"preconditions": {"uid": "7b1c"}},
+            })
+        );
+    }
+
+    /// What Kubernetes 1.36 answers, the one to an eviction and the other to anything.
+    #[test]
+    fn a_budget_that_keeps_a_pod_is_told_from_a_server_that_is_busy() {
+        let said = |details: Value| {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "m", "reason": "TooManyRequests", "details": details, "code": 429,
+            });
+            let status: Status = serde_json::from_value(status).unwrap();
+            refusal(&kube::Error::Api(Box::new(status))).reason()
+        };
+        let cause = json!({"reason": "DisruptionBudget", "message": "The disruption budget b needs 2 healthy pods and has 2 currently"});
+        assert_eq!(said(json!({"causes": [cause]})), "budget");
+        assert_eq!(said(json!({"retryAfterSeconds": 1})), "unavailable");
     }
 }

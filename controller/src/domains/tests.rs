@@ -1,5 +1,6 @@
 //! The controller against a stand-in for the API server, killed at each of its writes.
 
+mod preemption;
 mod server;
 
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tessera_domain::notice::Notice;
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Kind, Levels, Object, SessionsBy, World, Write, keys};
+use tessera_domain::{Kind, Object, Rules, SessionsBy, World, Write, keys};
 
 use self::server::{Death, Server, schedule};
 use super::Settings;
@@ -58,7 +59,10 @@ impl Process {
                 Rc::clone(server),
                 Settings {
                     sessions,
-                    levels: Levels::default(),
+                    rules: Rules {
+                        preemption: true,
+                        ..Rules::default()
+                    },
                 },
                 Metrics::default(),
             ),
@@ -123,6 +127,18 @@ fn nodes_of_pods(server: &Server) -> Vec<String> {
     pods.iter().map(node).collect()
 }
 
+/// Does the same as before on a new cluster for each death that the writer can die of what it wrote in `calm`, before a write
+/// and after it.
+async fn at_each_death(calm: &Server, again: impl AsyncFn(&Rc<Server>, Death)) {
+    let writes = calm.log.borrow().len();
+    for death in (0..writes).flat_map(|at| [Death::Before(at), Death::After(at)]) {
+        let server = cluster();
+        server.death.set(Some(death));
+        again(&server, death).await;
+        assert_eq!(server.death.get(), None, "{death:?} was not reached");
+    }
+}
+
 /// A domain with its two pods comes, runs, and goes.
 async fn life(server: &Rc<Server>) -> Value {
     let mut process = Process::start(server);
@@ -183,22 +199,13 @@ async fn a_domain_of_n_nodes_costs_at_most_six_writes_and_two_for_each_node() {
 async fn wherever_the_writer_dies_the_end_is_the_same() {
     let calm = cluster();
     let middle = life(&calm).await;
-    let writes = calm.log.borrow().len();
-    assert!(writes > 10, "{writes}");
-    for at in 0..writes {
-        for death in [Death::Before(at), Death::After(at)] {
-            let server = cluster();
-            server.death.set(Some(death));
-            assert_eq!(
-                life(&server).await,
-                middle,
-                "{death:?} {:#?}",
-                server.log.borrow()
-            );
-            assert_eq!(server.death.get(), None, "{death:?} was not reached");
-            assert_eq!(server.end(), calm.end(), "{death:?}");
-        }
-    }
+    assert!(calm.log.borrow().len() > 10, "{:?}", calm.log);
+    at_each_death(&calm, async |server, death| {
+        let log = || server.log.borrow();
+        assert_eq!(life(server).await, middle, "{death:?} {:#?}", log());
+        assert_eq!(server.end(), calm.end(), "{death:?}");
+    })
+    .await;
 }
 
 /// A domain loses a node, which another of the farther clique replaces while its other pod runs on.
@@ -232,15 +239,10 @@ async fn life_of_a_loss(server: &Rc<Server>) -> Value {
 async fn wherever_the_writer_dies_a_lost_node_is_replaced_all_the_same() {
     let calm = cluster();
     let end = life_of_a_loss(&calm).await;
-    let writes = calm.log.borrow().len();
-    for at in 0..writes {
-        for death in [Death::Before(at), Death::After(at)] {
-            let server = cluster();
-            server.death.set(Some(death));
-            assert_eq!(life_of_a_loss(&server).await, end, "{death:?}");
-            assert_eq!(server.death.get(), None, "{death:?} was not reached");
-        }
-    }
+    at_each_death(&calm, async |server, death| {
+        assert_eq!(life_of_a_loss(server).await, end, "{death:?}");
+    })
+    .await;
 }
 
 /// Cliques come, a node leaves one, its session hosts say where they are, and in the end nobody keeps them.
@@ -281,17 +283,12 @@ async fn wherever_the_writer_of_cliques_dies_their_members_are_the_same() {
         let spec = cliques.iter().map(|clique| clique["spec"].clone());
         spec.collect()
     };
-    let writes = calm.log.borrow().len();
-    for at in 0..writes {
-        for death in [Death::Before(at), Death::After(at)] {
-            let server = cluster();
-            server.death.set(Some(death));
-            let end = life_of_cliques(&server).await;
-            assert_eq!(spec(&end), spec(&cliques), "{death:?}");
-            assert_eq!(server.death.get(), None, "{death:?} was not reached");
-            assert_eq!(server.end(), calm.end(), "{death:?}");
-        }
-    }
+    at_each_death(&calm, async |server, death| {
+        let end = life_of_cliques(server).await;
+        assert_eq!(spec(&end), spec(&cliques), "{death:?}");
+        assert_eq!(server.end(), calm.end(), "{death:?}");
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,13 +1,13 @@
 //! The one that writes: does what was decided, in order, and knows at once what came of it.
 
 use jiff::Timestamp;
-use tessera_domain::{Decision, Decisions, World, cliques, decide};
+use tessera_domain::{Decision, Decisions, World, cliques, decide, policies};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Settings;
-use super::api::{Api, Written};
+use super::api::{Api, WriteError, Written};
 use super::metrics::Metrics;
 use super::pause::Pauses;
 
@@ -41,20 +41,21 @@ impl<A: Api> Writer<A> {
         }
     }
 
-    /// Decides, and does what was decided; `leads` is asked before each write. Says as well whether something
-    /// is to be decided when time has passed.
+    /// Decides, and does what was decided; `leads` is asked before each write. Says as well when something may be
+    /// due even if nothing happens.
     pub async fn round(
         &mut self,
         world: &mut World,
         now: Timestamp,
         leads: impl Fn() -> bool,
-    ) -> (Round, bool) {
+    ) -> (Round, Option<Timestamp>) {
         let Decisions {
             mut each,
             reasons,
-            time_matters,
-        } = decide(world, &self.settings.levels, now);
+            look_again,
+        } = decide(world, &self.settings.rules, now);
         each.extend(cliques(world, self.settings.sessions, now));
+        each.extend(policies(world, &self.settings.rules, now));
         self.metrics.stand(&reasons);
         self.pauses
             .keep(|who| each.iter().any(|decision| waits_as(decision) == who));
@@ -65,7 +66,7 @@ impl<A: Api> Writer<A> {
                 continue;
             }
             if !leads() {
-                return (Round::Deposed, time_matters);
+                return (Round::Deposed, look_again);
             }
             match self.carry_out(world, &decision, &leads).await {
                 Outcome::Done => {
@@ -76,10 +77,10 @@ impl<A: Api> Writer<A> {
                     let pause = self.pauses.failed(&who, Instant::now());
                     debug!(domain = who, ?pause, "it is tried again later");
                 }
-                Outcome::Deposed => return (Round::Deposed, time_matters),
+                Outcome::Deposed => return (Round::Deposed, look_again),
             }
         }
-        (round, time_matters)
+        (round, look_again)
     }
 
     /// When something that failed may be tried again.
@@ -105,11 +106,15 @@ impl<A: Api> Writer<A> {
                     match written {
                         Written::Stored(object) => world.apply(object),
                         Written::Gone => world.remove(write.kind, &write.name),
+                        Written::Ending => world.evicted(&write.name),
                     }
                 }
                 Err(error) => {
                     self.metrics.wrote(write, error.reason());
                     warn!(kind, verb, name = %write.name, error = %chain(&error), "not written");
+                    if let WriteError::Budget(why) = error {
+                        world.kept_by_budget(&write.name, why);
+                    }
                     return Outcome::Failed;
                 }
             }

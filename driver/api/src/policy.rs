@@ -81,6 +81,9 @@ pub struct DomainPolicySpec {
     /// Whether domains of lower priority may be ended for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preempts: Option<bool>,
+    /// Whether this one may be ended for domains of higher priority; without it, it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptible: Option<bool>,
 }
 
 impl DomainPolicySpec {
@@ -94,6 +97,7 @@ impl DomainPolicySpec {
         "bindTimeoutSeconds",
         "replacement",
         "preempts",
+        "preemptible",
     ];
 
     /// Decodes what stands in the field `spec` of a policy. Strictly: the API server has checked what it stores
@@ -107,6 +111,7 @@ impl DomainPolicySpec {
                 .map(|field| field.whole(what, least, most))
                 .transpose()
         };
+        let flag = |name: &str| fields.get(name).map(|field| field.boolean()).transpose();
         let clique_policy = fields
             .get("cliquePolicy")
             .map(|field| field.one_of("clique policy", &CliquePolicy::ALL, CliquePolicy::as_str));
@@ -131,10 +136,8 @@ impl DomainPolicySpec {
                 .get("replacement")
                 .map(Replacement::decode)
                 .transpose()?,
-            preempts: fields
-                .get("preempts")
-                .map(|field| field.boolean())
-                .transpose()?,
+            preempts: flag("preempts")?,
+            preemptible: flag("preemptible")?,
         })
     }
 }
@@ -265,6 +268,9 @@ pub struct DomainPolicyStatus {
     /// What holds and what does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// How many compute domains have this policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domains: Option<u32>,
     /// The `metadata.generation` that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -287,6 +293,7 @@ mod tests {
             "topology": {"requiredLevel": "a", "preferredLevel": "b"},
             "capacityTypes": ["Reserved", "Spot"], "spareNodes": 1, "bindTimeoutSeconds": 60,
             "replacement": {"shrink": false, "migrate": true, "timeoutSeconds": 0}, "preempts": true,
+            "preemptible": false,
         });
         let decoded = decode(&spec).unwrap();
         assert_eq!(serde_json::to_value(&decoded).unwrap(), spec);

@@ -196,8 +196,10 @@ fn the_crd_of_policies_has_the_fields_of_the_type() {
             timeout_seconds: Some(600),
         }),
         preempts: Some(false),
+        preemptible: Some(false),
     };
     let status = DomainPolicyStatus {
+        domains: Some(3),
         conditions: vec![condition()],
         observed_generation: Some(1),
     };

@@ -25,11 +25,32 @@ pub struct DriverFacts {
 pub enum MemoryLimiting {
     /// It can: per cgroup and GPU (`nvmlDeviceSetMemoryLimits_v1`).
     PerCgroup,
+    /// The same, and a process of the node moves the limits of containers that run.
+    Moved,
     /// It has no such call. R615 and later do.
     #[default]
     NoCall,
     /// It could, but counts by cgroups of version 2, and the node has the former ones.
     CgroupV1,
+}
+
+impl MemoryLimiting {
+    /// Whether the driver can hold containers to limits.
+    pub fn holds(self) -> bool {
+        match self {
+            Self::PerCgroup | Self::Moved => true,
+            Self::NoCall | Self::CgroupV1 => false,
+        }
+    }
+
+    /// The same on a node that has a process which moves limits.
+    #[must_use]
+    pub fn moved(self) -> Self {
+        match self {
+            Self::PerCgroup | Self::Moved => Self::Moved,
+            Self::NoCall | Self::CgroupV1 => self,
+        }
+    }
 }
 
 /// The architecture of a GPU, spelled as the reference driver publishes it.
@@ -267,6 +288,13 @@ impl Inventory {
         }
         let anew = Self::new(self.driver.clone(), gpus)?;
         Ok(anew.with_missing(self.missing.clone(), self.strangers.clone()))
+    }
+
+    /// The same, on a node that has a process which moves memory limits.
+    #[must_use]
+    pub fn with_moved_limits(mut self) -> Self {
+        self.driver.memory_limiting = self.driver.memory_limiting.moved();
+        self
     }
 
     /// The driver's facts.

@@ -13,40 +13,37 @@
 //! - A domain that is deleted stays until no pod uses it, and then goes whatever nodes say: what they have not
 //!   let go of is kept in quarantine by the slice, not by the domain.
 
+mod end;
+mod gang;
 pub mod outlook;
+mod preemption;
 mod recovery;
 mod report;
 mod slices;
 
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tessera_api::{ComputeDomain, DomainSize};
-use tessera_gang::{Levels, Policy};
+use tessera_gang::Levels;
+use tessera_gang::running::Running;
 
-use self::slices::{slice_end, slots_writes};
+use self::slices::slots_writes;
 use crate::apart::apart;
 use crate::cliques::Sessions;
-use crate::demand;
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
 use crate::notice::{self, Notice};
 use crate::place::{Site, template_name};
-use crate::policy;
 use crate::promised::{self, Promised};
-use crate::quarantine;
 use crate::situation::{Placed, Situation};
 use crate::slots::{Holds, Slots};
-use crate::status::{self, IN_USE};
-use crate::template::{self, template_end};
-use crate::uninstall;
+use crate::template;
 use crate::world::{Kind, StoredSlots, World};
 use crate::write::{self, Verb, Write};
-
-/// How long slots outlive their last pod: a job that is made again takes its nodes again.
-const IDLE: SignedDuration = SignedDuration::from_secs(30);
 
 /// What is to be done about one domain, in this order. When a write fails, the later ones of the same
 /// domain are not done.
@@ -67,16 +64,28 @@ pub struct Decisions {
     pub each: Vec<Decision>,
     /// How many domains there are by the reason of their condition `Ready`.
     pub reasons: BTreeMap<&'static str, usize>,
-    /// Whether something is to be decided when time has passed, even if nothing happens.
-    pub time_matters: bool,
+    /// When it is to be decided again even if nothing happens: something may be due then. It is later than now.
+    pub look_again: Option<Timestamp>,
 }
 
-/// What is to be written now. `levels` are the topology levels that policies may name.
-pub fn decide(world: &World, levels: &Levels, now: Timestamp) -> Decisions {
-    let mut round = Round::new(world, levels, now);
+/// What the administrator of the cluster says of domains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The topology levels that policies may name.
+    pub levels: Levels,
+    /// Whether domains are ended for others of higher priority, where a policy says so.
+    pub preemption: bool,
+}
+
+/// What is to be written now.
+pub fn decide(world: &World, rules: &Rules, now: Timestamp) -> Decisions {
+    let mut round = Round::new(world, rules, now);
     for domain in in_order(world) {
         let decision = round.domain(domain);
         round.note(decision);
+    }
+    for eviction in round.evictions() {
+        round.note(eviction);
     }
     for write in round.leftovers() {
         round.note(Decision {
@@ -85,6 +94,11 @@ pub fn decide(world: &World, levels: &Levels, now: Timestamp) -> Decisions {
         });
     }
     round.decisions
+}
+
+/// The time so long after another; the end of time if there is none.
+fn after(start: Timestamp, pause: SignedDuration) -> Timestamp {
+    start.checked_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// Domains of higher priority first, of the same the older.
@@ -122,32 +136,45 @@ fn uid(domain: &ComputeDomain) -> &str {
 /// One look at everything.
 struct Round<'w> {
     world: &'w World,
-    levels: &'w Levels,
+    rules: &'w Rules,
     now: Timestamp,
     fabric: BTreeMap<&'w str, &'w FabricFacts>,
     sessions: Sessions<'w>,
     stored: BTreeMap<&'w str, StoredSlots>,
     users: BTreeMap<&'w str, Vec<String>>,
     promised: Promised,
+    /// The domains that are being ended, by their UIDs, each with the one for which it is.
+    ending: BTreeMap<String, ObjectName>,
+    running: OnceCell<Vec<Running>>,
     /// The oldest domain that wants each template.
     claimants: BTreeMap<ObjectName, &'w ComputeDomain>,
     decisions: Decisions,
 }
 
 impl<'w> Round<'w> {
-    fn new(world: &'w World, levels: &'w Levels, now: Timestamp) -> Self {
+    fn new(world: &'w World, rules: &'w Rules, now: Timestamp) -> Self {
         let stored = world.slots();
         Self {
             world,
-            levels,
+            rules,
             now,
             fabric: world.fabric(),
             sessions: Sessions::of(world),
             users: world.users(),
             promised: Promised::of(&stored, world),
+            ending: preemption::ending(&stored),
+            running: OnceCell::new(),
             claimants: claimants(world),
             stored,
             decisions: Decisions::default(),
+        }
+    }
+
+    /// Something may be due at this time; what is past is due now, and was decided.
+    fn due(&mut self, at: Timestamp) {
+        let earlier = self.decisions.look_again.unwrap_or(Timestamp::MAX);
+        if at > self.now {
+            self.decisions.look_again = Some(earlier.min(at));
         }
     }
 
@@ -244,90 +271,6 @@ impl<'w> Round<'w> {
         }
     }
 
-    /// A gang: nodes for all of it, or for none.
-    fn gang(
-        &mut self,
-        domain: &ComputeDomain,
-        nodes: std::num::NonZeroU32,
-        stored: Option<&StoredSlots>,
-    ) -> (Situation, Option<Slots>) {
-        let chosen = policy::chosen(self.world, domain, nodes);
-        if let Some(stored) = stored.filter(|stored| stored.slots.are_offered()) {
-            if let Some(slots) = chosen
-                .as_ref()
-                .ok()
-                .and_then(|chosen| self.recovered(domain, &stored.slots, chosen))
-            {
-                let placed = self.placed(&slots, Some(slots.hostnames.len()));
-                return (Situation::Placed(placed), Some(slots));
-            }
-            // What is wrong with a policy takes nothing away from whom it has placed.
-            let policy = chosen.map_or_else(|_| Policy::default(), |chosen| chosen.policy);
-            return self.kept(domain, stored, &policy);
-        }
-        let chosen = match chosen {
-            Ok(chosen) => chosen,
-            Err(why) => return (Situation::NotPlaced(why.into()), None),
-        };
-        let site = self.site();
-        let wanted = match demand::wanted(self.world, domain, nodes, site.largest()) {
-            Ok(Some(wanted)) => wanted,
-            Ok(None) => {
-                let template = template_name(domain);
-                return (Situation::AwaitingPods { template }, None);
-            }
-            Err(unknown) => return (Situation::AwaitingClaims { pod: unknown.pod }, None),
-        };
-        let earlier = stored.map(|stored| &stored.slots);
-        let demand = site.demand(domain, &chosen, &wanted);
-        match site.gang(domain, &demand, earlier) {
-            Ok(slots) => {
-                let placed = self.placed(&slots, Some(slots.hostnames.len()));
-                (Situation::Placed(placed), Some(slots))
-            }
-            Err(why) => (Situation::NotPlaced(why), None),
-        }
-    }
-
-    /// A gang that has its slots: they stay, grow with its pods, or are taken back.
-    fn kept(
-        &mut self,
-        domain: &ComputeDomain,
-        stored: &StoredSlots,
-        policy: &Policy,
-    ) -> (Situation, Option<Slots>) {
-        let slots = &stored.slots;
-        let placed = self.placed(slots, Some(slots.hostnames.len()));
-        let (pending, bound) = self.world.stages(domain);
-        let used = self.users.contains_key(uid(domain));
-        let idle = pending + bound == 0 && !used;
-        let stuck = bound == 0 && !used && pending > 0;
-        let since = |start: Timestamp| self.now.duration_since(start);
-        let unbound = SignedDuration::try_from(policy.bind_timeout).unwrap_or(SignedDuration::MAX);
-        let over = (idle && since(self.idle_since(domain)) >= IDLE)
-            || (stuck && (since(slots.offered) >= unbound || placed.is_broken()));
-        self.decisions.time_matters |= idle || stuck;
-        if over {
-            let template = template_name(domain);
-            let withdrawn = slots.withdrawn(self.now);
-            return (Situation::AwaitingPods { template }, Some(withdrawn));
-        }
-        let needed = self.site().slots_needed(domain);
-        let grown = (needed > slots.count).then(|| Slots {
-            count: needed.next_multiple_of(8),
-            ..slots.clone()
-        });
-        (Situation::Placed(placed), grown)
-    }
-
-    /// Since when no pod of a domain is there: as the stored status says, or from now on.
-    fn idle_since(&self, domain: &ComputeDomain) -> Timestamp {
-        let stored = domain.status.as_ref();
-        let used = stored.and_then(|status| status::condition(status, IN_USE));
-        let unused = used.filter(|used| used.status == "False");
-        unused.map_or(self.now, |unused| unused.last_transition_time.0)
-    }
-
     fn placed(&self, slots: &Slots, gang: Option<usize>) -> Placed {
         let (mut lost, mut unready, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for share in slots.shares() {
@@ -370,7 +313,8 @@ impl<'w> Round<'w> {
         }
         // Pods first: one that the scheduler tries between the two would be turned away.
         let pods = self.world.pods_of(domain);
-        let waiting = pods.filter(|pod| pod.stage == PodStage::Pending);
+        let closed = slots.closed.is_some();
+        let waiting = pods.filter(|pod| !closed && pod.stage == PodStage::Pending);
         let shut_out = waiting.filter(|pod| !pod.tolerates_reservation());
         let nodes = promised::held(self.world, slots);
         let open = nodes.filter(|node| node.held_for() != Some(&slots.domain));
@@ -380,78 +324,13 @@ impl<'w> Round<'w> {
             .collect()
     }
 
-    fn deleted(
-        &mut self,
-        domain: &ComputeDomain,
-        stored: Option<&StoredSlots>,
-    ) -> (Situation, Vec<Write>) {
-        let mut writes = self.withdrawal(domain, stored);
-        let template = template_name(domain);
-        let facts = self.world.template(&template);
-        if let Some(facts) = facts.filter(|facts| facts.domain.as_deref() == Some(uid(domain))) {
-            writes.extend(template_end(&template, facts));
-        }
-        if let Some(pods) = self.users.get(uid(domain)) {
-            let mut pods = pods.clone();
-            pods.sort();
-            pods.dedup();
-            return (Situation::InUse { pods }, writes);
-        }
-        writes.extend(uninstall::unfinalized(domain));
-        (Situation::Ending, writes)
-    }
-
-    fn withdrawal(&mut self, domain: &ComputeDomain, stored: Option<&StoredSlots>) -> Vec<Write> {
-        let Some(stored) = stored.filter(|stored| stored.slots.are_offered()) else {
-            return Vec::new();
-        };
-        let withdrawn = stored.slots.withdrawn(self.now);
-        let writes = slots_writes(&withdrawn, Some(stored));
-        self.promised
-            .put(self.world, withdrawn, template_name(domain));
-        writes
-    }
-
-    /// What no domain has any more: taints, slots of a domain that is gone, channels whose quarantine is over.
-    fn leftovers(&mut self) -> Vec<Write> {
-        let mut writes = Vec::new();
-        for node in self.world.nodes() {
-            let Some(held_for) = node.held_for() else {
-                continue;
-            };
-            if !self.promised.holds(self.world, held_for, &node.name) {
-                writes.push(write::untaint(node));
-            }
-        }
-        for (domain, stored) in &self.stored {
-            let living = self.world.domains().any(|other| uid(other) == *domain);
-            if stored.slots.are_offered() {
-                if !living {
-                    let withdrawn = stored.slots.withdrawn(self.now);
-                    writes.extend(slots_writes(&withdrawn, Some(stored)));
-                }
-                continue;
-            }
-            self.decisions.time_matters = true;
-            // What was offered again in this round is no leftover.
-            if self.promised.is_offered(domain) {
-                continue;
-            }
-            let in_use = self.users.contains_key(domain);
-            if !in_use && quarantine::is_over(self.world, &self.fabric, &stored.slots, self.now) {
-                writes.extend(stored.slices.iter().map(|slice| slice_end(slice)));
-            }
-        }
-        writes
-    }
-
     fn site(&self) -> Site<'_> {
         Site {
             world: self.world,
             fabric: &self.fabric,
             sessions: &self.sessions,
             promised: &self.promised,
-            levels: self.levels,
+            levels: &self.rules.levels,
             now: self.now,
         }
     }

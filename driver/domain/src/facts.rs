@@ -6,10 +6,13 @@ use std::fmt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Affinity, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use tessera_api::{ConfigError, DomainPolicySpec, DomainPolicyStatus};
 use tessera_device::quantity;
 
 use crate::keys;
-use crate::seen::{SeenClaim, SeenContainer, SeenExactly, SeenNode, SeenPod, SeenRequest};
+use crate::seen::{
+    SeenClaim, SeenContainer, SeenExactly, SeenNode, SeenPod, SeenPolicy, SeenRequest,
+};
 
 /// Namespace and name of an object; the namespace of cluster-wide ones is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +69,8 @@ pub struct PodFacts {
     pub uid: String,
     /// How far it is.
     pub stage: PodStage,
+    /// Whether it is being ended: its containers have their grace period, or less.
+    pub ending: bool,
     /// Its node.
     pub node: Option<String>,
     /// The templates that it names.
@@ -87,6 +92,8 @@ pub struct PodFacts {
     pub tolerations: Vec<Toleration>,
     /// The value of its priority class.
     pub priority: i32,
+    /// Whether its priority class says that nobody is ended for it (`preemptionPolicy: Never`).
+    pub never_preempts: bool,
     /// Whose pod it is.
     pub owner: Option<OwnerReference>,
 }
@@ -123,6 +130,7 @@ impl PodFacts {
         Some(Self {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
+            ending: pod.metadata.deletion_timestamp.is_some(),
             stage: match spec.node_name {
                 Some(_) => PodStage::Bound,
                 None => PodStage::Pending,
@@ -139,6 +147,7 @@ impl PodFacts {
             affinity: spec.affinity,
             tolerations: spec.tolerations,
             priority: spec.priority.unwrap_or(0),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             owner: owners
                 .into_iter()
                 .find(|owner| owner.controller == Some(true)),
@@ -332,6 +341,28 @@ impl TemplateFacts {
             domain: labels.get(keys::DOMAIN_LABEL).cloned(),
             finalizers: metadata.finalizers.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// What is known of a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyFacts {
+    /// What it says, or what is wrong with it.
+    pub spec: Result<DomainPolicySpec, ConfigError>,
+    /// Which of its versions that is.
+    pub generation: Option<i64>,
+    /// Its status; none where there is none, or one that cannot be read.
+    pub status: Option<DomainPolicyStatus>,
+}
+
+impl PolicyFacts {
+    /// What matters of the policy.
+    pub fn of(policy: SeenPolicy) -> Self {
+        Self {
+            spec: DomainPolicySpec::decode(&policy.spec),
+            generation: policy.metadata.generation,
+            status: serde_json::from_value(policy.status).ok(),
         }
     }
 }

@@ -52,6 +52,9 @@ pub const OFFERED_ANNOTATION: &str = "tessera-dra.github.io/offered";
 /// On a slice of slots: since when it is withdrawn, and its channel in quarantine.
 pub const RELEASED_ANNOTATION: &str = "tessera-dra.github.io/released";
 
+/// On a slice of slots: that only those are left that claims hold, and no pod gets one more.
+pub const CLOSED_ANNOTATION: &str = "tessera-dra.github.io/closed";
+
 /// On a slice of slots: nodes of an earlier plan that may still have the channel, with commas between them.
 pub const FORMER_ANNOTATION: &str = "tessera-dra.github.io/former-nodes";
 
@@ -61,6 +64,10 @@ pub const SHARES_ANNOTATION: &str = "tessera-dra.github.io/clique-nodes";
 
 /// On a slice of slots: nodes that are held against the loss of others, with commas between them.
 pub const SPARES_ANNOTATION: &str = "tessera-dra.github.io/spare-nodes";
+
+/// On a slice of slots that have no devices yet: the UIDs of the domains that are being ended to make room, with commas
+/// between them.
+pub const AWAITS_ANNOTATION: &str = "tessera-dra.github.io/awaits-end-of";
 
 /// The label by which a slice's node selector names nodes.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";

@@ -3,6 +3,7 @@
 //! [`World`] is what watches tell of the cluster; [`decide()`] answers the writes that bring it nearer to what it
 //! should be. Nothing else is kept: a controller that starts anew reads the same world and goes on.
 
+mod accepted;
 mod apart;
 pub mod cliques;
 pub mod decide;
@@ -26,9 +27,10 @@ pub mod uninstall;
 pub mod world;
 pub mod write;
 
+pub use accepted::policies;
 pub use cliques::{SessionsBy, cliques};
 pub use decide::outlook::{Outlook, outlook};
-pub use decide::{Decision, Decisions, decide};
+pub use decide::{Decision, Decisions, Rules, decide};
 pub use facts::ObjectName;
 pub use tessera_gang::Levels;
 pub use tessera_gang::topology::LevelsError;

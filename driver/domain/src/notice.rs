@@ -52,7 +52,9 @@ pub(crate) fn notices(world: &World, domain: &ComputeDomain, situation: &Situati
         Situation::TemplateNameTaken { .. }
         | Situation::TemplateNotOurs { .. }
         | Situation::NotPlaced(_)
+        | Situation::Preempted { .. }
         | Situation::InUse { .. } => true,
+        Situation::Preempting(preempting) => preempting.kept.is_some(),
         Situation::Placed(_) => !ready.holds,
         Situation::AwaitingPods { .. } | Situation::AwaitingClaims { .. } | Situation::Ending => {
             return Vec::new();

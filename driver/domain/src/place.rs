@@ -168,6 +168,8 @@ impl<'a> Site<'a> {
             former: Vec::new(),
             channel,
             count: slots_for(self.pods(domain).max(demand.nodes.max())),
+            closed: None,
+            awaits: Vec::new(),
             gpus_per_node,
             holds: if whole {
                 Holds::WholeNodes
@@ -223,6 +225,8 @@ impl<'a> Site<'a> {
             channel,
             // A slot that a pod has is not taken away from under it.
             count: stored.map_or(needed, |stored| stored.count.max(needed)),
+            awaits: Vec::new(),
+            closed: None,
             gpus_per_node: 0,
             holds: Holds::Slots,
             offered: stored.map_or(self.now, |stored| stored.offered),
@@ -239,6 +243,11 @@ impl<'a> Site<'a> {
         self.pods(domain).min(MOST_SLOTS)
     }
 
+    /// How many slots to offer to a domain that has too few.
+    pub(crate) fn slots_to_offer(&self, domain: &ComputeDomain) -> u32 {
+        slots_for(self.pods(domain))
+    }
+
     fn pods(&self, domain: &ComputeDomain) -> u32 {
         u32::try_from(self.world.pods_of(domain).count()).unwrap_or(u32::MAX)
     }
@@ -252,18 +261,30 @@ impl<'a> Site<'a> {
     ) -> R {
         let excluded = self.excluded(domain, None);
         if excluded.is_empty() {
-            look(self.promised.cluster(|| self.cluster(&excluded)))
+            look(
+                self.promised
+                    .cluster(|| self.cluster(&excluded, &BTreeSet::new())),
+            )
         } else {
-            look(&self.cluster(&excluded))
+            look(&self.cluster(&excluded, &BTreeSet::new()))
         }
     }
 
-    fn cluster(&self, excluded: &BTreeSet<CliqueId>) -> Cluster {
-        let holders: Vec<Holder<'_>> = self
-            .promised
-            .offered()
-            .map(|held| self.holder(held))
-            .collect();
+    /// The cluster as it will be for `domain` when these domains, by their UIDs, are ended.
+    pub(crate) fn cluster_without(
+        &self,
+        domain: &ComputeDomain,
+        leaving: &BTreeSet<String>,
+    ) -> Cluster {
+        self.cluster(&self.excluded(domain, None), leaving)
+    }
+
+    /// The cluster without these cliques, and without what these domains hold and use.
+    fn cluster(&self, excluded: &BTreeSet<CliqueId>, leaving: &BTreeSet<String>) -> Cluster {
+        let leaves = |slots: &Slots| leaving.contains(&slots.domain);
+        let known = self.promised.known();
+        let accounted = known.filter(|(slots, _)| slots.are_offered() || leaves(slots));
+        let holders: Vec<Holder<'_>> = accounted.map(|held| self.holder(held)).collect();
         let used = room::used(self.world, &holders);
         let mut cluster = Cluster::new(self.levels.clone());
         for (node, fabric, _) in self.candidates() {
@@ -282,7 +303,9 @@ impl<'a> Site<'a> {
             });
         }
         for (slots, _) in self.promised.offered() {
-            promised::hold(&mut cluster, self.world, slots);
+            if !leaves(slots) {
+                promised::hold(&mut cluster, self.world, slots);
+            }
         }
         cluster
     }

@@ -1,5 +1,6 @@
 //! The policy of a domain: which one it is, and what it means to the planner.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -7,10 +8,12 @@ use tessera_api::{
     CapacityType, CliquePolicy, ComputeDomain, ConfigError, DEFAULT_POLICY, DomainPolicySpec,
     POLICY_ANNOTATION, Replacement,
 };
-use tessera_gang::{NodeCount, Policy};
+use tessera_gang::{Blocked, NodeCount, Policy};
 use thiserror::Error;
 
+use crate::decide::Rules;
 use crate::facts::ObjectName;
+use crate::place::NotPlaced;
 use crate::world::World;
 
 /// The policy of one gang, as the planner takes it.
@@ -20,6 +23,8 @@ pub(crate) struct Chosen {
     pub(crate) policy: Policy,
     /// Whether lost nodes are replaced while pods run: somebody has written what may be done.
     pub(crate) replaces: bool,
+    /// Whether it may be ended for a gang of higher priority.
+    pub(crate) preemptible: bool,
 }
 
 /// Why a domain cannot have the policy that it is to have.
@@ -54,19 +59,49 @@ pub enum PolicyRefusal {
     },
     /// It allows what the controller does not do.
     #[error(
-        "DomainPolicy {policy}: {field}: true is not available; write false, or take the field out"
+        "DomainPolicy {policy}: {field}: true is not available{}; write false, or take the field out", field.missing()
     )]
     NotAvailable {
         /// Which.
         policy: ObjectName,
         /// The field.
-        field: &'static str,
+        field: Unavailable,
     },
     /// More nodes than any cluster has.
     #[error(
         "numNodes {0} is more than any cluster has; delete the domain and write a smaller number"
     )]
     TooManyNodes(u32),
+}
+
+/// What a policy may allow and the controller does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Ending others, where it is not switched on.
+    Preempts,
+    /// Moving a domain whose pods run.
+    Migrate,
+}
+
+impl Unavailable {
+    /// What is missing for it.
+    fn missing(self) -> &'static str {
+        match self {
+            Self::Preempts => {
+                " where preemption is off (resources.computeDomains.preemption.enabled of the chart)"
+            }
+            Self::Migrate => "",
+        }
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preempts => "spec.preempts",
+            Self::Migrate => "spec.replacement.migrate",
+        })
+    }
 }
 
 impl PolicyRefusal {
@@ -83,26 +118,20 @@ impl PolicyRefusal {
 }
 
 /// The policy of a gang of so many nodes: the one that its annotation or label names, else the namespace's
-/// default, else what [`Policy::default`] says.
+/// default, else what [`Policy::default`] says. `preemption` is whether this controller ends anybody.
 pub(crate) fn chosen(
     world: &World,
     domain: &ComputeDomain,
     nodes: NonZeroU32,
+    preemption: bool,
 ) -> Result<Chosen, PolicyRefusal> {
     let nodes = nodes.get();
     let (policy, named) = reference(domain);
     let spec = match world.policy(&policy) {
-        Some(Ok(spec)) => spec.clone(),
-        Some(Err(error)) => {
-            let error = error.clone();
-            return Err(PolicyRefusal::Invalid { policy, error });
-        }
+        Some(said) => followed(&policy, said, preemption)?.clone(),
         None if named => return Err(PolicyRefusal::Missing(policy)),
         None => DomainPolicySpec::default(),
     };
-    if let Some(field) = not_available(&spec) {
-        return Err(PolicyRefusal::NotAvailable { policy, field });
-    }
     let least = spec.min_nodes.unwrap_or(nodes);
     if least > nodes {
         return Err(PolicyRefusal::LeastAboveSize {
@@ -114,17 +143,60 @@ pub(crate) fn chosen(
     Ok(Chosen {
         nodes: NodeCount::new(least, nodes).map_err(|_| PolicyRefusal::TooManyNodes(nodes))?,
         replaces: spec.replacement.is_some() || spec.min_nodes.is_some(),
+        preemptible: spec.preemptible.unwrap_or(true),
         policy: translated(spec),
     })
 }
 
+/// What a policy says, if it can be followed.
+fn followed<'a>(
+    policy: &ObjectName,
+    said: &'a Result<DomainPolicySpec, ConfigError>,
+    preemption: bool,
+) -> Result<&'a DomainPolicySpec, PolicyRefusal> {
+    let policy = policy.clone();
+    match said {
+        Err(error) => Err(PolicyRefusal::Invalid {
+            policy,
+            error: error.clone(),
+        }),
+        Ok(spec) => match not_available(spec, preemption) {
+            Some(field) => Err(PolicyRefusal::NotAvailable { policy, field }),
+            None => Ok(spec),
+        },
+    }
+}
+
+/// What is wrong with a policy, whichever domain has it.
+pub(crate) fn objection(
+    policy: &ObjectName,
+    said: &Result<DomainPolicySpec, ConfigError>,
+    rules: &Rules,
+) -> Option<NotPlaced> {
+    let spec = match followed(policy, said, rules.preemption) {
+        Ok(spec) => spec,
+        Err(refusal) => return Some(refusal.into()),
+    };
+    let topology = spec.topology.as_ref()?;
+    let known = rules.levels.keys();
+    let mut levels = [&topology.required_level, &topology.preferred_level]
+        .into_iter()
+        .flatten();
+    let level = levels.find(|level| !known.contains(level))?;
+    let unknown = Blocked::UnknownLevel {
+        level: level.clone(),
+        known: known.to_vec(),
+    };
+    Some(unknown.into())
+}
+
 /// A field that allows what the controller does not do: whoever writes it waits for something that never comes.
-fn not_available(spec: &DomainPolicySpec) -> Option<&'static str> {
+fn not_available(spec: &DomainPolicySpec, preemption: bool) -> Option<Unavailable> {
     let migrates = |replacement: &Replacement| replacement.migrate == Some(true);
-    if spec.preempts == Some(true) {
-        Some("spec.preempts")
+    if spec.preempts == Some(true) && !preemption {
+        Some(Unavailable::Preempts)
     } else if spec.replacement.as_ref().is_some_and(migrates) {
-        Some("spec.replacement.migrate")
+        Some(Unavailable::Migrate)
     } else {
         None
     }

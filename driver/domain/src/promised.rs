@@ -1,7 +1,7 @@
 //! What is promised to domains: what is stored, and what was decided since.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tessera_api::ComputeDomain;
 use tessera_gang::{Cluster, NodeName};
@@ -71,22 +71,29 @@ impl Promised {
         self.offered_to(domain).is_some()
     }
 
-    /// Whether a node is held as a whole for a domain.
-    pub(crate) fn holds(&self, world: &World, domain: &str, node: &str) -> bool {
-        let slots = self.offered_to(domain);
-        slots.is_some_and(|slots| {
-            slots.holds == Holds::WholeNodes && held(world, slots).any(|own| own.name == node)
-        })
+    /// The nodes that are held as a whole, whomever for.
+    pub(crate) fn whole_nodes<'a>(&'a self, world: &'a World) -> BTreeSet<&'a str> {
+        let slots = self.offered().map(|(slots, _)| slots);
+        slots
+            .filter(|slots| slots.holds == Holds::WholeNodes)
+            .flat_map(|slots| held(world, slots))
+            .map(|node| node.name.as_str())
+            .collect()
     }
 
     /// Offered slots, each with the template of its domain.
     pub(crate) fn offered(&self) -> impl Iterator<Item = &(Slots, ObjectName)> {
-        self.slots.values().filter(|(slots, _)| slots.are_offered())
+        self.known().filter(|(slots, _)| slots.are_offered())
+    }
+
+    /// All slots, withdrawn ones too, each with the template of its domain.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &(Slots, ObjectName)> {
+        self.slots.values()
     }
 
     /// All slots, withdrawn ones too.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Slots> {
-        self.slots.values().map(|(slots, _)| slots)
+        self.known().map(|(slots, _)| slots)
     }
 }
 

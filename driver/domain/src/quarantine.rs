@@ -16,6 +16,15 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(10);
 /// pods commonly have, and than the kubelet takes to end a pod that was deleted by force.
 pub const UNTOLD: SignedDuration = SignedDuration::from_secs(300);
 
+/// The times at which a quarantine may end even if nothing happens.
+pub(crate) fn ends(slots: &Slots) -> impl Iterator<Item = Timestamp> {
+    let released = slots.released.into_iter();
+    released.flat_map(|released| {
+        let after = move |pause| released.checked_add(pause).ok();
+        [SETTLE, UNTOLD].into_iter().filter_map(after)
+    })
+}
+
 /// Whether the channel of withdrawn slots is on no node any more. That no claim has a slot of them is the
 /// caller's to know.
 pub(crate) fn is_over(

@@ -35,6 +35,7 @@ pub(crate) struct SeenPodSpec {
     pub(crate) affinity: Option<Affinity>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) priority: Option<i32>,
+    pub(crate) preemption_policy: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -183,6 +184,8 @@ pub struct SeenPolicy {
     pub(crate) metadata: ObjectMeta,
     #[serde(default = "nothing")]
     pub(crate) spec: Document,
+    #[serde(default)]
+    pub(crate) status: serde_json::Value,
 }
 
 fn nothing() -> Document {

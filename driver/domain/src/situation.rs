@@ -36,6 +36,13 @@ pub enum Situation {
     },
     /// There is no place for it.
     NotPlaced(NotPlaced),
+    /// Others of lower priority are being ended to make room for it.
+    Preempting(Preempting),
+    /// It is being ended for another.
+    Preempted {
+        /// The other.
+        by: ObjectName,
+    },
     /// It has its slots.
     Placed(Placed),
     /// It is deleted, and pods use it.
@@ -64,6 +71,17 @@ pub struct Placed {
     pub unready: Vec<String>,
     /// Nodes of a gang that are in another NVLink clique than the rest of it.
     pub apart: Vec<String>,
+}
+
+/// A domain that has its nodes when others are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preempting {
+    /// How many nodes.
+    pub nodes: usize,
+    /// The domains that are being ended.
+    pub victims: Vec<String>,
+    /// A pod that a `PodDisruptionBudget` keeps, with what the API server says.
+    pub kept: Option<(ObjectName, String)>,
 }
 
 /// One sentence with its reason.
@@ -124,6 +142,15 @@ impl Situation {
                 format!("claims of pod {pod} are not made yet, so that its GPUs are not known"),
             ),
             Self::NotPlaced(why) => Said::no(why.reason(), why.to_string()),
+            Self::Preempting(preempting) => preempting.ready(),
+            // Nothing of what changes with each pod, so that its status is written once.
+            Self::Preempted { by } => Said::no(
+                "Preempted",
+                format!(
+                    "ComputeDomain {by} of higher priority gets its nodes, and its pods are evicted; it gets others \
+                     when there is room"
+                ),
+            ),
             Self::Placed(placed) => placed.ready(),
             Self::InUse { pods } => Said::no(
                 "InUse",
@@ -153,8 +180,10 @@ impl Situation {
 
     /// Whether its GPUs are kept for it.
     pub fn reserved(&self) -> Said {
-        let Self::Placed(placed) = self else {
-            return Said::no("NotPlaced", "it has no nodes");
+        let placed = match self {
+            Self::Placed(placed) => placed,
+            Self::Preempting(_) => return self.ready(),
+            _ => return Said::no("NotPlaced", "it has no nodes"),
         };
         match (placed.gang, placed.holds, placed.gpus_per_node) {
             (None, ..) => Said::no(
@@ -215,8 +244,8 @@ impl Placed {
             return Said::no(
                 "NodeLost",
                 format!(
-                    "{} of this domain left the cluster; new nodes are chosen when none of its pods runs any \
-                     more",
+                    "{} of this domain left the cluster; its pods that run go on, others wait, and new nodes are \
+                     chosen when none runs any more",
                     Names("node", &self.lost)
                 ),
             );
@@ -235,6 +264,29 @@ impl Placed {
             "FollowsPods",
             "pods may go to every node with NVLink fabric",
         )
+    }
+}
+
+impl Preempting {
+    fn ready(&self) -> Said {
+        let nodes = self.nodes;
+        let victims = Names("ComputeDomain", &self.victims);
+        match &self.kept {
+            None => Said::no(
+                "Preempting",
+                format!(
+                    "{nodes} nodes are held for its pods, which get them when the pods of {victims} of lower \
+                     priority are gone; these are being evicted"
+                ),
+            ),
+            Some((pod, why)) => Said::no(
+                "PreemptionRefused",
+                format!(
+                    "{nodes} nodes are held for its pods, which get them when {victims} of lower priority end; a \
+                     PodDisruptionBudget keeps pod {pod}: {why}; end the pod, or let its budget allow it"
+                ),
+            ),
+        }
     }
 }
 

@@ -8,8 +8,19 @@
 //! Slots that are taken back stay as a slice without devices: nobody gets one any more, and the channel is
 //! in quarantine until each node has let go of it. A pod that is deleted by force is gone from the API
 //! before the kubelet has unprepared its claim, so that no claim says it.
+//!
+//! # Slots that wait
+//! Where domains of lower priority are ended to make room, the slice is there before they are: it holds the nodes, has no
+//! devices, and names whose end it waits for. Who decides after a crash knows by it what has begun.
+//!
+//! # Closed slots
+//! A gang that has lost a node gets other nodes when none of its pods runs any more. A pod that took one of its free
+//! slots in the meantime would keep it where it is. So the free ones are taken back with the loss, and those that
+//! claims hold stay.
 
-use std::collections::BTreeMap;
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
@@ -18,8 +29,12 @@ use k8s_openapi::api::resource::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::facts::{FabricFacts, HeldChannels, ObjectName};
+pub use self::read::SliceFacts;
+use crate::facts::ObjectName;
 use crate::keys;
+
+/// Before the number in the name of a slot.
+const SLOT: &str = "slot-";
 
 /// Devices in one slice (`ResourceSliceMaxDevices` in `pkg/apis/resource/types.go`).
 const DEVICES_PER_SLICE: u32 = 128;
@@ -63,8 +78,12 @@ pub struct Slots {
     pub former: Vec<String>,
     /// The channel.
     pub channel: u32,
-    /// How many there are; none when they are withdrawn.
+    /// How many there are; none when they are withdrawn, or wait.
     pub count: u32,
+    /// UIDs of the domains that are being ended to make room. As long as there are some, no pod gets a slot.
+    pub awaits: Vec<String>,
+    /// The numbers of those that are there, where nobody may take one more.
+    pub closed: Option<BTreeSet<u32>>,
     /// GPUs of each node that its pods are planned to use.
     pub gpus_per_node: u32,
     /// What keeps others from them.
@@ -76,9 +95,14 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Whether pods can still get one.
+    /// Whether the nodes are the domain's: pods can get a slot, or will when those are gone that it waits for.
     pub fn are_offered(&self) -> bool {
         self.released.is_none()
+    }
+
+    /// Whether others are being ended to make room.
+    pub fn wait(&self) -> bool {
+        self.are_offered() && !self.awaits.is_empty()
     }
 
     /// The same slots, withdrawn.
@@ -86,8 +110,45 @@ impl Slots {
     pub fn withdrawn(&self, now: Timestamp) -> Self {
         Self {
             count: 0,
+            awaits: Vec::new(),
+            closed: None,
             released: Some(now),
             ..self.clone()
+        }
+    }
+
+    /// The same slots, of which nobody gets one any more: only those are left that claims hold, which are `held`.
+    #[must_use]
+    pub fn closed(&self, held: &BTreeSet<u32>) -> Self {
+        let earlier = self.closed.iter().flatten();
+        // A number that was never offered is no slot, whatever a claim says.
+        let known = |number: &u32| *number < MOST_SLOTS;
+        let left: BTreeSet<u32> = earlier.chain(held).copied().filter(known).collect();
+        Self {
+            count: left.last().map_or(0, |last| last.saturating_add(1)),
+            closed: Some(left),
+            ..self.clone()
+        }
+    }
+
+    /// The same slots, at least so many of them, each of which is to be had.
+    #[must_use]
+    pub fn opened(&self, count: u32) -> Self {
+        Self {
+            count: count.max(self.count),
+            closed: None,
+            ..self.clone()
+        }
+    }
+
+    /// What two slices of one generation tell together.
+    pub(crate) fn join(&mut self, other: &Self) {
+        match (&mut self.closed, &other.closed) {
+            (Some(left), Some(more)) => {
+                left.extend(more);
+                self.count = self.count.max(other.count);
+            }
+            _ => self.count = self.count.saturating_add(other.count),
         }
     }
 
@@ -144,6 +205,10 @@ impl Slots {
     pub fn render(&self, at: u32, generation: i64) -> ResourceSlice {
         let first = at.saturating_mul(DEVICES_PER_SLICE);
         let end = first.saturating_add(DEVICES_PER_SLICE).min(self.count);
+        let there = |number: &u32| {
+            let closed = self.closed.as_ref();
+            closed.is_none_or(|left| left.contains(number))
+        };
         let selector = NodeSelectorTerm {
             match_expressions: Some(vec![NodeSelectorRequirement {
                 key: keys::HOSTNAME_LABEL.to_owned(),
@@ -168,7 +233,12 @@ impl Slots {
                 node_selector: Some(NodeSelector {
                     node_selector_terms: vec![selector],
                 }),
-                devices: Some((first..end).map(|number| self.device(number)).collect()),
+                devices: Some(
+                    (first..end)
+                        .filter(there)
+                        .map(|number| self.device(number))
+                        .collect(),
+                ),
                 ..ResourceSliceSpec::default()
             },
         }
@@ -205,6 +275,12 @@ impl Slots {
         if !self.spares.is_empty() {
             annotations.insert(keys::SPARES_ANNOTATION.to_owned(), self.spares.join(","));
         }
+        if !self.awaits.is_empty() {
+            annotations.insert(keys::AWAITS_ANNOTATION.to_owned(), self.awaits.join(","));
+        }
+        if self.closed.is_some() {
+            annotations.insert(keys::CLOSED_ANNOTATION.to_owned(), "true".to_owned());
+        }
         if let Some(released) = self.released {
             annotations.insert(keys::RELEASED_ANNOTATION.to_owned(), released.to_string());
         }
@@ -229,7 +305,7 @@ impl Slots {
             ("channel", int(self.channel)),
         ];
         Device {
-            name: format!("slot-{number}"),
+            name: format!("{SLOT}{number}"),
             attributes: Some(
                 attributes
                     .map(|(name, value)| (name.to_owned(), value))
@@ -240,112 +316,14 @@ impl Slots {
     }
 }
 
+/// The number of a slot, from its name.
+pub fn slot_number(device: &str) -> Option<u32> {
+    device.strip_prefix(SLOT)?.parse().ok()
+}
+
 /// The name of a domain's slice number `at`.
 pub fn slice_name(domain: &str, at: u32) -> String {
     format!("{}-{at}", keys::pool(domain))
-}
-
-/// What a slice of the driver says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SliceFacts {
-    /// Of a node, about its fabric.
-    Node {
-        /// The node.
-        node: String,
-        /// What it says; none where it has no device for that.
-        fabric: Option<FabricFacts>,
-    },
-    /// Of a domain, about its slots: as much as this slice tells of them.
-    Slots {
-        /// The slots; `count` is that of this slice alone.
-        slots: Slots,
-        /// Generation of their pool.
-        generation: i64,
-    },
-}
-
-impl SliceFacts {
-    /// Reads a slice of the driver; none if it is neither of a node nor of a domain.
-    pub fn of(slice: &ResourceSlice) -> Option<Self> {
-        let spec = &slice.spec;
-        if spec.driver != keys::DRIVER {
-            return None;
-        }
-        if let Some(node) = &spec.node_name {
-            let mut devices = spec.devices.iter().flatten();
-            let fabric = devices.find(|device| device.name == "fabric").map(fabric);
-            return Some(Self::Node {
-                node: node.clone(),
-                fabric,
-            });
-        }
-        slots(slice)
-    }
-}
-
-fn fabric(device: &Device) -> FabricFacts {
-    let attribute = |name: &str| device.attributes.as_ref()?.get(name);
-    let text = |name: &str| {
-        let text = attribute(name)?.string.clone();
-        text.filter(|text| !text.is_empty())
-    };
-    let held = attribute("heldChannels").and_then(|held| held.string.as_deref());
-    FabricFacts {
-        clique: text("cliqueId"),
-        state: text("fabricState"),
-        gpus: attribute("gpus").and_then(|gpus| u32::try_from(gpus.int?).ok()),
-        held: held.map(HeldChannels::parse),
-    }
-}
-
-fn slots(slice: &ResourceSlice) -> Option<SliceFacts> {
-    let spec = &slice.spec;
-    let domain = keys::domain_of_pool(&spec.pool.name)?;
-    let annotations = slice.metadata.annotations.as_ref()?;
-    let (namespace, name) = annotations.get(keys::DOMAIN_ANNOTATION)?.split_once('/')?;
-    let terms = &spec.node_selector.as_ref()?.node_selector_terms;
-    let requirement = terms.first()?.match_expressions.as_ref()?.first()?;
-    let released = annotations.get(keys::RELEASED_ANNOTATION);
-    let hostnames = requirement.values.clone().unwrap_or_default();
-    let listed = |key: &str| -> Vec<String> {
-        let text = annotations.get(key).map(String::as_str);
-        let entries = text.into_iter().flat_map(|text| text.split(','));
-        entries
-            .filter(|entry| !entry.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let clique_nodes: Result<Vec<usize>, _> = listed(keys::SHARES_ANNOTATION)
-        .iter()
-        .map(|nodes| nodes.parse())
-        .collect();
-    Some(SliceFacts::Slots {
-        slots: Slots {
-            domain: domain.to_owned(),
-            name: ObjectName::new(namespace, name),
-            clique_nodes: match clique_nodes {
-                Ok(nodes) if !nodes.is_empty() => nodes,
-                _ => vec![hostnames.len()],
-            },
-            hostnames,
-            spares: listed(keys::SPARES_ANNOTATION),
-            former: listed(keys::FORMER_ANNOTATION),
-            channel: annotations.get(keys::CHANNEL_ANNOTATION)?.parse().ok()?,
-            count: u32::try_from(spec.devices.as_ref().map_or(0, Vec::len)).unwrap_or(u32::MAX),
-            gpus_per_node: annotations.get(keys::GPUS_ANNOTATION)?.parse().ok()?,
-            holds: match annotations.get(keys::HOLDS_ANNOTATION)?.as_str() {
-                "WholeNodes" => Holds::WholeNodes,
-                _ => Holds::Slots,
-            },
-            // What cannot be read was long ago.
-            offered: annotations
-                .get(keys::OFFERED_ANNOTATION)
-                .and_then(|time| time.parse().ok())
-                .unwrap_or(Timestamp::UNIX_EPOCH),
-            released: released.map(|time| time.parse().unwrap_or(Timestamp::UNIX_EPOCH)),
-        },
-        generation: spec.pool.generation,
-    })
 }
 
 #[cfg(test)]

@@ -8,17 +8,26 @@
 //! Resource versions are numbers that grow with each change, as Kubernetes promises since 1.35
 //! (KEP-5504) and has had it with etcd at all times. Where one is none, the last that came is taken.
 
+mod held;
+mod hostnames;
+mod shelf;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique};
 
+pub use self::held::StoredSlots;
+use self::hostnames::Hostnames;
+use self::shelf::Shelf;
 use crate::facts::{
-    ClaimFacts, FabricFacts, NodeFacts, ObjectName, PodFacts, PodStage, TemplateFacts,
+    ClaimFacts, FabricFacts, NodeFacts, ObjectName, PodFacts, PodStage, PolicyFacts, TemplateFacts,
 };
 use crate::seen::{SeenClaim, SeenNode, SeenPod, SeenPolicy};
-use crate::slots::{SliceFacts, Slots};
+use crate::slots::SliceFacts;
 
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,68 +116,6 @@ impl Object {
     }
 }
 
-/// Facts of one kind, by name.
-#[derive(Clone, Debug)]
-struct Shelf<T> {
-    facts: BTreeMap<ObjectName, (u64, T)>,
-    /// The names that a list has brought so far.
-    listing: Option<BTreeSet<ObjectName>>,
-    /// Whether a list was once complete.
-    listed: bool,
-}
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Self {
-            facts: BTreeMap::new(),
-            listing: None,
-            listed: false,
-        }
-    }
-}
-
-impl<T> Shelf<T> {
-    fn put(&mut self, name: ObjectName, version: u64, fact: Option<T>) {
-        if let Some(listing) = &mut self.listing {
-            listing.insert(name.clone());
-        }
-        let newer = self.facts.get(&name).map_or(0, |(version, _)| *version);
-        if version != 0 && version < newer {
-            return;
-        }
-        match fact {
-            Some(fact) => drop(self.facts.insert(name, (version, fact))),
-            None => drop(self.facts.remove(&name)),
-        }
-    }
-
-    fn end_list(&mut self) {
-        if let Some(listing) = self.listing.take() {
-            self.facts.retain(|name, _| listing.contains(name));
-        }
-        self.listed = true;
-    }
-
-    fn get(&self, name: &ObjectName) -> Option<&T> {
-        self.facts.get(name).map(|(_, fact)| fact)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&ObjectName, &T)> {
-        self.facts.iter().map(|(name, (_, fact))| (name, fact))
-    }
-}
-
-/// The slots of a domain as they are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredSlots {
-    /// The slots, with their whole number.
-    pub slots: Slots,
-    /// Generation of their pool.
-    pub generation: i64,
-    /// The names of their slices.
-    pub slices: Vec<String>,
-}
-
 /// All that is known.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -179,7 +126,10 @@ pub struct World {
     pods: Shelf<PodFacts>,
     claims: Shelf<ClaimFacts>,
     cliques: Shelf<NVLinkClique>,
-    policies: Shelf<Result<DomainPolicySpec, ConfigError>>,
+    policies: Shelf<PolicyFacts>,
+    hostnames: Hostnames,
+    /// Pods that a `PodDisruptionBudget` keeps, with what the API server said.
+    budgets: BTreeMap<ObjectName, String>,
 }
 
 macro_rules! on_shelf {
@@ -241,7 +191,9 @@ impl World {
             }
             Object::Node(node) => {
                 let (name, version) = identity(&node.metadata);
-                self.nodes.put(name, version, Some(NodeFacts::of(*node)));
+                self.change_nodes(&name.clone(), |nodes| {
+                    nodes.put(name, version, Some(NodeFacts::of(*node)));
+                });
             }
             Object::Pod(pod) => {
                 let (name, version) = identity(&pod.metadata);
@@ -258,15 +210,51 @@ impl World {
             }
             Object::Policy(policy) => {
                 let (name, version) = identity(&policy.metadata);
-                let spec = DomainPolicySpec::decode(&policy.spec);
-                self.policies.put(name, version, Some(spec));
+                let facts = PolicyFacts::of(*policy);
+                self.policies.put(name, version, Some(facts));
             }
         }
     }
 
     /// An object is gone.
     pub fn remove(&mut self, kind: Kind, name: &ObjectName) {
+        match kind {
+            Kind::Node => self.change_nodes(name, |nodes| drop(nodes.facts.remove(name))),
+            Kind::Pod => drop(self.budgets.remove(name)),
+            _ => {}
+        }
         on_shelf!(self, kind, shelf => drop(shelf.facts.remove(name)));
+    }
+
+    /// Changes what is known of a node, and by which label it is found.
+    fn change_nodes(&mut self, name: &ObjectName, change: impl FnOnce(&mut Shelf<NodeFacts>)) {
+        let label = |nodes: &Shelf<NodeFacts>| {
+            let hostname = nodes.get(name).and_then(NodeFacts::hostname);
+            hostname.map(str::to_owned)
+        };
+        let before = label(&self.nodes);
+        change(&mut self.nodes);
+        let now = label(&self.nodes);
+        self.hostnames
+            .change(&name.name, before.as_deref(), now.as_deref());
+    }
+
+    /// The API server has begun to end a pod, as it was asked to.
+    pub fn evicted(&mut self, pod: &ObjectName) {
+        self.budgets.remove(pod);
+        if let Some((_, facts)) = self.pods.facts.get_mut(pod) {
+            facts.ending = true;
+        }
+    }
+
+    /// The API server does not end a pod, for the sake of a `PodDisruptionBudget`.
+    pub fn kept_by_budget(&mut self, pod: &ObjectName, why: String) {
+        self.budgets.insert(pod.clone(), why);
+    }
+
+    /// What the API server said when it did not end a pod for the sake of a `PodDisruptionBudget`.
+    pub fn budget(&self, pod: &ObjectName) -> Option<&str> {
+        self.budgets.get(pod).map(String::as_str)
     }
 
     /// A list of everything of a kind begins.
@@ -277,6 +265,19 @@ impl World {
     /// The list is complete: what it did not have is gone.
     pub fn end_list(&mut self, kind: Kind) {
         on_shelf!(self, kind, shelf => shelf.end_list());
+        match kind {
+            Kind::Node => {
+                self.hostnames = Hostnames::default();
+                for (name, (_, node)) in &self.nodes.facts {
+                    self.hostnames.change(&name.name, None, node.hostname());
+                }
+            }
+            Kind::Pod => {
+                let pods = &self.pods;
+                self.budgets.retain(|pod, _| pods.get(pod).is_some());
+            }
+            _ => {}
+        }
     }
 
     /// Whether every kind was listed once. Before, nothing may be decided: what is not known would be
@@ -295,6 +296,12 @@ impl World {
     /// Every domain.
     pub fn domains(&self) -> impl Iterator<Item = &ComputeDomain> {
         self.domains.iter().map(|(_, domain)| domain)
+    }
+
+    /// The domain of a UID.
+    pub fn domain_of_uid(&self, uid: &str) -> Option<&ComputeDomain> {
+        self.domains()
+            .find(|domain| domain.metadata.uid.as_deref() == Some(uid))
     }
 
     /// The template of a name.
@@ -318,7 +325,7 @@ impl World {
         let same = |node: &&NodeFacts| node.hostname() == Some(hostname);
         self.node(hostname)
             .filter(same)
-            .or_else(|| self.nodes().find(same))
+            .or_else(|| self.node(self.hostnames.node(hostname)?))
     }
 
     /// What each node's slice says, by node.
@@ -328,38 +335,6 @@ impl World {
             SliceFacts::Slots { .. } => None,
         });
         slices.collect()
-    }
-
-    /// The slots of every domain that has some, by the domain's UID. Of a pool's slices those of the
-    /// highest generation count, as for the scheduler.
-    pub fn slots(&self) -> BTreeMap<&str, StoredSlots> {
-        let mut all: BTreeMap<&str, StoredSlots> = BTreeMap::new();
-        for (name, slice) in self.slices.iter() {
-            let SliceFacts::Slots { slots, generation } = slice else {
-                continue;
-            };
-            let new = || StoredSlots {
-                slots: slots.clone(),
-                generation: *generation,
-                slices: Vec::new(),
-            };
-            match all.get_mut(slots.domain.as_str()) {
-                None => drop(all.insert(&slots.domain, new())),
-                Some(stored) if stored.generation < *generation => {
-                    let slices = std::mem::take(&mut stored.slices);
-                    *stored = new();
-                    stored.slices = slices;
-                }
-                Some(stored) if stored.generation == *generation => {
-                    stored.slots.count = stored.slots.count.saturating_add(slots.count);
-                }
-                Some(_) => {}
-            }
-            if let Some(stored) = all.get_mut(slots.domain.as_str()) {
-                stored.slices.push(name.name.clone());
-            }
-        }
-        all
     }
 
     /// Every pod that matters.
@@ -397,26 +372,12 @@ impl World {
 
     /// What the policy of a name says, or what is wrong with it.
     pub fn policy(&self, name: &ObjectName) -> Option<&Result<DomainPolicySpec, ConfigError>> {
-        self.policies.get(name)
+        self.policies.get(name).map(|policy| &policy.spec)
     }
 
-    /// The pods that hold a slot of each domain, by the domain's UID.
-    pub fn users(&self) -> BTreeMap<&str, Vec<String>> {
-        let mut users: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for claim in self.claims() {
-            for slot in &claim.slots {
-                let Some(domain) = crate::keys::domain_of_pool(&slot.pool) else {
-                    continue;
-                };
-                let of = users.entry(domain).or_default();
-                if claim.users.is_empty() {
-                    // Allocated and used by nobody: about to be used, or about to be let go.
-                    of.push(claim.name.to_string());
-                }
-                of.extend(claim.users.iter().cloned());
-            }
-        }
-        users
+    /// Every policy.
+    pub fn policies(&self) -> impl Iterator<Item = (&ObjectName, &PolicyFacts)> {
+        self.policies.iter()
     }
 
     /// How many pods of a domain wait for a node, and how many have one.

@@ -32,6 +32,9 @@ pub enum Verb {
     Status(Value),
     /// It is deleted, if it still is the one of this UID.
     Delete(Option<String>),
+    /// A pod is evicted, if it still is the one of this UID: it is deleted, unless a `PodDisruptionBudget` keeps it
+    /// (<https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/>).
+    Evict(String),
 }
 
 impl Verb {
@@ -42,6 +45,7 @@ impl Verb {
             Self::Merge(_) | Self::Json(_) => "patch",
             Self::Status(_) => "status",
             Self::Delete(_) => "delete",
+            Self::Evict(_) => "evict",
         }
     }
 }
@@ -107,6 +111,15 @@ pub(crate) fn tolerate(pod: &PodFacts) -> Write {
         kind: Kind::Pod,
         name: pod.name.clone(),
         verb: Verb::Json(added("/spec/tolerations", none, &toleration)),
+    }
+}
+
+/// Ends a pod, as far as its budget allows.
+pub(crate) fn evict(pod: &PodFacts) -> Write {
+    Write {
+        kind: Kind::Pod,
+        name: pod.name.clone(),
+        verb: Verb::Evict(pod.uid.clone()),
     }
 }
 

@@ -72,17 +72,6 @@ pub enum Blocked {
         /// For whom nodes are kept.
         ahead: GangId,
     },
-    /// Gangs of lower priority are ending to make room.
-    #[error(
-        "{wanted} nodes are being freed by ending {} of lower priority; wait until their pods are gone",
-        domains(victims)
-    )]
-    AwaitingPreemption {
-        /// The least number of nodes that the gang wants.
-        wanted: u32,
-        /// Who is ending.
-        victims: Vec<GangId>,
-    },
 }
 
 impl Blocked {
@@ -94,7 +83,6 @@ impl Blocked {
             Self::TooLarge { .. } => "NoCliqueLargeEnough",
             Self::InsufficientFree { .. } => "InsufficientFree",
             Self::BlockedByShadow { .. } => "BlockedByShadow",
-            Self::AwaitingPreemption { .. } => "AwaitingPreemption",
         }
     }
 
@@ -104,9 +92,7 @@ impl Blocked {
             Self::UnknownLevel { .. } | Self::NoEligibleNode { .. } | Self::TooLarge { .. } => {
                 false
             }
-            Self::InsufficientFree { .. }
-            | Self::BlockedByShadow { .. }
-            | Self::AwaitingPreemption { .. } => true,
+            Self::InsufficientFree { .. } | Self::BlockedByShadow { .. } => true,
         }
     }
 }
@@ -227,15 +213,4 @@ fn remedy(fits: u32, alternative: Option<&Alternative>) -> String {
             format!("ask for at most {fits} nodes, or use {alternative}, with which it fits now")
         }
     }
-}
-
-fn domains(gangs: &[GangId]) -> String {
-    let names: Vec<_> = gangs.iter().take(3).map(GangId::as_str).collect();
-    let more = gangs.len() - names.len();
-    let and_more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    format!("domain {}{and_more}", names.join(", "))
 }

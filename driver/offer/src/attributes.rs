@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceCapacity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::{AddressingMode, Bytes, DeviceName, DriverFacts, Gpu};
-use tessera_sharing::{ConsumableShares, MEMORY, Tier};
+use tessera_sharing::{ConsumableShares, MEMORY, Mechanisms, Tier};
 
+use crate::engines::Engines;
 use crate::limits::{ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE};
 use crate::offer::{DropReason, Dropped};
 use crate::shareable::{additions, is_shareable, share};
@@ -26,6 +27,7 @@ pub(crate) struct Description {
     capacity: BTreeMap<String, DeviceCapacity>,
     shares: ConsumableShares,
     tier: Tier,
+    grows: Option<bool>,
     memory: Option<Bytes>,
     dropped: Vec<Dropped>,
 }
@@ -39,6 +41,7 @@ impl Description {
             capacity: BTreeMap::new(),
             shares,
             tier: Tier::None,
+            grows: None,
             memory: None,
             dropped: Vec::new(),
         }
@@ -55,7 +58,7 @@ impl Description {
             share(
                 memory,
                 self.shares,
-                self.tier,
+                (self.tier, self.grows),
                 &mut attributes,
                 &mut capacity,
             );
@@ -107,6 +110,13 @@ impl Description {
         self.capacity.insert(name.into(), capacity);
     }
 
+    /// A capacity for each kind of engine.
+    pub(crate) fn engines(&mut self, engines: Engines) {
+        for (name, amount) in engines.capacities() {
+            self.capacity(name, &amount);
+        }
+    }
+
     /// Its memory, by which it is shared.
     pub(crate) fn memory(&mut self, memory: Bytes) {
         self.memory = Some(memory);
@@ -114,8 +124,13 @@ impl Description {
     }
 
     /// What holds its shares to their memory, where it is shared.
-    pub(crate) fn held_by(&mut self, tier: Tier) {
-        self.tier = tier;
+    pub(crate) fn held_by(&mut self, mechanisms: &Mechanisms) {
+        self.tier = mechanisms.strongest();
+    }
+
+    /// Whether its shares can grow, where it is shared.
+    pub(crate) fn grows_by(&mut self, mechanisms: &Mechanisms) {
+        self.grows = Some(mechanisms.grows());
     }
 
     /// Capacities of one each, all or none of them: `what` is what they are called together.

@@ -11,7 +11,10 @@ pub mod limits;
 
 mod attributes;
 mod channels;
+mod engines;
+mod entry;
 mod fields;
+mod layout;
 mod mig_device;
 mod names;
 mod offer;
@@ -25,9 +28,10 @@ mod trial;
 mod whole_gpu;
 
 pub use channels::{HeldChannels, channels};
+pub use entry::MIG_DEVICE_BUSY;
 pub use fields::{FieldPath, dropped_fields};
 pub use offer::{DropReason, Dropped, Form, Node, Offer};
-pub use partitions::{MIG_DEVICE_BUSY, MadeDevices, partitions};
+pub use partitions::{MadeDevices, partitions};
 pub use plan::{nothing, plan};
 pub use reconcile::{SliceRef, Write, reconcile};
 pub use trial::Tried;

@@ -1,11 +1,12 @@
 //! A MIG device: the reference driver's names, attributes and capacities.
 
 use k8s_openapi::api::resource::v1::Device;
-use tessera_device::mig::{MigEngines, MigInstance, MigOption, MigProfile, Slot};
+use tessera_device::mig::{MigInstance, MigOption, MigProfile, Slot};
 use tessera_device::{Bytes, DriverFacts, Gpu};
 use tessera_sharing::{ConsumableShares, Form, Mechanisms, NodeFacts};
 
 use crate::attributes::Description;
+use crate::engines::Engines;
 use crate::offer::Dropped;
 
 /// The device under which an instance of the GPU is offered. What cannot be said is added to `dropped`.
@@ -21,11 +22,13 @@ pub(crate) fn device(
     let size = Size {
         profile: instance.profile,
         memory: instance.memory,
-        multiprocessors: instance.multiprocessors,
-        engines: instance.engines,
+        engines: Engines {
+            multiprocessors: instance.multiprocessors,
+            others: instance.engines,
+        },
     };
     describe(&mut device, gpu, &size, driver);
-    device.held_by(Mechanisms::of(&NodeFacts::of(driver, shares), Form::Mig).strongest());
+    device.held_by(&Mechanisms::of(&NodeFacts::of(driver, shares), Form::Mig));
     // By these a claim can ask for a place.
     let slices = instance.placement.slices();
     device.ones(
@@ -53,8 +56,7 @@ pub(crate) fn unmade(
 struct Size {
     profile: MigProfile,
     memory: Bytes,
-    multiprocessors: u32,
-    engines: MigEngines,
+    engines: Engines,
 }
 
 impl Size {
@@ -62,8 +64,7 @@ impl Size {
         Self {
             profile: option.profile,
             memory: option.memory,
-            multiprocessors: option.multiprocessors,
-            engines: option.engines,
+            engines: Engines::of(option),
         }
     }
 }
@@ -73,18 +74,6 @@ fn describe(device: &mut Description, gpu: &Gpu, size: &Size, driver: &DriverFac
     device.string("parentUUID", gpu.uuid.as_str());
     device.string("profile", &size.profile.to_string());
     device.gpu(gpu, driver);
-    let MigEngines {
-        copy,
-        decoders,
-        encoders,
-        jpeg,
-        ofa,
-    } = size.engines;
-    device.capacity("multiprocessors", &size.multiprocessors);
-    device.capacity("copyEngines", &copy);
-    device.capacity("decoders", &decoders);
-    device.capacity("encoders", &encoders);
-    device.capacity("jpegEngines", &jpeg);
-    device.capacity("ofaEngines", &ofa);
+    device.engines(size.engines);
     device.memory(size.memory);
 }

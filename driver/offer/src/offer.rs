@@ -1,5 +1,6 @@
 //! What a node offers: the contents of its slices, and what had to be left out.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -10,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use tessera_device::DeviceName;
 use tessera_device::mig::Bound;
 
+use crate::entry::Entry;
 use crate::fields::{self, FieldPath};
 use crate::limits::{
     ATTRIBUTE_VALUE_BYTES, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE, COUNTER_SETS_PER_SLICE,
@@ -98,7 +100,7 @@ pub struct Offer {
     driver: String,
     node: Node,
     counters: Vec<CounterSet>,
-    slices: Vec<Vec<Device>>,
+    slices: Vec<Vec<Entry>>,
     dropped: Vec<Dropped>,
     bound: Vec<(DeviceName, Bound)>,
     /// What is offered in its place where the server keeps no counters.
@@ -113,17 +115,34 @@ impl Offer {
     pub(crate) fn new(
         driver: &str,
         node: &Node,
-        mut slices: Vec<Vec<Device>>,
+        slices: Vec<Vec<Device>>,
         dropped: Vec<Dropped>,
     ) -> Self {
-        if slices.is_empty() {
-            slices.push(Vec::new());
-        }
+        let each = |devices: Vec<Device>| devices.into_iter().map(Entry::Device).collect();
+        Self::of_entries(
+            driver,
+            node,
+            slices.into_iter().map(each).collect(),
+            dropped,
+        )
+    }
+
+    /// The same of entries.
+    pub(crate) fn of_entries(
+        driver: &str,
+        node: &Node,
+        slices: Vec<Vec<Entry>>,
+        dropped: Vec<Dropped>,
+    ) -> Self {
         Self {
             driver: driver.to_owned(),
             node: node.clone(),
             counters: Vec::new(),
-            slices,
+            slices: if slices.is_empty() {
+                vec![Vec::new()]
+            } else {
+                slices
+            },
             dropped,
             bound: Vec::new(),
             without_counters: None,
@@ -177,8 +196,13 @@ impl Offer {
     }
 
     /// The devices in the order in which the scheduler tries them.
-    pub fn devices(&self) -> impl Iterator<Item = &Device> {
-        self.slices.iter().flatten()
+    pub fn devices(&self) -> impl Iterator<Item = Cow<'_, Device>> {
+        self.slices.iter().flatten().flat_map(Entry::devices)
+    }
+
+    /// How many devices there are.
+    pub fn count(&self) -> usize {
+        self.slices.iter().flatten().map(Entry::count).sum()
     }
 
     /// What is known of the devices but not offered, and why.
@@ -193,8 +217,10 @@ impl Offer {
 
     /// How many of the devices can be shared by several claims.
     pub fn shareable(&self) -> usize {
-        let shared = |device: &&Device| device.allow_multiple_allocations == Some(true);
-        self.devices().filter(shared).count()
+        let entries = self.slices.iter().flatten();
+        let shared =
+            entries.filter(|entry| entry.common().allow_multiple_allocations == Some(true));
+        shared.map(Entry::count).sum()
     }
 
     /// Whether a stored slice belongs to this offer's pool. Every other slice is foreign.
@@ -214,9 +240,12 @@ impl Offer {
             shared_counters: Some(sets.to_vec()),
             ..ResourceSliceSpec::default()
         });
-        let devices = self.slices.iter().map(|devices| ResourceSliceSpec {
-            devices: Some(devices.clone()),
-            ..ResourceSliceSpec::default()
+        let devices = self.slices.iter().map(|entries| {
+            let devices = entries.iter().flat_map(Entry::devices);
+            ResourceSliceSpec {
+                devices: Some(devices.map(Cow::into_owned).collect()),
+                ..ResourceSliceSpec::default()
+            }
         });
         let specs: Vec<ResourceSliceSpec> = counters.chain(devices).collect();
         let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
@@ -258,12 +287,17 @@ impl Offer {
             return exclusive.without(fields);
         }
         let mut offer = self.clone();
-        for devices in &mut offer.slices {
+        if fields.is_empty() {
+            return offer;
+        }
+        for entries in &mut offer.slices {
+            let devices = entries.iter().flat_map(Entry::devices);
             let spec = ResourceSliceSpec {
-                devices: Some(std::mem::take(devices)),
+                devices: Some(devices.map(Cow::into_owned).collect()),
                 ..ResourceSliceSpec::default()
             };
-            *devices = fields::without(spec, fields).devices.unwrap_or_default();
+            let kept = fields::without(spec, fields).devices.unwrap_or_default();
+            *entries = kept.into_iter().map(Entry::Device).collect();
         }
         offer
     }

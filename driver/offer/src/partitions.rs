@@ -8,22 +8,23 @@
 //! # Guarantees
 //! What the driver itself makes and destroys changes nothing of the offer: a device stays a device while
 //! it is in use. Only what somebody holds open beyond its claim is tainted, with what overlaps it.
+//!
+//! A GPU that does not answer any more gives nothing, and moves nothing else: its counters, and the places of its devices
+//! in the slices, stay until it is back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter::repeat_n;
 use std::ptr;
 
-use k8s_openapi::api::resource::v1::{
-    Counter, CounterSet, Device, DeviceCounterConsumption, DeviceTaint,
-};
+use k8s_openapi::api::resource::v1::{Counter, CounterSet, Device, DeviceCounterConsumption};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use tessera_device::mig::{Bound, Choices, MigEngines, MigInstance, MigOption, Placement, Slot};
+use tessera_device::mig::{Bound, Choices, MigInstance, MigOption, Placement, Slot};
 use tessera_device::{DeviceName, DriverFacts, Gpu, GpuUuid, Inventory, MigUuid};
 use tessera_sharing::ConsumableShares;
 
-use crate::limits::{DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE};
+use crate::engines::Engines;
+use crate::entry::{Entry, Place, Size, busy, memory_slice, memory_slices};
+use crate::layout::{Divided, Layout};
 use crate::offer::{Dropped, Node, Offer};
-use crate::plan::in_slices;
 use crate::{mig_device, plan, whole_gpu};
 
 /// The MIG devices that the driver has made, or is about to make.
@@ -33,45 +34,37 @@ pub struct MadeDevices {
     pub places: BTreeSet<(GpuUuid, Placement)>,
     /// Which, also for a while after their end: what is known of a GPU may be a little older than that.
     pub devices: BTreeSet<MigUuid>,
+    /// Where those lie or lay, also for a while after their end: of one that is being destroyed what is known of a GPU
+    /// may show half, which has no identity.
+    pub ended: BTreeSet<(GpuUuid, Placement)>,
     /// Where those lie that should be gone by now, and are not because somebody holds them open.
     pub busy: BTreeSet<(GpuUuid, Placement)>,
 }
 
-/// The key of the taint of a device that cannot be had before a MIG device in its place is let go (KEP 5055).
-pub const MIG_DEVICE_BUSY: &str = "tessera-dra.github.io/mig-device-busy";
-
 impl MadeDevices {
     fn holds(&self, gpu: &GpuUuid, placement: Placement, device: Option<&MigUuid>) -> bool {
-        self.places.contains(&(gpu.clone(), placement))
-            || device.is_some_and(|device| self.devices.contains(device))
+        let place = (gpu.clone(), placement);
+        let was_there = match device {
+            Some(device) => self.devices.contains(device),
+            None => self.ended.contains(&place),
+        };
+        was_there || self.places.contains(&place)
     }
 
-    /// Taints a device that would lie at this place of the GPU, or take all of it, if something is in its way that
-    /// somebody holds open.
+    /// Whether something is in the way of a device at this place of the GPU, or of all of it, that somebody holds open.
     ///
     /// As long as the API has the claim of what is in the way, its counters keep others away. After a pod
     /// was deleted by force it has not.
-    fn tainted(&self, gpu: &GpuUuid, place: Option<Placement>, device: Device) -> Device {
+    fn is_in_the_way(&self, gpu: &GpuUuid, place: Option<Placement>) -> bool {
         let mut busy = self.busy.iter().filter(|(of, _)| of == gpu);
-        let is_in_the_way = |busy: Placement| place.is_none_or(|place| place.overlaps(busy));
-        if !busy.any(|(_, busy)| is_in_the_way(*busy)) {
-            return device;
-        }
-        Device {
-            taints: Some(vec![DeviceTaint {
-                key: MIG_DEVICE_BUSY.to_owned(),
-                effect: "NoSchedule".to_owned(),
-                ..DeviceTaint::default()
-            }]),
-            ..device
-        }
+        busy.any(|(_, busy)| place.is_none_or(|place| place.overlaps(*busy)))
     }
 }
 
 /// Offers every GPU of the inventory as all that it can be, in order of minor numbers.
 ///
-/// Of a GPU its small MIG devices come first, and the whole GPU last: of several devices that satisfy a
-/// request, the scheduler takes the first. A GPU of which nothing can be made is offered as it is found.
+/// Of several devices that satisfy a request the scheduler takes the first. Whole GPUs come first, and what is offered as it
+/// is found, for nothing can be made of it; then the MIG devices of each GPU that can be cut, small ones before large ones.
 ///
 /// For servers that do not keep counters the offer has a smaller one: each GPU as it is found, and as a
 /// whole where it is not cut.
@@ -105,7 +98,11 @@ impl Offered {
             counters: Vec::new(),
             bound: Vec::new(),
         };
-        for gpu in inventory.gpus() {
+        for (gpu, state) in by_minor(inventory) {
+            if state == State::Missing {
+                offered.leave_room(gpu);
+                continue;
+            }
             let choices = Choices::of(gpu, |place, device| made.holds(&gpu.uuid, place, device));
             offered.add(inventory, gpu, choices.as_ref(), made);
         }
@@ -120,6 +117,21 @@ impl Offered {
         full.counted(self.counters, self.smaller.offer(node, driver))
     }
 
+    /// Leaves the place of a GPU that does not answer as it was, with nothing in it.
+    fn leave_room(&mut self, gpu: &Gpu) {
+        let choices = Choices::of(gpu, |_, _| true).filter(is_divided);
+        let Some(choices) = choices else {
+            return self.full.layout.found([], gpu.offered().count());
+        };
+        self.full.layout.divided(Divided {
+            whole: None,
+            is_ever_whole: choices.is_ever_whole(),
+            parts: Vec::new(),
+            most_parts: choices.places(),
+        });
+        self.counters.push(Counters::of(&choices).set);
+    }
+
     fn add(
         &mut self,
         inventory: &Inventory,
@@ -131,8 +143,7 @@ impl Offered {
         self.bound
             .extend(why.map(|bound| (gpu.device_name(), bound)));
         match choices {
-            // A GPU that can be nothing but whole overlaps with nothing.
-            Some(choices) if !choices.slots.is_empty() || !choices.others.is_empty() => {
+            Some(choices) if is_divided(choices) => {
                 let set = Counters::of(choices);
                 self.full.divided(inventory, choices, &set, made);
                 self.counters.push(set.set);
@@ -146,18 +157,38 @@ impl Offered {
     }
 }
 
+/// Whether a GPU has several views. One that can be nothing but whole overlaps with nothing.
+fn is_divided(choices: &Choices<'_>) -> bool {
+    choices.places() > 0 || !choices.others.is_empty()
+}
+
+/// Whether a GPU that was seen answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Answers,
+    Missing,
+}
+
+/// The GPUs that answer or once did. The number of one that was replaced is its successor's.
+fn by_minor(inventory: &Inventory) -> Vec<(&Gpu, State)> {
+    let present = inventory.gpus().iter().map(|gpu| (gpu, State::Answers));
+    let missing = inventory.missing().iter();
+    let missing = missing.map(|missing| (&missing.gpu, State::Missing));
+    let mut gpus: Vec<_> = present.chain(missing).collect();
+    gpus.sort_by_key(|(gpu, _)| gpu.minor);
+    gpus.dedup_by_key(|(gpu, _)| gpu.minor);
+    gpus
+}
+
 fn is_uncut(gpu: &Gpu) -> bool {
     let mig = gpu.mig.as_ref();
     mig.is_none_or(|mig| mig.instances.is_empty() && mig.unfinished.is_empty())
 }
 
-/// Devices as they are put into slices: those of one divided GPU have slices of their own, so that what
-/// becomes of it is one write.
+/// Devices as they are put into slices, and what they go without.
 struct Views {
     shares: ConsumableShares,
-    slices: Vec<Vec<Device>>,
-    /// Whether the last slice is one of GPUs that are offered as they are found.
-    open: bool,
+    layout: Layout,
     dropped: Vec<Dropped>,
 }
 
@@ -166,8 +197,7 @@ impl Views {
     fn shared(shares: ConsumableShares) -> Self {
         Self {
             shares,
-            slices: Vec::new(),
-            open: false,
+            layout: Layout::default(),
             dropped: Vec::new(),
         }
     }
@@ -181,50 +211,50 @@ impl Views {
     ) {
         let (gpu, driver) = (choices.gpu, inventory.driver());
         let dropped = &mut self.dropped;
-        let mut devices = Vec::new();
+        let whole = choices.whole.then(|| {
+            let engines = counters.engines;
+            let device = whole_gpu::beside_its_parts(gpu, engines, driver, self.shares, dropped);
+            let device = Device {
+                taints: made.is_in_the_way(&gpu.uuid, None).then(|| vec![busy()]),
+                ..device
+            };
+            let all = Some(counters.set.counters.clone());
+            counters.used_by(all, device)
+        });
+        let mut parts = Vec::new();
         for other in &choices.others {
             let device = mig_device::device(gpu, other, driver, self.shares, dropped);
-            devices.push(counters.used_by(instance_part(gpu, other), device));
+            let device = counters.used_by(instance_part(gpu, other), device);
+            parts.push(Entry::Device(device));
         }
         let are_of_one_size = |one: &Slot<'_>, other: &Slot<'_>| ptr::eq(one.option, other.option);
         for slots in choices.slots.chunk_by(are_of_one_size) {
-            let each = of_one_size(gpu, slots, driver, counters, dropped);
-            devices
-                .extend(each.map(|(place, device)| made.tainted(&gpu.uuid, Some(place), device)));
+            let is_busy = |place| made.is_in_the_way(&gpu.uuid, Some(place));
+            let size = of_one_size(gpu, slots, driver, counters, is_busy, dropped);
+            parts.extend(size.map(Entry::Size));
         }
-        if choices.whole {
-            let device = whole_gpu::device(gpu, driver, self.shares, dropped);
-            let device = made.tainted(&gpu.uuid, None, device);
-            devices.push(counters.used_by(Some(counters.set.counters.clone()), device));
-        }
-        self.slices
-            .extend(in_slices(devices, ELABORATE_DEVICES_PER_SLICE));
-        self.open = false;
+        self.layout.divided(Divided {
+            whole,
+            is_ever_whole: choices.is_ever_whole(),
+            parts,
+            most_parts: choices.places(),
+        });
     }
 
     fn as_found(&mut self, inventory: &Inventory, gpu: &Gpu) {
-        for part in gpu.offered() {
-            let device = plan::device(part, inventory.driver(), self.shares, &mut self.dropped);
-            self.push(device);
-        }
+        let (driver, shares) = (inventory.driver(), self.shares);
+        let parts = gpu.offered();
+        let devices = parts.map(|part| plan::device(part, driver, shares, &mut self.dropped));
+        self.layout.found(devices, 0);
     }
 
     fn whole(&mut self, inventory: &Inventory, gpu: &Gpu) {
         let device = whole_gpu::device(gpu, inventory.driver(), self.shares, &mut self.dropped);
-        self.push(device);
-    }
-
-    fn push(&mut self, device: Device) {
-        let has_room = |slice: &&mut Vec<Device>| self.open && slice.len() < DEVICES_PER_SLICE;
-        match self.slices.last_mut().filter(has_room) {
-            Some(slice) => slice.push(device),
-            None => self.slices.push(vec![device]),
-        }
-        self.open = true;
+        self.layout.found([device], 0);
     }
 
     fn offer(self, node: &Node, driver: &str) -> Offer {
-        Offer::new(driver, node, self.slices, self.dropped)
+        Offer::of_entries(driver, node, self.layout.slices(), self.dropped)
     }
 }
 
@@ -233,6 +263,7 @@ type Amounts = BTreeMap<String, Counter>;
 /// The counters of one GPU.
 struct Counters {
     set: CounterSet,
+    engines: Engines,
 }
 
 impl Counters {
@@ -242,23 +273,22 @@ impl Counters {
         let options: Vec<&MigOption> = options
             .filter(|option| option.profile.is_all_of_its_gpu_instance())
             .collect();
-        let mut counters = Amounts::new();
-        for (name, amount) in ENGINES {
-            let amounts = options.iter().map(|option| amount(option));
-            counters.insert(name.to_owned(), count(amounts.max().unwrap_or(0)));
-        }
+        let each = options.iter().map(|option| Engines::of(option));
+        let engines = each.fold(Engines::default(), Engines::or_more);
+        let mut counters: Amounts = counted(engines).collect();
         let memory = options.iter().map(|option| option.memory).max();
         counters.insert(MEMORY.to_owned(), counter(&memory.unwrap_or_default()));
         let placements = options.iter().flat_map(|option| &option.placements);
         let all: BTreeSet<u16> = placements
             .flat_map(|placement| placement.slices())
             .collect();
-        counters.extend(all.into_iter().map(slice));
+        counters.extend(all.into_iter().map(memory_slice));
         Self {
             set: CounterSet {
                 name: format!("{}-counter-set", choices.gpu.device_name()),
                 counters,
             },
+            engines,
         }
     }
 
@@ -277,44 +307,39 @@ impl Counters {
     }
 }
 
-/// The devices of these places, which are of one size: they differ by their names and memory slices alone.
+/// The devices of these places, which are of one size.
 fn of_one_size(
     gpu: &Gpu,
     slots: &[Slot<'_>],
     driver: &DriverFacts,
     counters: &Counters,
+    is_busy: impl Fn(Placement) -> bool,
     dropped: &mut Vec<Dropped>,
-) -> impl Iterator<Item = (Placement, Device)> {
+) -> Option<Size> {
+    let first = slots.first()?;
     let mut left_out = Vec::new();
-    let one = slots.first().map(|slot| {
-        let device = mig_device::unmade(gpu, *slot, driver, &mut left_out);
-        counters.used_by(Some(anywhere(slot.option)), device)
-    });
-    let minor = gpu.minor;
-    for slot in slots {
-        dropped.extend(left_out.iter().map(|one| Dropped {
-            device: slot.device_name(minor),
+    let device = mig_device::unmade(gpu, *first, driver, &mut left_out);
+    let place = |slot: &Slot<'_>| {
+        let name = slot.device_name(gpu.minor);
+        dropped.extend(left_out.iter().map(|one: &Dropped| Dropped {
+            device: name.clone(),
             ..one.clone()
         }));
-    }
-    let each = one.into_iter().flat_map(|one| repeat_n(one, slots.len()));
-    each.zip(slots).map(move |(device, slot)| {
-        let mut device = Device {
-            name: slot.device_name(minor).to_string(),
-            ..device
-        };
-        for used in device.consumes_counters.iter_mut().flatten() {
-            used.counters.extend(slices(slot.placement));
+        Place {
+            name: name.to_string(),
+            placement: slot.placement,
+            is_busy: is_busy(slot.placement),
         }
-        (slot.placement, device)
+    };
+    Some(Size {
+        common: counters.used_by(Some(anywhere(first.option)), device),
+        places: slots.iter().map(place).collect(),
     })
 }
 
 /// What a device uses wherever it lies.
 fn anywhere(option: &MigOption) -> Amounts {
-    let engines = ENGINES.iter();
-    engines
-        .map(|(name, amount)| ((*name).to_owned(), count(amount(option))))
+    counted(Engines::of(option))
         .chain([(MEMORY.to_owned(), counter(&option.memory))])
         .collect()
 }
@@ -327,35 +352,15 @@ fn instance_part(gpu: &Gpu, instance: &MigInstance) -> Option<Amounts> {
         option.profile_id == instance.profile_id && instance.profile.is_all_of_its_gpu_instance()
     })?;
     let mut part = anywhere(option);
-    part.extend(slices(instance.placement));
+    part.extend(memory_slices(instance.placement));
     Some(part)
 }
 
 const MEMORY: &str = "memory";
 
-/// What of an option a counter counts.
-type Amount = fn(&MigOption) -> u32;
-
-const ENGINES: [(&str, Amount); 6] = [
-    ("multiprocessors", |option| option.multiprocessors),
-    ("copy-engines", |option| engines(option).copy),
-    ("decoders", |option| engines(option).decoders),
-    ("encoders", |option| engines(option).encoders),
-    ("jpeg-engines", |option| engines(option).jpeg),
-    ("ofa-engines", |option| engines(option).ofa),
-];
-
-fn engines(option: &MigOption) -> MigEngines {
-    option.engines
-}
-
-fn slices(placement: Placement) -> impl Iterator<Item = (String, Counter)> {
-    placement.slices().map(slice)
-}
-
-/// The counter of a memory slice.
-fn slice(number: u16) -> (String, Counter) {
-    (format!("memory-slice-{number}"), count(1))
+fn counted(engines: Engines) -> impl Iterator<Item = (String, Counter)> {
+    let counters = engines.counters();
+    counters.map(|(name, amount)| (name.to_owned(), count(amount)))
 }
 
 fn count(number: u32) -> Counter {

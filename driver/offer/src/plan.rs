@@ -47,10 +47,10 @@ fn offer(inventory: &Inventory, node: &Node, driver: &str, shares: ConsumableSha
 }
 
 /// The devices in their order, no more than `limit` in a slice.
-pub(crate) fn in_slices(devices: Vec<Device>, limit: usize) -> impl Iterator<Item = Vec<Device>> {
+pub(crate) fn in_slices<D>(devices: Vec<D>, limit: usize) -> impl Iterator<Item = Vec<D>> {
     let mut rest = devices.into_iter();
     std::iter::from_fn(move || {
-        let slice: Vec<Device> = rest.by_ref().take(limit).collect();
+        let slice: Vec<D> = rest.by_ref().take(limit).collect();
         (!slice.is_empty()).then_some(slice)
     })
 }
@@ -79,7 +79,7 @@ pub fn nothing(node: &Node, driver: &str) -> Offer {
 
 /// How many of these devices one slice may hold. One limit serves all slices of the pool, so
 /// that a taint on one device does not move others to another slice.
-fn devices_per_slice(devices: &[Device]) -> usize {
+pub(crate) fn devices_per_slice(devices: &[Device]) -> usize {
     if devices.iter().any(is_elaborate) {
         ELABORATE_DEVICES_PER_SLICE
     } else {

@@ -1,17 +1,21 @@
 //! The writes that make the stored slices equal to an offer.
 //!
 //! Consumers look at the slices of a pool's highest generation and use them once there are as
-//! many as each of them says. So after any prefix of the writes a consumer sees the old pool, the
-//! new one or none, never a mixture: one atomic write may keep the generation, anything more
+//! many as each of them says. So after any prefix of the writes a consumer sees devices of the old pool, of
+//! the new one or none, never a mixture: one atomic write may keep the generation, anything more
 //! needs the next one on every slice. Leftovers are deleted last, when their generation no
 //! longer counts.
+//!
+//! Slices that only lose devices may be written before that one, and those that only gain some after it: what is seen
+//! then is a part of the old pool, or of the new one. A taint is a loss. That is what becomes of one GPU, of which the
+//! whole and the parts stand in two slices; a new generation of all would leave no device to the scheduler meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 
 use crate::offer::Offer;
-use crate::same::same;
+use crate::same::{Change, change};
 
 /// Generation of a pool that has no slice yet.
 const FIRST_GENERATION: i64 = 1;
@@ -62,6 +66,8 @@ pub fn reconcile(desired: &Offer, existing: &[ResourceSlice]) -> Vec<Write> {
         for slice in &mut compared {
             slice.advance();
         }
+    } else {
+        compared.sort_by_key(|slice| slice.change);
     }
     let deletions = leftovers
         .into_iter()
@@ -83,24 +89,26 @@ fn leftovers<'a>(
 /// Whether a scheduler that sees some of the writes must be kept from taking the slices for a whole pool.
 fn needs_a_generation(compared: &[Compared<'_>]) -> bool {
     let adds = compared.iter().any(|slice| slice.stored.is_none());
-    let differing = compared.iter().filter(|slice| slice.differs).count();
-    adds || differing > 1
+    let others = compared
+        .iter()
+        .filter(|slice| slice.change == Some(Change::Other));
+    adds || others.count() > 1
 }
 
 /// A slice of the offer beside what is stored under its name.
 struct Compared<'a> {
     want: ResourceSlice,
     stored: Option<&'a ResourceSlice>,
-    differs: bool,
+    change: Option<Change>,
 }
 
 impl<'a> Compared<'a> {
     fn with(stored: Option<&'a ResourceSlice>, want: ResourceSlice) -> Self {
-        let differs = stored.is_some_and(|have| !same(&want, have));
+        let change = stored.and_then(|have| change(&want, have));
         Self {
             want,
             stored,
-            differs,
+            change,
         }
     }
 
@@ -109,14 +117,14 @@ impl<'a> Compared<'a> {
         let generation = &mut self.want.spec.pool.generation;
         if let Some(next) = generation.checked_add(1) {
             *generation = next;
-            self.differs = true;
+            self.change = Some(Change::Other);
         }
     }
 
     fn write(self) -> Option<Write> {
         match self.stored {
             None => Some(Write::Create(Box::new(self.want))),
-            Some(_) if !self.differs => None,
+            Some(_) if self.change.is_none() => None,
             Some(have) => Some(Write::Replace(Box::new(replacement(self.want, have)))),
         }
     }

@@ -11,12 +11,63 @@ use k8s_openapi::api::resource::v1::{
 
 use crate::quantity::canonical;
 
-/// Whether `stored` has the content of `wanted` and its owner.
-pub(crate) fn same(wanted: &ResourceSlice, stored: &ResourceSlice) -> bool {
+/// What a wanted slice says that the stored one does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// Fewer devices, or more taints of them.
+    Less,
+    /// Anything else.
+    Other,
+    /// More devices, or fewer taints of them.
+    More,
+}
+
+/// How `wanted` changes the content of `stored` and its owner. Nothing if both say the same.
+pub(crate) fn change(wanted: &ResourceSlice, stored: &ResourceSlice) -> Option<Change> {
+    if !has_owners(wanted, stored) {
+        return Some(Change::Other);
+    }
     // Nearly always the server spells everything as it was sent, and there is nothing to make comparable.
-    let same =
-        || wanted.spec == stored.spec || comparable(&wanted.spec) == comparable(&stored.spec);
-    has_owners(wanted, stored) && same()
+    if wanted.spec == stored.spec {
+        return None;
+    }
+    let (wanted, stored) = (comparable(&wanted.spec), comparable(&stored.spec));
+    if wanted == stored {
+        None
+    } else if is_part(&wanted, &stored) {
+        Some(Change::Less)
+    } else if is_part(&stored, &wanted) {
+        Some(Change::More)
+    } else {
+        Some(Change::Other)
+    }
+}
+
+/// Whether a slice has nothing but devices of another, in the same order and with all their taints.
+fn is_part(part: &ResourceSliceSpec, all: &ResourceSliceSpec) -> bool {
+    let frame = |spec: &ResourceSliceSpec| ResourceSliceSpec {
+        devices: None,
+        ..spec.clone()
+    };
+    let mut others = all.devices.iter().flatten();
+    let mut devices = part.devices.iter().flatten();
+    frame(part) == frame(all)
+        && devices.all(|device| others.any(|other| is_same_or_worse(device, other)))
+}
+
+fn is_same_or_worse(device: &Device, other: &Device) -> bool {
+    let untainted = |device: &Device| Device {
+        taints: None,
+        ..device.clone()
+    };
+    let taints = device.taints.as_deref().unwrap_or_default();
+    device.name == other.name
+        && other
+            .taints
+            .iter()
+            .flatten()
+            .all(|taint| taints.contains(taint))
+        && untainted(device) == untainted(other)
 }
 
 /// Labels, annotations and further owners are another's business; ours must be there.
@@ -134,7 +185,7 @@ mod tests {
             "consumesCounters": [{"counterSet": "s", "counters": {"memory": {"value": "1k"}}}],
             "taints": [{"key": "k", "effect": "NoSchedule", "timeAdded": "2026-01-01T00:00:00Z"}],
         }]}));
-        assert!(same(&wanted, &stored));
+        assert_eq!(change(&wanted, &stored), None);
     }
 
     #[test]
@@ -144,20 +195,54 @@ mod tests {
                 {"name": "s", "counters": {"memory": {"value": value}}},
             ]}))
         };
-        assert!(same(&counters("1024Mi"), &counters("1Gi")));
-        assert!(!same(&counters("1024Mi"), &counters("2Gi")));
+        assert_eq!(change(&counters("1024Mi"), &counters("1Gi")), None);
+        assert_eq!(
+            change(&counters("1024Mi"), &counters("2Gi")),
+            Some(Change::Other)
+        );
     }
 
     #[test]
     fn order_name_and_value_of_devices_are_content() {
         let wanted = slice(&json!({"devices": [{"name": "gpu-0"}, {"name": "gpu-1"}]}));
-        for other in [
-            json!({"devices": [{"name": "gpu-1"}, {"name": "gpu-0"}]}),
-            json!({"devices": [{"name": "gpu-0"}]}),
-            json!({"devices": [{"name": "gpu-0", "allNodes": true}, {"name": "gpu-1"}]}),
-            json!({}),
+        for (other, found) in [
+            (
+                json!({"devices": [{"name": "gpu-1"}, {"name": "gpu-0"}]}),
+                Change::Other,
+            ),
+            (json!({"devices": [{"name": "gpu-0"}]}), Change::More),
+            (json!({}), Change::More),
+            (
+                json!({"devices": [{"name": "gpu-0", "allNodes": true}, {"name": "gpu-1"}]}),
+                Change::Other,
+            ),
+            (
+                json!({"devices": [{"name": "gpu-0"}, {"name": "gpu-2"}]}),
+                Change::Other,
+            ),
         ] {
-            assert!(!same(&wanted, &slice(&other)), "{other}");
+            assert_eq!(change(&wanted, &slice(&other)), Some(found), "{other}");
         }
+    }
+
+    #[test]
+    fn fewer_devices_are_less_and_so_are_devices_with_more_taints() {
+        let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
+        let tainted = |taints: &[&str]| {
+            let taints: Vec<_> = taints.iter().map(|key| taint(key)).collect();
+            slice(&json!({"devices": [{"name": "gpu-0"}, {"name": "gpu-1", "taints": taints}]}))
+        };
+        let fewer =
+            slice(&json!({"devices": [{"name": "gpu-1", "taints": [taint("a"), taint("b")]}]}));
+        let (none, one, two) = (tainted(&[]), tainted(&["a"]), tainted(&["a", "b"]));
+        for (less, more) in [(&one, &none), (&two, &none), (&two, &one), (&fewer, &one)] {
+            assert_eq!(change(less, more), Some(Change::Less));
+            assert_eq!(change(more, less), Some(Change::More));
+        }
+        let other = tainted(&["b"]);
+        assert_eq!(change(&other, &one), Some(Change::Other));
+        let mut counted = fewer.clone();
+        counted.spec.pool.resource_slice_count = 2;
+        assert_eq!(change(&counted, &one), Some(Change::Other));
     }
 }

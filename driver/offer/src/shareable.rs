@@ -14,8 +14,8 @@ use k8s_openapi::api::resource::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::Bytes;
 use tessera_sharing::{
-    COMPUTE_SHARE, ConsumableShares, FULL_COMPUTE, MEMORY, MEMORY_ENFORCEMENT, Mechanisms, SHARES,
-    Tier,
+    COMPUTE_SHARE, ConsumableShares, DYNAMIC_MEMORY, FULL_COMPUTE, MEMORY, MEMORY_ENFORCEMENT,
+    Mechanisms, SHARES, Tier,
 };
 
 /// Memory is asked for in multiples of this.
@@ -45,7 +45,7 @@ impl<A: ToString> Range<A> {
     }
 }
 
-/// How many attributes and capacities a device has more because it can be shared.
+/// How many attributes and capacities a MIG device has more because it can be shared.
 pub(crate) fn additions(shares: ConsumableShares) -> usize {
     match shares {
         ConsumableShares::Disabled => 0,
@@ -61,11 +61,12 @@ pub(crate) fn is_shareable(memory: Option<Bytes>, shares: ConsumableShares) -> b
 }
 
 /// Gives the capacities of a device with so much memory policies by which it can be shared, and adds those
-/// that only shares have. `tier` is what holds its shares to their memory.
+/// that only shares have. `tier` is what holds its shares to their memory, `grows` whether they can have more than
+/// they were given: it is said of no MIG device, some of which have as many attributes as there can be without it.
 pub(crate) fn share(
     memory: Bytes,
     shares: ConsumableShares,
-    tier: Tier,
+    (tier, grows): (Tier, Option<bool>),
     attributes: &mut BTreeMap<String, DeviceAttribute>,
     capacity: &mut BTreeMap<String, DeviceCapacity>,
 ) {
@@ -93,8 +94,14 @@ pub(crate) fn share(
         string: Some(tier.as_str().to_owned()),
         ..DeviceAttribute::default()
     };
-    let name = format!("{}/{MEMORY_ENFORCEMENT}", Mechanisms::DOMAIN);
-    attributes.insert(name, tier);
+    let grows = grows.map(|grows| DeviceAttribute {
+        bool: Some(grows),
+        ..DeviceAttribute::default()
+    });
+    for (name, value) in [(MEMORY_ENFORCEMENT, Some(tier)), (DYNAMIC_MEMORY, grows)] {
+        let name = format!("{}/{name}", Mechanisms::DOMAIN);
+        attributes.extend(value.map(|value| (name, value)));
+    }
 }
 
 fn of_memory(memory: Bytes, shares: ConsumableShares) -> DeviceCapacity {

@@ -26,6 +26,6 @@ pub use kind::{
     CLAIM_KIND, CdiKind, ClaimedDevice, KindError, claim_of_file, claimed_devices, device_id,
     device_name, file_name, reference_file_name,
 };
-pub use limit::limit_in;
+pub use limit::{ceiling_in, limit_in};
 pub use render::{GpuEdits, claim_spec};
 pub use spec::{CdiVersion, ContainerEdits, Device, DeviceNode, Hook, Mount, NodeNumbers, Spec};

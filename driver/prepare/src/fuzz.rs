@@ -76,6 +76,10 @@ impl Texts {
                     Use::Share(memory, _, 1, None) => Some(tessera_device::Bytes(memory)),
                     _ => None,
                 },
+                memory_ceiling: match *used {
+                    Use::Share(memory, 7, 1, None) => Some(tessera_device::Bytes(memory)),
+                    _ => None,
+                },
                 cdi_id: format!("k8s.gpu.nvidia.com/claim={request}"),
                 unknown: Map::new(),
             }

@@ -9,15 +9,14 @@
 use serde_json::Map;
 use tessera_claim::{AllocatedDevice, ClaimRef};
 use tessera_device::mig::{MigInstance, MigMode, MigState};
-use tessera_device::{Bytes, DeviceName, Gpu, Inventory};
-use tessera_sharing::Tier;
+use tessera_device::{DeviceName, Gpu, Inventory};
 
 use crate::cdi::{self, CdiKind, DriverInstall, GpuEdits};
 use crate::ledger::Admitted;
 use crate::record::{BootId, Phase, PreparedDevice, Record, RecordOf, View};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
-use crate::share;
+use crate::share::{self, Held};
 use crate::step::{Effect, MigDevice, Step};
 use crate::time_slice;
 
@@ -69,7 +68,7 @@ pub fn plan<G>(
                     share_id.as_deref(),
                     device.gpu,
                     device.view(),
-                    device.memory_limit(),
+                    Held::of(device.memory_limit(), device.memory_ceiling()),
                 ),
                 memory_limit: device.memory_limit(),
             }
@@ -125,7 +124,7 @@ pub fn restore(
                 share,
                 gpu,
                 prepared.view,
-                prepared.memory_limit,
+                Held::of(prepared.memory_limit, prepared.memory_ceiling),
             ),
             memory_limit: prepared.memory_limit,
         })
@@ -178,11 +177,10 @@ fn variable(
     share_id: Option<&str>,
     gpu: &Gpu,
     view: View,
-    limit: Option<Bytes>,
+    held: Held,
 ) -> Option<String> {
-    let tier = limit.map_or(Tier::None, |_| Tier::Native);
     match (share_id, view) {
-        (Some(id), View::Share(share)) => Some(share::variable(id, device, &gpu.uuid, share, tier)),
+        (Some(id), View::Share(share)) => Some(share::variable(id, device, &gpu.uuid, share, held)),
         (_, View::Share(_) | View::Whole | View::Part(_) | View::Admin) => None,
     }
 }
@@ -228,6 +226,7 @@ pub(crate) fn prepared_device(
     let instance = device.mig().cloned();
     let time_slice = time_slice::wanted(claim, device);
     let memory_limit = device.memory_limit();
+    let memory_ceiling = device.memory_ceiling();
     PreparedDevice {
         request,
         pool,
@@ -238,6 +237,7 @@ pub(crate) fn prepared_device(
         instance,
         time_slice,
         memory_limit,
+        memory_ceiling,
         cdi_id,
         unknown: Map::new(),
     }
@@ -255,13 +255,15 @@ fn write_cdi(file: String, gpus: &[GpuEdits<'_>], kind: &CdiKind, install: &Driv
 mod tests {
     use tessera_device::mig::MigLayouts;
     use tessera_device::testing::{driver, gpu, inventory, inventory_that_lost};
-    use tessera_device::{DriverFacts, MemoryLimiting};
+    use tessera_device::{Bytes, DriverFacts, MemoryLimiting};
     use tessera_sharing::ConsumableShares;
 
     use super::*;
     use crate::ledger::Ledger;
     use crate::resolve::resolve;
-    use crate::testing::{AllLocked, allocation, boot, record, share_allocation, share_record};
+    use crate::testing::{
+        AllLocked, allocation, boot, growing, record, share_allocation, share_record,
+    };
 
     #[test]
     fn the_record_names_the_effect_of_every_step_before_it_is_done() {
@@ -343,7 +345,7 @@ mod tests {
     #[test]
     fn a_share_is_held_where_the_driver_can_unless_it_is_all_of_its_gpu() {
         let (kind, install) = (CdiKind::claim(), DriverInstall::default());
-        let plan_with = |memory_limiting, memory| {
+        let plan_with = |memory_limiting, memory, config| {
             let limiting = DriverFacts {
                 memory_limiting,
                 ..driver("615.71.09")
@@ -351,6 +353,7 @@ mod tests {
             let inventory = Inventory::new(limiting, vec![gpu(3)]).unwrap();
             let mut allocation = share_allocation("a", 3, &[("s-1", 0)]);
             allocation.devices[0].consumed.memory = Some(memory);
+            allocation.devices[0].share_configuration = config;
             let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
             let admitted = Ledger::under(&AllLocked, [], vec![])
                 .admit(&allocation.claim, devices)
@@ -377,7 +380,7 @@ mod tests {
             (MemoryLimiting::CgroupV1, part, None),
             (MemoryLimiting::NoCall, part, None),
         ] {
-            let (limit, told, hooked) = plan_with(limiting, memory);
+            let (limit, told, hooked) = plan_with(limiting, memory, None);
             assert_eq!(limit, expected, "{limiting:?} {memory}");
             assert_eq!(hooked, expected.is_some(), "{limiting:?} {memory}");
             let tier = if hooked { "native" } else { "none" };
@@ -386,6 +389,14 @@ mod tests {
                 "{told}"
             );
         }
+        let (_, told, _) = plan_with(MemoryLimiting::Moved, part, Some(growing()));
+        let ceiling = gpu(3).memory.0;
+        assert!(
+            told.ends_with(&format!("memoryEnforcement=native,memoryLimit={ceiling}")),
+            "{told}"
+        );
+        let (_, told, _) = plan_with(MemoryLimiting::PerCgroup, part, Some(growing()));
+        assert!(told.ends_with("memoryEnforcement=native"), "{told}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::step::{Done, Effect, MigDevice, MigIdentity, Step};
 /// an old version that ignored something would do harm. Each record is written in the lowest format
 /// that says all of it, so that versions which know nothing of a feature read the records that do not
 /// use it.
-pub const FORMAT: u32 = LIMITS_FORMAT;
+pub const FORMAT: u32 = RANGES_FORMAT;
 
 /// Format of records of whole GPUs.
 const FIRST_FORMAT: u32 = 1;
@@ -46,6 +46,10 @@ const VIEWS_FORMAT: u32 = 3;
 /// Format of records with shares that are held to their memory: a version that knew nothing of limits would make
 /// their CDI specs anew without them.
 const LIMITS_FORMAT: u32 = 4;
+
+/// Format of records with shares that may grow: a version that knew nothing of that would start containers beside one
+/// that has what they are guaranteed.
+const RANGES_FORMAT: u32 = 5;
 
 /// First word of every record.
 const MAGIC: &str = "tessera-record";
@@ -141,13 +145,21 @@ pub struct PreparedDevice {
         skip_serializing_if = "Option::is_none"
     )]
     pub time_slice: Option<Interval>,
-    /// The most memory that its containers may have of the GPU, where the driver is told so before one starts.
+    /// The memory that its containers always have of the GPU, where the driver is told before one starts to let them have
+    /// that. They have no more, but for [`memory_ceiling`](Self::memory_ceiling).
     #[serde(
         default,
         with = "optional_bytes",
         skip_serializing_if = "Option::is_none"
     )]
     pub memory_limit: Option<Bytes>,
+    /// How far they may grow, where that is further.
+    #[serde(
+        default,
+        with = "optional_bytes",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub memory_ceiling: Option<Bytes>,
     /// CDI device for the container runtime, `vendor/class=name`.
     pub cdi_id: String,
     /// Fields of a newer version.
@@ -209,6 +221,7 @@ impl RecordedDevice for PreparedDevice {
     fn format(&self) -> u32 {
         let is_mig = self.instance.is_some() || matches!(self.view, View::Part(_));
         match self.view {
+            _ if self.memory_ceiling.is_some() => RANGES_FORMAT,
             _ if self.memory_limit.is_some() => LIMITS_FORMAT,
             View::Share(_) => VIEWS_FORMAT,
             View::Whole | View::Part(_) | View::Admin if is_mig => MIG_FORMAT,

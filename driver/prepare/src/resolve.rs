@@ -3,7 +3,7 @@
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef};
 use tessera_device::mig::{Choices, MigInstance, MigLayouts, Slot};
 use tessera_device::{Bytes, DeviceName, DriverFacts, Gpu, Inventory, MigUuid, Offered};
-use tessera_sharing::{ConsumableShares, Form, Mechanisms, NodeFacts, Tier};
+use tessera_sharing::{ConsumableShares, Demand, Form, Mechanisms, NodeFacts, Tier, grant};
 
 use crate::record::View;
 use crate::refusal::Refusal;
@@ -57,7 +57,7 @@ impl ResolvedDevice<'_> {
         Mechanisms::of(&NodeFacts::of(self.driver, sharing), form)
     }
 
-    /// The most memory that the containers of the claim may have of it, where the driver holds them to that.
+    /// The memory that the containers of the claim always have of it, where the driver holds them to that.
     ///
     /// Every share that was counted with memory is held, whatever its claim says: what others are guaranteed is
     /// theirs only if nobody takes it. Whoever has all of a device is alone on it and not held.
@@ -69,6 +69,20 @@ impl ResolvedDevice<'_> {
         let all = by_memory.capacity(self.memory()).memory;
         let is_part = amounts.memory > Bytes(0) && amounts.memory < all;
         (is_part && self.mechanisms(by_memory).has(Tier::Native)).then_some(amounts.memory)
+    }
+
+    /// How far the containers of the claim may grow, where that is further than what they always have.
+    pub fn memory_ceiling(&self) -> Option<Bytes> {
+        let guarantee = self.memory_limit()?;
+        let demand = Demand {
+            config: self.allocated.share_configuration.as_ref()?,
+            guarantee,
+            device: self.memory(),
+        };
+        // What is refused is not prepared, or is held to the guarantee.
+        let grant = grant(&demand, &self.mechanisms(ConsumableShares::Memory)).ok()?;
+        let grows = grant.tier == Tier::Native && grant.ceiling > guarantee;
+        grows.then_some(grant.ceiling)
     }
 
     /// The identity of the MIG device, where it is one.

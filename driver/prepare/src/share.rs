@@ -18,6 +18,10 @@ use crate::record::{View, part};
 use crate::refusal::Refusal;
 use crate::resolve::ResolvedDevice;
 
+/// How the name of a share's variable begins, and the last of its fields, which only shares that may grow have.
+const VARIABLE: &str = "TESSERA_SHARE_";
+const CEILING: &str = ",memoryLimit=";
+
 /// A share of a GPU, or of a MIG device of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -144,6 +148,27 @@ pub fn refuse_unheld(
     Ok(())
 }
 
+/// How the containers of a share are held to its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// They are not.
+    Not,
+    /// To what was counted.
+    At,
+    /// To what was counted, and up to this much where there is room.
+    UpTo(Bytes),
+}
+
+impl Held {
+    pub(crate) fn of(limit: Option<Bytes>, ceiling: Option<Bytes>) -> Self {
+        match (limit, ceiling) {
+            (None, _) => Self::Not,
+            (Some(_), None) => Self::At,
+            (Some(_), Some(ceiling)) => Self::UpTo(ceiling),
+        }
+    }
+}
+
 /// What a container is told of its share, in its environment: for whoever holds it to that, and for
 /// programs that want to know.
 ///
@@ -153,8 +178,12 @@ pub(crate) fn variable(
     device: &DeviceName,
     gpu: &GpuUuid,
     share: Share,
-    tier: Tier,
+    held: Held,
 ) -> String {
+    let tier = match held {
+        Held::Not => Tier::None,
+        Held::At | Held::UpTo(_) => Tier::Native,
+    };
     let name: String = share_id
         .chars()
         .map(|c| match c {
@@ -167,10 +196,21 @@ pub(crate) fn variable(
         compute_share,
         shares,
     } = share.amounts;
-    format!(
-        "TESSERA_SHARE_{name}=device={device},gpu={gpu},memory={memory},computeShare={compute_share},\
+    let mut variable = format!(
+        "{VARIABLE}{name}=device={device},gpu={gpu},memory={memory},computeShare={compute_share},\
          shares={shares},memoryEnforcement={tier}"
-    )
+    );
+    if let Held::UpTo(Bytes(ceiling)) = held {
+        variable.push_str(CEILING);
+        variable.push_str(&ceiling.to_string());
+    }
+    variable
+}
+
+/// How far a share may grow, as [`variable`] tells it.
+pub(crate) fn ceiling_told(variable: &str) -> Option<Bytes> {
+    let (_, ceiling) = variable.strip_prefix(VARIABLE)?.rsplit_once(CEILING)?;
+    ceiling.parse().ok().map(Bytes)
 }
 
 /// As it stands in a record.

@@ -279,6 +279,7 @@ impl Successor<'_> {
                 // What the reference driver has set stays set.
                 time_slice: None,
                 memory_limit: None,
+                memory_ceiling: None,
                 cdi_id: self.cdi_id(uid, device),
                 unknown: Map::new(),
             }));

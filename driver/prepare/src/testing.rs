@@ -6,7 +6,9 @@
 )]
 
 use serde_json::Map;
-use tessera_api::{Config, GpuConfig, GpuSharing, Interval};
+use tessera_api::{
+    Config, GpuConfig, GpuSharing, Interval, MemoryConfig, MemoryLimit, ShareConfig,
+};
 use tessera_claim::{AllocatedDevice, Allocation, ClaimRef, Consumed};
 use tessera_device::testing::{cut, gpu, gpu_uuid};
 use tessera_device::{Bytes, DeviceName, GpuUuid, Offered};
@@ -45,6 +47,7 @@ pub fn record(name: &str, minors: &[u32]) -> Record {
             instance: None,
             time_slice: None,
             memory_limit: None,
+            memory_ceiling: None,
             cdi_id: cdi::device_id(&kind, &claim.uid, &device, None),
             device,
             unknown: Map::new(),
@@ -123,6 +126,17 @@ pub fn share_allocation(name: &str, minor: u32, shares: &[(&str, u64)]) -> Alloc
     };
     allocation.devices = shares.iter().map(device).collect();
     allocation
+}
+
+/// Of a share that may grow to all of its device.
+pub fn growing() -> ShareConfig {
+    ShareConfig {
+        memory: MemoryConfig {
+            limit: Some(MemoryLimit::Percent(100)),
+            ..MemoryConfig::default()
+        },
+        ..ShareConfig::default()
+    }
 }
 
 /// The same record, of a claim that wants this time slice of its GPUs.

@@ -184,6 +184,7 @@ pub(crate) fn rebuild(claim: &ClaimUid, spec: &FoundSpec, site: Site<'_>) -> Opt
             // A spec does not tell. It is known again when the claim is asked for.
             time_slice: None,
             memory_limit: cdi::limit_in(&spec.contents, &name),
+            memory_ceiling: cdi::ceiling_in(&spec.contents, &name),
             cdi_id: cdi::device_id(kind, claim, &device, share_id.as_deref()),
             share_id,
             device,
@@ -217,7 +218,7 @@ mod tests {
     use crate::plan::plan;
     use crate::resolve::resolve;
     use crate::step::Step;
-    use crate::testing::{AllLocked, allocation, boot, record, share_allocation};
+    use crate::testing::{AllLocked, allocation, boot, growing, record, share_allocation};
 
     const GRACE: Duration = Duration::from_mins(2);
 
@@ -241,11 +242,12 @@ mod tests {
     #[test]
     fn a_rebuilt_record_holds_its_containers_as_the_spec_did() {
         let facts = DriverFacts {
-            memory_limiting: MemoryLimiting::PerCgroup,
+            memory_limiting: MemoryLimiting::Moved,
             ..driver("615.71.09")
         };
         let inventory = Inventory::new(facts, vec![gpu(3)]).unwrap();
-        let allocation = share_allocation("a", 3, &[("s-1", 20)]);
+        let mut allocation = share_allocation("a", 3, &[("s-1", 20)]);
+        allocation.devices[0].share_configuration = Some(growing());
         let devices = resolve(&allocation, "node0", &inventory, MigLayouts::Static).unwrap();
         let admitted = Ledger::under(&AllLocked, [], vec![])
             .admit(&allocation.claim, devices)
@@ -257,9 +259,12 @@ mod tests {
         };
         let site = site(&kind, &inventory, &boot);
         let rebuilt = rebuild(&allocation.claim.uid, &spec(contents), site).unwrap();
-        let limit = plan.record.devices[0].memory_limit;
-        assert!(limit.is_some());
-        assert_eq!(rebuilt.devices[0].memory_limit, limit);
+        let range = |record: &Record| {
+            let device = &record.devices[0];
+            (device.memory_limit, device.memory_ceiling)
+        };
+        assert_eq!(range(&plan.record).1, Some(gpu(3).memory));
+        assert_eq!(range(&rebuilt), range(&plan.record));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   peers: what its exports are used for runs on.
 //! - Nothing ends because something is not known: a node whose clique is not known keeps its session.
 //! - One that ends by itself is started again, later each time.
+//! - One whose credentials are renewed is told to read them (`SIGUSR1`), and not ended.
 //! - One whose peers are not all connected is told to look again, because by itself it calls a late peer
 //!   only after 15, 31, 62 and then every 125 seconds.
 
@@ -58,6 +59,8 @@ pub struct Running {
     pub attempts: u32,
     /// Whether a peer that has an address was not connected at the last look.
     pub apart: bool,
+    /// Whether the files of its credentials have changed since it read them.
+    pub renewed: bool,
 }
 
 impl Running {
@@ -70,6 +73,7 @@ impl Running {
             told: None,
             attempts: 0,
             apart: false,
+            renewed: false,
         }
     }
 }
@@ -104,7 +108,7 @@ pub enum Step {
     WriteHosts,
     /// Start the daemon.
     Start,
-    /// Tell it to look its peers up again (`SIGUSR1`).
+    /// Tell it to look its peers up, and to read its credentials, again (`SIGUSR1`).
     Reload,
     /// Tell it to end (`SIGTERM`).
     End,
@@ -169,10 +173,10 @@ fn kept(running: &Running, roster: &Roster, now: Duration) -> Decision {
         return Decision::steps(&[Step::End]);
     }
     let moved = running.hosts != roster.hosts_file("");
-    if !running.answers || !(moved || running.apart) {
+    if !running.answers || !(moved || running.renewed || running.apart) {
         return Decision::default();
     }
-    let pause = if moved {
+    let pause = if moved || running.renewed {
         RELOAD_PAUSE
     } else {
         doubled(RELOAD_PAUSE, running.attempts, LONGEST_RELOAD_PAUSE)
@@ -253,6 +257,20 @@ mod tests {
         }
         assert_eq!(failures_with(7, SETTLED), 1);
         assert_eq!(failures_with(7, s(2)), 8);
+    }
+
+    #[test]
+    fn renewed_credentials_are_a_reload_as_soon_as_one_is_heeded() {
+        let roster = roster(1, &[("a", 0, ""), ("b", 1, "10.0.0.2")]);
+        let renewed = Daemon::Up(Running {
+            renewed: true,
+            attempts: 5,
+            ..running(&roster, Some(s(100)))
+        });
+        let wanted = Wanted::Members(roster);
+        let due = s(100) + RELOAD_PAUSE;
+        assert_eq!(decide(&wanted, &renewed, s(101)), Decision::at(due));
+        assert_eq!(decide(&wanted, &renewed, due).steps, [Step::Reload]);
     }
 
     #[test]

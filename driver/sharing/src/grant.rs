@@ -92,7 +92,7 @@ pub enum Refusal {
     /// Growth that what holds the share cannot follow.
     #[error(
         "memory.limit is above the guarantee, but nothing on this node changes the limit of a share in use that \
-         {tier} holds; leave it out, or write the guarantee"
+         {tier} holds; select devices by the attribute dynamicMemory, or leave it out"
     )]
     Fixed {
         /// What would hold the share.

@@ -5,8 +5,8 @@
 //! together or refuses. What concerns the device as a whole is agreed on in [`merge`]. [`Account`] adds up what was
 //! given away, and [`decide`] moves the limits of shares that may grow.
 //!
-//! Nothing here acts. Of these decisions the node makes [`grant`], [`merge`] and those of [`Account`]; nobody moves
-//! limits yet, so that a share is held to its guarantee.
+//! Nothing here acts. What is to be reclaimed from shares above their guarantee nobody takes yet: they get no more, and
+//! keep what they have.
 
 mod account;
 mod consumable;
@@ -16,6 +16,7 @@ mod holding;
 mod mechanisms;
 mod range;
 mod settings;
+mod standing;
 mod tier;
 
 #[cfg(test)]
@@ -30,10 +31,11 @@ pub use holder::Holder;
 pub use holding::{Holding, InUse, hold};
 pub use mechanisms::{Form, Mechanisms, NoNative, NodeFacts};
 pub use range::{
-    Card, Decision, Lending, Limit, LimitChange, Pressed, Reclaim, Rung, Rungs, STEP, ShareState,
-    decide,
+    Card, Decision, Lending, Limit, LimitChange, Measured, Pressed, Promised, Reclaim, Rung, Rungs,
+    STEP, ShareState, Tenant, decide, tenants,
 };
 pub use settings::{Conflict, DeviceSettings, DeviceWish, merge};
+pub use standing::{Standing, Violation};
 pub use tessera_claim::{COMPUTE_SHARE, MEMORY, SHARES};
 pub use tier::{
     Attribute, DYNAMIC_MEMORY, MEMORY_ENFORCEMENT, SWAP_MECHANISM, SwapMechanism, Tier,

@@ -30,13 +30,13 @@ pub struct NodeFacts {
 }
 
 impl NodeFacts {
-    /// What this version makes use of: the driver's limits, set when a container starts and left alone until
-    /// it ends.
+    /// What this version makes use of: the driver's limits, set when a container starts, and moved while it runs
+    /// where somebody does.
     pub fn of(driver: &DriverFacts, sharing: ConsumableShares) -> Self {
         Self {
             native: driver.memory_limiting,
             sharing,
-            moves_limits: false,
+            moves_limits: driver.memory_limiting == MemoryLimiting::Moved,
             mps: false,
             shim: false,
             swap: SwapMechanism::None,
@@ -101,7 +101,7 @@ impl Mechanisms {
             (_, _, ConsumableShares::Unlimited | ConsumableShares::Number(_)) => {
                 Err(NoNative::Uncounted)
             }
-            (MemoryLimiting::PerCgroup, Form::Whole, _) => Ok(()),
+            (MemoryLimiting::PerCgroup | MemoryLimiting::Moved, Form::Whole, _) => Ok(()),
         };
         // The driver refuses to checkpoint processes on MIG devices.
         let swap = match (facts.swap, form) {
@@ -151,6 +151,11 @@ impl Mechanisms {
         self.moves_limits && tier.is_dynamic()
     }
 
+    /// Whether its shares can grow above their guarantee.
+    pub fn grows(&self) -> bool {
+        self.tiers().any(|tier| self.moves(tier))
+    }
+
     /// The strongest.
     pub fn strongest(&self) -> Tier {
         self.tiers().next().unwrap_or_default()
@@ -175,13 +180,12 @@ impl Mechanisms {
     /// The attributes by which a claim can select the device. Their names stand in the domain
     /// [`OWN_GROUP`].
     pub fn attributes(&self) -> [(&'static str, Attribute); 3] {
-        let dynamic = self.tiers().any(|tier| self.moves(tier));
         [
             (
                 MEMORY_ENFORCEMENT,
                 Attribute::Text(self.strongest().as_str()),
             ),
-            (DYNAMIC_MEMORY, Attribute::Flag(dynamic)),
+            (DYNAMIC_MEMORY, Attribute::Flag(self.grows())),
             (SWAP_MECHANISM, Attribute::Text(self.swap.as_str())),
         ]
     }

@@ -24,10 +24,12 @@ use crate::holder::Holder;
 mod reclaim;
 mod room;
 mod round;
+mod tenants;
 
 pub use reclaim::{Pressed, Reclaim, Rung, Rungs};
 use room::Rooms;
 use round::Round;
+pub use tenants::{Measured, Promised, Tenant, tenants};
 
 /// The least by which the limit of a share that has its guarantee is raised: less is not worth a call to the
 /// driver.
@@ -85,27 +87,28 @@ pub enum Limit {
 
 /// A limit that is to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitChange<'s> {
+pub struct LimitChange<'s, K = Holder> {
     /// Whose.
-    pub share: &'s Holder,
+    pub share: &'s K,
     /// The new limit. Never less than the use that the decision saw: the driver refuses that.
     pub to: Bytes,
 }
 
 /// What is to be done now. Changes may be made in any order; if any was made, the next decision follows at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision<'s> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<'s, K = Holder> {
     /// Limits to set.
-    pub limits: Vec<LimitChange<'s>>,
+    pub limits: Vec<LimitChange<'s, K>>,
     /// Shares from which memory is to be taken.
-    pub reclaims: Vec<Reclaim<'s>>,
+    pub reclaims: Vec<Reclaim<'s, K>>,
     /// What guarantees lack because others borrowed it. Nothing more can be done about it if nothing is to be
     /// reclaimed and no share is under pressure already.
     pub missing: Bytes,
 }
 
-/// Decides about the shares of a card.
-pub fn decide<'s>(card: &Card, shares: &'s BTreeMap<Holder, ShareState>) -> Decision<'s> {
+/// Decides about the shares of a card, each under a name of its own. Where all else is the same the order of the names
+/// decides.
+pub fn decide<'s, K: Ord>(card: &Card, shares: &'s BTreeMap<K, ShareState>) -> Decision<'s, K> {
     let rooms = Rooms::of(card, shares);
     Decision {
         limits: Round::of(&rooms).limits(),

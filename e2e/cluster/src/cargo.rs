@@ -100,6 +100,18 @@ pub fn command() -> Command {
     command
 }
 
+/// Builds programs of the workspace, quick to build.
+///
+/// By their names and not their packages': then their dependencies have the features that the whole workspace wants, and
+/// what is compiled for them is compiled for everything else.
+pub(crate) fn programs(names: &[&str]) -> Result<Built, CargoError> {
+    let mut command = builder();
+    for name in names {
+        command.args(["--bin", name]);
+    }
+    built(names, &mut command)
+}
+
 /// Builds the packages' programs and libraries.
 pub(crate) fn build(
     packages: &[&str],
@@ -107,16 +119,7 @@ pub(crate) fn build(
     linking: Linking,
     platform: Platform,
 ) -> Result<Built, CargoError> {
-    let failed = |source| CargoError::Build {
-        packages: packages.join(", "),
-        source,
-    };
-    let mut command = command();
-    command.current_dir(checkout()).args([
-        "build",
-        "--quiet",
-        "--message-format=json-render-diagnostics",
-    ]);
+    let mut command = builder();
     for package in packages {
         command.args(["--package", package]);
     }
@@ -127,11 +130,29 @@ pub(crate) fn build(
         link_statically(&mut command, platform);
     }
     platform.aim(&mut command);
-    let messages = run(&mut command, BUILD_LIMIT).map_err(failed)?;
-    Ok(Built {
-        packages: packages.join(", "),
-        files: results(&messages),
-    })
+    built(packages, &mut command)
+}
+
+/// `cargo build` that tells what it made.
+fn builder() -> Command {
+    let mut command = command();
+    command.current_dir(checkout()).args([
+        "build",
+        "--quiet",
+        "--message-format=json-render-diagnostics",
+    ]);
+    command
+}
+
+fn built(what: &[&str], command: &mut Command) -> Result<Built, CargoError> {
+    let packages = what.join(", ");
+    match run(command, BUILD_LIMIT) {
+        Ok(messages) => Ok(Built {
+            packages,
+            files: results(&messages),
+        }),
+        Err(source) => Err(CargoError::Build { packages, source }),
+    }
 }
 
 /// With a target named, its flags reach the product only and not build scripts and macros, which cannot be static.

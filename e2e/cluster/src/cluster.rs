@@ -28,10 +28,12 @@ pub use report::Report;
 
 use crate::causes::with_causes;
 use crate::gates::Gates;
+use crate::materials::Materials;
 use crate::paths::StateDir;
 use crate::progress::Progress;
 use crate::release::Release;
 use crate::{control_plane, interrupt, supervisor, teardown};
+use bring_up::Source;
 use turn::Turn;
 
 /// The part of the control plane that serves the API.
@@ -123,7 +125,16 @@ impl Cluster {
     /// There is one cluster per machine: one that ends with another process is waited for, and one that is kept makes
     /// this fail.
     pub fn up(options: &Options, progress: &dyn Progress) -> Result<Self, ClusterError> {
-        bring_up::bring_up(options, progress)
+        bring_up::bring_up(options, Source::Built, progress)
+    }
+
+    /// The same with these materials and their Kubernetes: nothing is built.
+    pub fn up_of(
+        materials: &Materials,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Self, ClusterError> {
+        bring_up::bring_up(options, Source::Given(materials), progress)
     }
 
     /// Fails if a cluster is up that is kept, for which [`up`](Cluster::up) would not wait. Good to ask before minutes

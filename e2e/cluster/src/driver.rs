@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tessera_hw::{Artifacts, Gpu, InstallError, Node, install};
 
-use crate::cargo::{self, Built, CargoError, Linking, Profile};
+use crate::cargo::{self, CargoError, Linking, Profile};
 use crate::platform::Platform;
 
 /// What every simulated installation is made of.
@@ -63,10 +63,15 @@ pub(crate) fn reboot(root: &Path) -> Result<(), InstallError> {
 impl Parts {
     /// Builds the simulated library, `nvidia-smi`, `nvidia-imex` and what stands for a kernel.
     pub(crate) fn build() -> Result<Self, CargoError> {
-        let packages = ["nvml-sim", "nvidia-smi", "imex-sim", HARDWARE];
-        let built: Built = cargo::build(&packages, Profile::Dev, Linking::Dynamic, Platform::HERE)?;
+        let library = cargo::build(
+            &["nvml-sim"],
+            Profile::Dev,
+            Linking::Dynamic,
+            Platform::HERE,
+        )?;
+        let built = cargo::programs(&["nvidia-smi", HARDWARE, IMEX[0], IMEX[1]])?;
         Ok(Self {
-            nvml: built.file("nvidia_ml")?.to_owned(),
+            nvml: library.file("nvidia_ml")?.to_owned(),
             nvidia_smi: built.file("nvidia-smi")?.to_owned(),
             hardware: built.file(HARDWARE)?.to_owned(),
             imex: built.file(IMEX[0])?.to_owned(),

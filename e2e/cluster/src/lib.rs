@@ -8,6 +8,7 @@
 //! One cluster per machine: its addresses and links are fixed. Processes take turns: one that wants a cluster waits for
 //! that of another to end.
 
+mod apt;
 pub mod cargo;
 mod causes;
 mod cgroup;
@@ -20,6 +21,7 @@ pub mod images;
 pub mod interrupt;
 mod kubeconfig;
 pub mod logs;
+mod materials;
 mod names;
 mod network;
 mod node;
@@ -42,6 +44,7 @@ pub use cgroup::CgroupError;
 pub use cluster::{Cluster, ClusterError, Cut, CutOff, Drivers, Node, Options, Report, Stopped};
 pub use driver::{DriverError, IMEX, simulated_driver};
 pub use gates::{Gates, ParseGatesError};
+pub use materials::Materials;
 pub use names::MOST_NODES;
 pub use packages::PackagesError;
 pub use pki::{PkiError, ServingCertificate};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::apt;
 use crate::platform::Platform;
 use crate::process::{self, RunError, run};
 use crate::progress::{Progress, step};
@@ -156,23 +157,12 @@ fn install(packages: &[&str]) -> Result<(), RunError> {
         let mut command = Command::new("dpkg");
         run(command.args(["--add-architecture", "arm64"]), PROBE_LIMIT)?;
     }
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        run(
-            command
-                .args(arguments)
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-            INSTALL_LIMIT,
-        )
-        .map(drop)
-    };
     let wanted = [
         &["install", "-y", "-q", "--no-install-recommends"],
         packages,
     ]
     .concat();
-    // A fresh machine has no package lists; an old one has lists that name files that are gone.
-    apt(&wanted).or_else(|_| apt(&["update", "-q"]).and_then(|()| apt(&wanted)))
+    apt::get(&wanted, Path::new("/"), INSTALL_LIMIT)
 }
 
 /// Whether an `os-release` file is that of Debian or a distribution that calls itself like it.

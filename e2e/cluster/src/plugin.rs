@@ -4,8 +4,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::cargo::{self, CargoError, Linking, Profile};
-use crate::platform::Platform;
+use crate::cargo::{self, CargoError};
 
 /// By this name kubectl finds it.
 const PROGRAM: &str = "kubectl-tessera";
@@ -16,9 +15,7 @@ pub(crate) struct Plugin(PathBuf);
 
 impl Plugin {
     pub(crate) fn build() -> Result<Self, CargoError> {
-        let package = ["tessera-kubectl"];
-        let built = cargo::build(&package, Profile::Dev, Linking::Dynamic, Platform::HERE)?;
-        Ok(Self(built.file(PROGRAM)?.to_owned()))
+        Ok(Self(cargo::programs(&[PROGRAM])?.file(PROGRAM)?.to_owned()))
     }
 
     /// Puts it among the programs of the cluster.

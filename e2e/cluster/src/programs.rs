@@ -1,7 +1,7 @@
 //! The programs of Kubernetes: which, from which pinned module, built how, and where they are kept.
 //!
-//! Each family has a Go module in `e2e/programs` whose `go.mod` and `go.sum` pin versions and checksums. The cache is keyed
-//! by those files and the flags, so what lies in it is never stale and may be deleted at any time.
+//! Each family is built from a Go module in `e2e/programs` whose `go.mod` and `go.sum` pin versions and checksums. The cache is
+//! keyed by those files and the flags, so what lies in it is never stale and may be deleted at any time.
 
 mod build;
 
@@ -18,11 +18,16 @@ use crate::packages::PackagesError;
 use crate::process::RunError;
 use crate::release::Release;
 
-/// One Go module and the programs that are built from it.
+/// Programs that are built in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Family {
-    /// The module's directory below `e2e/programs`, and the cache's.
+    /// By which the cache names them.
     pub(crate) name: &'static str,
+    /// The directory of their Go module below `e2e/programs`. Families of one module have the same versions of what they
+    /// import, which is compiled once for all of them.
+    pub(crate) module: &'static str,
+    /// The source of a program that is no other module's, below the module.
+    pub(crate) own: Option<&'static str>,
     pub(crate) programs: &'static [Program],
     pub(crate) tags: &'static str,
     /// What the linker sets, as `-X` takes it.
@@ -60,10 +65,15 @@ pub(crate) fn families(kubernetes: Release) -> Vec<Family> {
     families
 }
 
+/// The module of the newest Kubernetes. What stands on the same libraries is built from it for every Kubernetes.
+const TOOLS: &str = "kubernetes";
+
 /// What is the same for every Kubernetes.
 const OTHERS: &[Family] = &[
     Family {
         name: "containerd",
+        module: "containerd",
+        own: None,
         programs: &[
             program(
                 "containerd",
@@ -81,6 +91,8 @@ const OTHERS: &[Family] = &[
     },
     Family {
         name: "runc",
+        module: "runc",
+        own: None,
         programs: &[program("runc", "github.com/opencontainers/runc")],
         tags: "seccomp",
         set: &[],
@@ -88,6 +100,8 @@ const OTHERS: &[Family] = &[
     },
     Family {
         name: "etcd",
+        module: TOOLS,
+        own: None,
         programs: &[program("etcd", "go.etcd.io/etcd/server/v3")],
         tags: "",
         set: &[],
@@ -95,6 +109,8 @@ const OTHERS: &[Family] = &[
     },
     Family {
         name: "cni",
+        module: "cni",
+        own: None,
         programs: &[
             program(
                 "bridge",
@@ -115,13 +131,20 @@ const OTHERS: &[Family] = &[
     },
     Family {
         name: "coredns",
-        programs: &[program("coredns", "github.com/coredns/coredns")],
+        module: TOOLS,
+        own: Some("coredns/main.go"),
+        programs: &[program(
+            "coredns",
+            "github.com/tessera-dra/tessera/e2e/programs/kubernetes/coredns",
+        )],
         tags: "",
         set: &[],
         cgo: false,
     },
     Family {
         name: "helm",
+        module: TOOLS,
+        own: None,
         programs: &[program("helm", "helm.sh/helm/v3/cmd/helm")],
         tags: "",
         set: &[],
@@ -178,6 +201,8 @@ impl Family {
     pub(crate) const fn of_kubernetes(name: &'static str, set: &'static [&'static str]) -> Self {
         Self {
             name,
+            module: name,
+            own: None,
             programs: KUBERNETES,
             tags: "",
             set,
@@ -195,6 +220,8 @@ impl Family {
             "-trimpath".to_owned(),
             "-buildvcs=false".to_owned(),
             "-mod=readonly".to_owned(),
+            // The linker leaves it out anyway (`-w`), and the compiler is done a tenth sooner without.
+            "-gcflags=all=-dwarf=false".to_owned(),
         ];
         flags.push(format!("-ldflags={linker}"));
         if !self.tags.is_empty() {
@@ -208,16 +235,15 @@ impl Family {
     }
 
     /// What everything built from these files with these flags is kept under.
-    fn key(&self, go_mod: &[u8], go_sum: &[u8], architecture: &str) -> String {
+    fn key(&self, sources: &[Vec<u8>], architecture: &str) -> String {
         let mut hash = Sha256::new();
         let flags = self.flags().join("\n");
-        for part in [
-            go_mod,
-            go_sum,
+        let rest = [
             flags.as_bytes(),
             self.cgo_enabled().as_bytes(),
             architecture.as_bytes(),
-        ] {
+        ];
+        for part in sources.iter().map(Vec::as_slice).chain(rest) {
             // Lengths keep a byte that moves from one part to the next from going unnoticed.
             hash.update(part.len().to_le_bytes());
             hash.update(part);
@@ -229,14 +255,13 @@ impl Family {
     /// Where the family's programs are kept for the files that `modules` holds now.
     fn home(&self, modules: &Path, cache: &Path) -> Result<PathBuf, ProgramsError> {
         let read = |file: &str| {
-            let path = modules.join(self.name).join(file);
+            let path = modules.join(self.module).join(file);
             fs::read(&path).map_err(|source| ProgramsError::Module { path, source })
         };
-        Ok(cache.join("programs").join(self.key(
-            &read("go.mod")?,
-            &read("go.sum")?,
-            std::env::consts::ARCH,
-        )))
+        let sources = ["go.mod", "go.sum"].into_iter().chain(self.own).map(read);
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let key = self.key(&sources, std::env::consts::ARCH);
+        Ok(cache.join("programs").join(key))
     }
 }
 
@@ -276,7 +301,7 @@ mod tests {
     #[test]
     fn a_key_changes_with_each_thing_that_changes_the_program() {
         let runc = family("runc");
-        let key = |m: &str, s: &str, a: &str| runc.key(m.as_bytes(), s.as_bytes(), a);
+        let key = |m: &str, s: &str, a: &str| runc.key(&[m.into(), s.into()], a);
         let base = key("mod", "sum", "x86_64");
         assert_eq!(base, key("mod", "sum", "x86_64"));
         for other in [
@@ -287,10 +312,11 @@ mod tests {
             assert_ne!(base, other);
         }
         assert_ne!(base, key("mod", "sum", "aarch64"));
+        let sources = ["mod".into(), "sum".into()];
         let plain = Family { tags: "", ..runc };
-        assert_ne!(base, plain.key(b"mod", b"sum", "x86_64"));
+        assert_ne!(base, plain.key(&sources, "x86_64"));
         let without_cgo = Family { cgo: false, ..runc };
-        assert_ne!(base, without_cgo.key(b"mod", b"sum", "x86_64"));
+        assert_ne!(base, without_cgo.key(&sources, "x86_64"));
         assert!(base.starts_with("runc-"));
     }
 
@@ -314,13 +340,13 @@ mod tests {
         for release in Release::ALL {
             let mut names = Vec::new();
             for family in families(release) {
-                let text = fs::read_to_string(modules.join(family.name).join("go.mod")).unwrap();
+                let text = fs::read_to_string(modules.join(family.module).join("go.mod")).unwrap();
                 for program in family.programs {
                     assert!(
                         text.contains(program.package),
                         "{} is no tool of {}",
                         program.package,
-                        family.name
+                        family.module
                     );
                     names.push(program.name);
                 }

@@ -19,8 +19,9 @@ use crate::failure::Failure;
 use crate::node::Node;
 use crate::process::Process;
 
-/// For everything together that one call needs, deaths and starts included.
-const LIMIT: Duration = Duration::from_secs(30);
+/// For everything together that one call needs, deaths and starts included. It takes a second; but this goes on with what others
+/// leave of the processor.
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// Small against what is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

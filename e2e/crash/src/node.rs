@@ -21,8 +21,8 @@ use crate::failure::Failure;
 use crate::fuse::{Fuse, Point};
 use crate::process::Process;
 
-/// What an end at SIGTERM may take.
-const END: Duration = Duration::from_secs(30);
+/// What an end at SIGTERM may take, with what others leave of the processor.
+const END: Duration = Duration::from_mins(3);
 
 /// A tmpfs that every Linux has.
 const SHARED_MEMORY: &str = "/dev/shm";

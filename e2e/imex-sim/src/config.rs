@@ -1,6 +1,7 @@
 //! The daemon's configuration file: one `KEY=value` a line.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -31,7 +32,23 @@ pub struct Config {
     pub quorum: Quorum,
     /// `IMEX_NODE_DISCONNECTED_GRACE_TIME` in seconds; negative is for ever.
     pub grace_seconds: i64,
+    /// With `IMEX_ENABLE_AUTH_ENCRYPTION`: the credentials.
+    pub credentials: Option<Credentials>,
 }
+
+/// Files of the mode `SSL_TLS` with the source `FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// `IMEX_SERVER_KEY`, `_CERT` and `_CERT_AUTH`.
+    pub server: [PathBuf; 3],
+    /// `IMEX_CLIENT_KEY`, `_CERT` and `_CERT_AUTH`.
+    pub client: [PathBuf; 3],
+    /// `IMEX_SECURITY_TARGET_OVERRIDE`.
+    pub target: Option<String>,
+}
+
+/// The keys of credentials, by what they are called after `IMEX_SERVER_` and `IMEX_CLIENT_`.
+const CREDENTIALS: [&str; 3] = ["KEY", "CERT", "CERT_AUTH"];
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +73,18 @@ pub enum ConfigError {
         /// What it takes.
         expected: &'static str,
     },
+    /// With authentication on, a key lacks what it must have.
+    #[error(
+        "{key}={value} is not {expected}, which is what is simulated of IMEX_ENABLE_AUTH_ENCRYPTION=1"
+    )]
+    Security {
+        /// The key.
+        key: String,
+        /// Its value; empty where it is not there.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
 }
 
 impl Default for Config {
@@ -69,6 +98,7 @@ impl Default for Config {
             nodes_file: PathBuf::from("/etc/nvidia-imex/nodes_config.cfg"),
             quorum: Quorum::Recovery,
             grace_seconds: -1,
+            credentials: None,
         }
     }
 }
@@ -88,6 +118,7 @@ impl Config {
         let mut config = Self::default();
         let mut commands = true;
         let mut port = config.command_port;
+        let mut security = Security::default();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.starts_with('#') {
@@ -127,14 +158,75 @@ impl Config {
                     config.grace_seconds =
                         value.parse().map_err(|_| wrong("a number of seconds"))?;
                 }
-                "IMEX_ENABLE_AUTH_ENCRYPTION" if value != "0" => {
-                    return Err(wrong("0, for nothing else is simulated"));
+                "IMEX_ENABLE_AUTH_ENCRYPTION" => {
+                    security.enabled = flag(value).ok_or_else(|| wrong("0 or 1"))?;
                 }
-                _ => {}
+                _ => security.take(key, value),
             }
         }
+        config.credentials = security.credentials()?;
         config.command_port = port.filter(|_| commands);
         Ok(config)
+    }
+}
+
+/// What the file says of authentication and encryption.
+#[derive(Default)]
+struct Security {
+    enabled: bool,
+    values: BTreeMap<String, String>,
+}
+
+impl Security {
+    fn take(&mut self, key: &str, value: &str) {
+        self.values.insert(key.to_owned(), value.to_owned());
+    }
+
+    fn value(&self, key: &str) -> &str {
+        self.values.get(key).map_or("", String::as_str)
+    }
+
+    /// None where it is off. Like the real one it does not start with an empty or unknown mode or source; of both, one is
+    /// simulated.
+    fn credentials(&self) -> Result<Option<Credentials>, ConfigError> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        for (key, simulated) in [
+            ("IMEX_AUTH_ENCRYPTION_MODE", "SSL_TLS"),
+            ("IMEX_AUTH_SOURCE", "FILE"),
+        ] {
+            let value = self.value(key);
+            if value != simulated {
+                return Err(ConfigError::Security {
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                    expected: simulated,
+                });
+            }
+        }
+        let target = self.value("IMEX_SECURITY_TARGET_OVERRIDE");
+        Ok(Some(Credentials {
+            server: self.files("SERVER")?,
+            client: self.files("CLIENT")?,
+            target: (!target.is_empty()).then(|| target.to_owned()),
+        }))
+    }
+
+    fn files(&self, side: &str) -> Result<[PathBuf; 3], ConfigError> {
+        let mut files = <[PathBuf; 3]>::default();
+        for (file, kind) in files.iter_mut().zip(CREDENTIALS) {
+            let key = format!("IMEX_{side}_{kind}");
+            *file = PathBuf::from(self.value(&key));
+            if file.as_os_str().is_empty() {
+                return Err(ConfigError::Security {
+                    key,
+                    value: String::new(),
+                    expected: "the path of a file",
+                });
+            }
+        }
+        Ok(files)
     }
 }
 
@@ -174,7 +266,20 @@ mod tests {
         for (text, mentions) in [
             ("\nSERVER_PORT=x", "line 2: SERVER_PORT=x"),
             ("IMEX_WAIT_FOR_QUORUM=FULL", "NONE or RECOVERY"),
-            ("IMEX_ENABLE_AUTH_ENCRYPTION=1", "nothing else is simulated"),
+            ("IMEX_ENABLE_AUTH_ENCRYPTION=yes", "0 or 1"),
+            (
+                "IMEX_ENABLE_AUTH_ENCRYPTION=1",
+                "IMEX_AUTH_ENCRYPTION_MODE= is not SSL_TLS",
+            ),
+            (
+                "IMEX_ENABLE_AUTH_ENCRYPTION=1\nIMEX_AUTH_ENCRYPTION_MODE=SSL_TLS",
+                "IMEX_AUTH_SOURCE= is not FILE",
+            ),
+            (
+                "IMEX_ENABLE_AUTH_ENCRYPTION=1\nIMEX_AUTH_ENCRYPTION_MODE=SSL_TLS\n\
+                 IMEX_AUTH_SOURCE=FILE\nIMEX_SERVER_KEY=/k",
+                "IMEX_SERVER_CERT= is not the path of a file",
+            ),
         ] {
             let message = Config::parse(text).unwrap_err().to_string();
             assert!(message.contains(mentions), "{message}");

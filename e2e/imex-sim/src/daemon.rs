@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Credentials},
     nodes::{Nodes, NodesError, address},
     peer::{Alive, Greeting, Link, Meeting, VERSION},
     state::{Connection, DaemonState, Session},
@@ -52,6 +52,14 @@ pub enum StartError {
     /// It is in no domain.
     #[error(transparent)]
     Nodes(#[from] NodesError),
+    /// A file of the credentials cannot be used.
+    #[error("read the credentials in {path}")]
+    Credentials {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// A port or socket cannot be opened.
     #[error("open {what}")]
     Open {
@@ -75,7 +83,11 @@ struct Shared {
     wake: Condvar,
     /// How often peers were to be called anew.
     calls: Mutex<(u64, Option<Instant>)>,
-    greeting: Greeting,
+    /// With the credentials as they were last read.
+    greeting: Mutex<Greeting>,
+    own: usize,
+    nodes: u32,
+    credentials: Option<Credentials>,
     persisted: PathBuf,
     command_socket: Option<PathBuf>,
 }
@@ -92,11 +104,15 @@ impl Daemon {
             session: Mutex::new(session),
             wake: Condvar::new(),
             calls: Mutex::new((0, None)),
-            greeting: Greeting {
+            greeting: Mutex::new(Greeting {
                 version: VERSION.to_owned(),
                 nodes: nodes.key(),
                 index: own,
-            },
+                security: security(config.credentials.as_ref())?,
+            }),
+            own,
+            nodes: nodes.key(),
+            credentials: config.credentials.clone(),
             persisted,
             command_socket: config.command_socket.clone(),
         });
@@ -124,6 +140,10 @@ impl Daemon {
             return false;
         }
         *calls = (count + 1, Some(Instant::now()));
+        // Credentials that cannot be read leave it with those that it has.
+        if let Ok(security) = security(self.shared.credentials.as_ref()) {
+            lock(&self.shared.greeting).security = security;
+        }
         drop(calls);
         self.shared.wake.notify_all();
         true
@@ -141,7 +161,7 @@ impl Daemon {
 
     fn open(&self, config: &Config, nodes: &Nodes) -> Result<(), StartError> {
         let failed = |what: String| move |source| StartError::Open { what, source };
-        let own = &nodes.names()[self.shared.greeting.index];
+        let own = &nodes.names()[self.shared.own];
         let ip = address(own, 0).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |own| own.ip());
         let port = config.server_port;
         let listener = TcpListener::bind((ip, port)).map_err(failed(format!("port {port}")))?;
@@ -150,9 +170,13 @@ impl Daemon {
             for stream in listener.incoming().flatten() {
                 let shared = shared.clone();
                 thread::spawn(move || {
-                    let Ok(mut link) = Link::answer(stream, &shared.greeting, patience) else {
+                    let greeting = shared.greeting();
+                    let Ok(mut link) = Link::answer(stream, &greeting, patience) else {
                         return;
                     };
+                    if greeting.meets(&link.other) == Meeting::NotTrusted {
+                        return;
+                    }
                     while link.serve(shared.is_ending()).is_ok() {}
                 });
             }
@@ -196,9 +220,11 @@ impl Daemon {
             loop {
                 let calls = lock(&shared.calls).0;
                 // Names are resolved anew at each call.
+                let greeting = shared.greeting();
                 let link = address(&name, port)
                     .ok_or_else(|| io::ErrorKind::NotFound.into())
-                    .and_then(|address| Link::call(address, &shared.greeting, pace.patience));
+                    .and_then(|address| Link::call(address, &greeting, pace.patience))
+                    .and_then(|link| trusted(link, &greeting));
                 if let Ok(link) = link {
                     failures = 0;
                     let end = shared.talk(peer, link, &pace, calls);
@@ -233,10 +259,14 @@ impl Shared {
             return;
         }
         let importers: Vec<String> = session.importers().map(|peer| peer.to_string()).collect();
-        let text = format!("{:08x} {}\n", self.greeting.nodes, importers.join(" "));
+        let text = format!("{:08x} {}\n", self.nodes, importers.join(" "));
         // A daemon that cannot write it recovers from nothing, as one whose file was lost.
         let new = self.persisted.with_extension("new");
         let _ = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.persisted));
+    }
+
+    fn greeting(&self) -> Greeting {
+        lock(&self.greeting).clone()
     }
 
     fn is_ending(&self) -> bool {
@@ -255,9 +285,11 @@ impl Shared {
 
     /// Talks to a peer until the connection ends, and returns what it is then.
     fn talk(&self, peer: usize, mut link: Link, pace: &Pace, calls: u64) -> Connection {
-        match self.greeting.meets(&link.other) {
+        match self.greeting().meets(&link.other) {
             Meeting::OtherVersion => return Connection::VersionMismatch,
             Meeting::OtherNodes => return Connection::NodeMapMismatch,
+            // They were renewed in this moment.
+            Meeting::NotTrusted => return Connection::Recovering,
             Meeting::Same => {}
         }
         loop {
@@ -280,6 +312,42 @@ impl Shared {
             .wait_timeout_while(guard, time, |(now, _)| *now == calls)
             .unwrap_or_else(PoisonError::into_inner);
         guard.0 != calls
+    }
+}
+
+/// What stands for credentials when daemons meet: two that have the same authority, and expect the same name, trust each
+/// other. No certificate is checked, and nothing is encrypted.
+fn security(credentials: Option<&Credentials>) -> Result<u32, StartError> {
+    let Some(credentials) = credentials else {
+        return Ok(0);
+    };
+    let mut authorities = Vec::new();
+    for [key, certificate, authority] in [&credentials.server, &credentials.client] {
+        for path in [key, certificate, authority] {
+            let read = fs::read(path).and_then(|text| {
+                let empty = || io::Error::from(io::ErrorKind::UnexpectedEof);
+                (!text.is_empty()).then_some(text).ok_or_else(empty)
+            });
+            let text = read.map_err(|source| StartError::Credentials {
+                path: path.clone(),
+                source,
+            })?;
+            if path == authority {
+                authorities.push(text);
+            }
+        }
+    }
+    let target = credentials.target.clone().unwrap_or_default();
+    authorities.push(target.into_bytes());
+    // Never that of a daemon without credentials.
+    Ok(crc32fast::hash(&authorities.join(&0)).max(1))
+}
+
+/// As with TLS, a connection to somebody who is not trusted does not come about.
+fn trusted(link: Link, own: &Greeting) -> io::Result<Link> {
+    match own.meets(&link.other) {
+        Meeting::NotTrusted => Err(io::ErrorKind::PermissionDenied.into()),
+        _ => Ok(link),
     }
 }
 

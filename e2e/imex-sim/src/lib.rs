@@ -6,8 +6,9 @@
 //!
 //! # Simplifications
 //! A peer that was connected counts as one that has imported memory, so a daemon that was killed waits
-//! for all peers that it had. There is no authentication and no encryption: a configuration that asks for
-//! them is refused.
+//! for all peers that it had. Nothing is encrypted, and no certificate is checked: daemons that are to use TLS
+//! (`SSL_TLS` with files, nothing else is taken) read their credentials, and talk to those that have the same
+//! authority and expect the same name.
 
 pub mod config;
 pub mod daemon;

@@ -21,6 +21,8 @@ pub struct Greeting {
     pub nodes: u32,
     /// Its index.
     pub index: usize,
+    /// What stands for its credentials; 0 where it has none.
+    pub security: u32,
 }
 
 /// What a greeting comes to.
@@ -32,12 +34,20 @@ pub enum Meeting {
     OtherVersion,
     /// Its nodes file is another one.
     OtherNodes,
+    /// One of the two is not trusted by the other, or does not encrypt: no connection comes of it.
+    NotTrusted,
 }
 
 impl Greeting {
     /// The line.
     fn line(&self) -> String {
-        format!("IMEX {} {:08x} {}\n", self.version, self.nodes, self.index)
+        let Self {
+            version,
+            nodes,
+            index,
+            security,
+        } = self;
+        format!("IMEX {version} {nodes:08x} {index} {security:08x}\n")
     }
 
     fn parse(line: &str) -> Option<Self> {
@@ -49,12 +59,16 @@ impl Greeting {
             version: words.next()?.to_owned(),
             nodes: u32::from_str_radix(words.next()?, 16).ok()?,
             index: words.next()?.parse().ok()?,
+            security: u32::from_str_radix(words.next()?, 16).ok()?,
         })
     }
 
     /// What it is to meet this one.
     pub fn meets(&self, other: &Self) -> Meeting {
-        if self.version != other.version {
+        // TLS comes before everything else that is said.
+        if self.security != other.security {
+            Meeting::NotTrusted
+        } else if self.version != other.version {
             Meeting::OtherVersion
         } else if self.nodes != other.nodes {
             Meeting::OtherNodes
@@ -148,6 +162,7 @@ mod tests {
             version: VERSION.to_owned(),
             nodes: 0xbeef,
             index: 3,
+            security: 0xcafe,
         };
         assert_eq!(Greeting::parse(&own.line()), Some(own.clone()));
         let newer = Greeting {
@@ -161,6 +176,11 @@ mod tests {
         assert_eq!(own.meets(&own), Meeting::Same);
         assert_eq!(own.meets(&newer), Meeting::OtherVersion);
         assert_eq!(own.meets(&elsewhere), Meeting::OtherNodes);
+        let open = Greeting {
+            security: 0,
+            ..newer.clone()
+        };
+        assert_eq!(own.meets(&open), Meeting::NotTrusted);
         for bad in ["", "IMEX", "IMEX 1 zz 0", "HTTP/1.1 200 OK"] {
             assert_eq!(Greeting::parse(bad), None, "{bad}");
         }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use imex_sim::{
-    config::{Config, Quorum},
+    config::{Config, Credentials, Quorum},
     daemon::{Daemon, Pace},
     state::{Connection, DaemonState},
     status,
@@ -55,6 +55,7 @@ fn machines(count: u8) -> Vec<Machine> {
                     nodes_file,
                     quorum: Quorum::Recovery,
                     grace_seconds: -1,
+                    credentials: None,
                 },
                 directory,
             }
@@ -65,6 +66,21 @@ fn machines(count: u8) -> Vec<Machine> {
 impl Machine {
     fn start(&self, pace: Pace) -> Daemon {
         Daemon::start(&self.config, self.directory.path(), pace).unwrap()
+    }
+
+    /// Gives it a key and a certificate of this authority.
+    fn trusts(&mut self, authority: &str) {
+        let files = [("key", "key"), ("crt", "certificate"), ("ca", authority)];
+        let paths = files.map(|(name, text)| {
+            let path = self.directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        self.config.credentials = Some(Credentials {
+            server: paths.clone(),
+            client: paths,
+            target: Some("nvidia-imex".to_owned()),
+        });
     }
 
     fn persisted(&self) -> PathBuf {
@@ -134,6 +150,35 @@ fn a_peer_with_another_nodes_file_is_not_talked_to() {
     eventually("the difference is noticed", || {
         first.status().connections[1] == Connection::NodeMapMismatch
     });
+}
+
+#[test]
+fn daemons_talk_to_those_of_their_authority_and_to_no_others() {
+    let mut machines = machines(4);
+    for (machine, authority) in machines.iter_mut().zip(["one", "one", "another"]) {
+        machine.trusts(authority);
+    }
+    let daemons: Vec<_> = machines
+        .iter()
+        .map(|machine| machine.start(fast()))
+        .collect();
+    eventually("the two of one authority are connected", || {
+        connected(&daemons[0]) == 2 && connected(&daemons[1]) == 2
+    });
+    // Each has called the others meanwhile.
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(connected(&daemons[2]), 1, "of another authority");
+    assert_eq!(connected(&daemons[3]), 1, "without TLS");
+    let alone = daemons[0].status().connections;
+    assert_eq!(alone[2..], [Connection::NeverConnected; 2]);
+
+    // It gets a certificate of theirs, and is told so.
+    machines[2].trusts("one");
+    assert!(daemons[2].reload());
+    eventually("the third is trusted", || connected(&daemons[2]) == 3);
+    std::fs::remove_file(machines[1].directory.path().join("key")).unwrap();
+    let refused = Daemon::start(&machines[1].config, machines[1].directory.path(), fast());
+    assert!(refused.unwrap_err().to_string().contains("credentials"));
 }
 
 #[test]

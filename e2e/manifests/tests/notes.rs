@@ -79,8 +79,16 @@ fn values_without_effect_are_named_with_the_reason_and_others_are_not() {
             "controller.metrics.profilePath = \"/debug\": never, because ",
         ),
         (
-            "resources.computeDomains.imex.hostSocketPath=/x",
-            "resources.computeDomains.imex.hostSocketPath = \"/x\": not yet, because ",
+            "resources.computeDomains.imex.isolation=channel",
+            "resources.computeDomains.imex.isolation = \"channel\": never, because ",
+        ),
+        (
+            "gpuDriverConfig.default=passthrough",
+            "gpuDriverConfig.default = \"passthrough\": not yet, because ",
+        ),
+        (
+            "resources.computeDomains.imex.config.IMEX_X=a",
+            "resources.computeDomains.imex.config = {\"IMEX_X\":\"a\"}: not yet, because ",
         ),
         (
             "kubeletPlugin.containers.init.resources.limits.cpu=1",

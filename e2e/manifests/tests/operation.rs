@@ -184,9 +184,24 @@ fn a_drain_takes_one_controller_at_a_time_where_there_are_several() {
         })
     };
     assert_eq!(budget("controller.replicas=1"), None);
-    let budget = budget("controller.replicas=2").unwrap();
-    assert_eq!(budget.max_unavailable, Some(IntOrString::Int(1)));
-    assert_eq!(budget.min_available, None);
+    let off = "controller.replicas=2,controller.pdb.enabled=false";
+    assert_eq!(budget(off), None);
+    let one = Some(IntOrString::Int(1));
+    let half = Some(IntOrString::String("50%".to_owned()));
+    for (settings, away, left) in [
+        ("", one.clone(), None),
+        ("controller.pdb.minAvailable=1", None, one.clone()),
+        ("controller.pdb.maxUnavailable=50%", half, None),
+        (
+            "controller.pdb.minAvailable=2,controller.pdb.maxUnavailable=1",
+            one,
+            None,
+        ),
+    ] {
+        let budget = budget(&format!("controller.replicas=2,{settings}")).unwrap();
+        assert_eq!(budget.max_unavailable, away, "{settings}");
+        assert_eq!(budget.min_available, left, "{settings}");
+    }
 }
 
 #[test]

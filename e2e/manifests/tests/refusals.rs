@@ -183,3 +183,14 @@ fn the_documentation_has_every_message_with_which_values_are_refused_and_no_othe
     }
     assert_eq!(explained, messages());
 }
+
+#[test]
+fn a_memory_agent_needs_shares_that_are_counted_by_memory() {
+    for shares in ["consumableShares=", "consumableShares=10"] {
+        let install = Install::default().set(&format!("{shares},memoryAgent.enabled=true"));
+        refused(
+            &install,
+            &["memoryAgent.enabled", "consumableShares=memory"],
+        );
+    }
+}

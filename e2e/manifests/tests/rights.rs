@@ -152,6 +152,10 @@ const RIGHTS: &[(&str, &[(&str, &str)])] = &[
                 "watch domainpolicies.tessera-dra.github.io",
                 "a domain that waits is planned anew when its policy changes",
             ),
+            (
+                "patch domainpolicies/status.tessera-dra.github.io",
+                "whether a policy can be followed",
+            ),
             ("list nodes.", "labels, taints and GPUs of nodes"),
             ("watch nodes.", "nodes come and go"),
             ("patch nodes.", "nodes are held for a domain by a taint"),
@@ -294,6 +298,24 @@ fn each_role_grants_exactly_the_rights_that_have_a_reason() {
         }
         // Leases exist in one namespace, so nothing of the controller reaches beyond it.
         assert!(matches!(roles["tessera-controller"].0, Object::Role(_)));
+    }
+}
+
+#[test]
+fn the_controller_may_evict_pods_only_where_preemption_is_on() {
+    let evict = "create pods/eviction.".to_owned();
+    for on in [true, false] {
+        let settings = format!("resources.computeDomains.preemption.enabled={on}");
+        let objects = objects(&Install::default().set(&settings)).unwrap();
+        let role = objects
+            .iter()
+            .find(|object| object.name() == "tessera-compute-domains" && object.rules().is_some());
+        let granted = grants(role.unwrap().rules().unwrap()).contains(&evict);
+        let container = &controller(&objects).unwrap().containers[0];
+        let mut variables = container.env.iter().flatten();
+        let told = variables.find(|variable| variable.name == "PREEMPTION");
+        let told = told.unwrap().value.clone();
+        assert_eq!((granted, told), (on, Some(on.to_string())));
     }
 }
 

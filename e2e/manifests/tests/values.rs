@@ -68,10 +68,25 @@ const KEYS: &[(&str, Ours)] = &[
         "resources.computeDomains.imex.hostSocketPath",
         Same("\"/etc/nvidia-imex/imex_ctrl.sock\""),
     ),
+    ("resources.computeDomains.imex.config", Same("{}")),
+    ("gpuDriverConfig.default", Same("\"\"")),
+    (
+        "gpuDriverConfig.map",
+        Same(
+            r#"{"container":"version: v1alpha1\ngpu:\n  advertisedDeviceTypes: [gpu, mig]",
+                "passthrough":"version: v1alpha1\ngpu:\n  advertisedDeviceTypes: [vfio]"}"#,
+        ),
+    ),
     ("featureGates", Same("{}")),
     ("logVerbosity", Same("\"4\"")),
     ("maskNvidiaDriverParams", Unlisted("true")),
     ("controller.replicas", Same("1")),
+    (
+        "controller.pdb.enabled",
+        Differs("false", "a second replica is there so that one is left"),
+    ),
+    ("controller.pdb.minAvailable", Unlisted("1")),
+    ("controller.pdb.maxUnavailable", Unlisted("1")),
     (
         "controller.leaderElection.enabled",
         Differs(

@@ -248,3 +248,21 @@ fn every_code_has_a_text_and_so_have_codes_that_do_not_exist() {
         ("Unknown Error".to_owned(), "Unknown Error".to_owned())
     );
 }
+
+#[test]
+fn a_gpu_says_that_no_hypervisor_is_between() {
+    let machine = machine("h100");
+    machine.init();
+    let mut mode = c_uint::MAX;
+    // SAFETY: the pointer is good for the call.
+    let code = unsafe {
+        machine
+            .lib
+            .nvmlDeviceGetVirtualizationMode(machine.device(), &raw mut mode)
+    };
+    assert_eq!(
+        (code, mode),
+        (SUCCESS, 0),
+        "NVML_GPU_VIRTUALIZATION_MODE_NONE"
+    );
+}

@@ -20,8 +20,9 @@ use crate::failure::Failure;
 use crate::kubernetes::Kubernetes;
 use crate::pause::pause;
 
-/// By when they must agree: a pod that ends has its grace period, and the kubelet some seconds to unprepare its claims.
-const LIMIT: Duration = Duration::from_secs(30);
+/// By when they must agree: a pod that ends has its grace period and the kubelet some seconds to unprepare its claims; those of a
+/// pod that was deleted by force while the kubelet was not there it unprepares once a minute.
+const LIMIT: Duration = Duration::from_secs(75);
 
 /// Time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
@@ -106,11 +107,20 @@ struct Gpu {
     /// In bytes.
     memory: u64,
     mig: bool,
-    /// First memory slices of the MIG devices, by their UUIDs.
-    instances: BTreeMap<String, u32>,
+    /// The MIG devices, by their UUIDs.
+    instances: BTreeMap<String, Instance>,
     /// How many instances are half made.
     bare: usize,
     time_slice: TimeSlice,
+}
+
+/// A MIG device as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Instance {
+    /// First memory slice.
+    start: u32,
+    /// In bytes. Nothing if the model's table has no such device.
+    memory: Option<u64>,
 }
 
 /// How much of a GPU that is.
@@ -219,11 +229,23 @@ impl Views {
         found
     }
 
+    /// Holds if nobody but the kubelet knows of a claim: its pod was deleted by force while the kubelet was not there, and the
+    /// plugin has taken back what was of it. The kubelet forgets such a claim once a minute (`reconcileLoop` in
+    /// `pkg/kubelet/cm/dra/manager.go`); until then it holds nothing of a device.
+    fn is_history(&self, uid: &str) -> bool {
+        !(self.scheduler.contains_key(uid) || self.is_recorded(uid) || self.specified.contains(uid))
+    }
+
+    fn is_recorded(&self, uid: &str) -> bool {
+        self.plugin.iter().any(|record| record.uid == uid)
+    }
+
     /// A claim that waits for its preparation, or that was refused, is allocated and that is all.
     fn between_scheduler_and_kubelet(&self) -> Vec<String> {
         let differs = |(uid, known): (&String, &Claim)| {
             let Claim { name, devices } = known;
             match self.scheduler.get(uid) {
+                None if self.is_history(uid) => None,
                 None => Some(format!(
                     "the kubelet knows claim {name} ({uid}), and it is allocated nothing here"
                 )),
@@ -262,9 +284,10 @@ impl Views {
                 Some(_) => {}
             }
         }
-        let is_recorded = |uid: &String| self.plugin.iter().any(|record| record.uid == *uid);
         let known = self.kubelet.iter();
-        let lost = known.filter(|(uid, claim)| !claim.devices.is_empty() && !is_recorded(uid));
+        let lost = known.filter(|(uid, claim)| {
+            !claim.devices.is_empty() && !self.is_recorded(uid) && !self.is_history(uid)
+        });
         found.extend(lost.map(|(_, Claim { name, .. })| {
             format!("the kubelet has claim {name} as prepared, and the plugin has no record of it")
         }));
@@ -303,9 +326,9 @@ impl Views {
                     "the plugin does not know which MIG device claim {name} has for {device}"
                 )),
                 (taken, Some(instance)) => {
-                    let start = there.instances.get(instance);
-                    let is_it = |start: &u32| match taken {
-                        Taken::Slices(slices) => slices.start == *start,
+                    let start = there.instances.get(instance).map(|there| there.start);
+                    let is_it = |start: u32| match taken {
+                        Taken::Slices(slices) => slices.start == start,
                         Taken::Nothing | Taken::All => true,
                     };
                     if !start.is_some_and(is_it) {
@@ -341,17 +364,7 @@ impl Views {
                 gpu.bare
             ));
         }
-        let shared = uses().map(|used| match used.view {
-            View::Share(None, bytes) => u128::from(bytes),
-            View::Whole | View::Part(_) | View::Share(Some(_), _) | View::Admin => 0,
-        });
-        let shared: u128 = shared.sum();
-        if shared > u128::from(gpu.memory) {
-            found.push(format!(
-                "shares of {shared} bytes are given away of GPU {uuid}, which has {}",
-                gpu.memory
-            ));
-        }
+        found.extend(self.overdrawn(gpu));
         let mut wanted: Vec<_> = uses().filter_map(|used| used.time_slice).collect();
         wanted.dedup();
         let expected = match wanted[..] {
@@ -365,6 +378,32 @@ impl Views {
             ));
         }
         found
+    }
+
+    /// What of a GPU is shared out to more than there is: the whole, or its MIG devices.
+    fn overdrawn(&self, gpu: &Gpu) -> Vec<String> {
+        let mut shares: BTreeMap<Option<&str>, u128> = BTreeMap::new();
+        for (_, used) in self.uses().filter(|(_, used)| used.gpu == gpu.uuid) {
+            if let View::Share(_, bytes) = used.view {
+                *shares.entry(used.instance.as_deref()).or_default() += u128::from(bytes);
+            }
+        }
+        let memory = |instance: Option<&str>| match instance {
+            Some(uuid) => gpu.instances.get(uuid).and_then(|there| there.memory),
+            None => Some(gpu.memory),
+        };
+        let over = |(instance, shared): (Option<&str>, u128)| {
+            // A device that is not there is told of elsewhere.
+            let all = memory(instance).filter(|all| shared > u128::from(*all))?;
+            let what = match instance {
+                Some(uuid) => format!("MIG device {uuid} of GPU {}", gpu.uuid),
+                None => format!("GPU {}", gpu.uuid),
+            };
+            Some(format!(
+                "shares of {shared} bytes are given away of {what}, which has {all}"
+            ))
+        };
+        shares.into_iter().filter_map(over).collect()
     }
 
     fn uses(&self) -> impl Iterator<Item = (&Record, &Use)> {

@@ -48,8 +48,12 @@ impl Ground {
     pub(crate) fn values(self) -> &'static [&'static str] {
         match self {
             Self::Mixed => &[],
-            // Nobody else labels these nodes: GPU Feature Discovery is not there.
-            Self::Racks => &["kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled=true"],
+            Self::Racks => &[
+                // Nobody else labels these nodes: GPU Feature Discovery is not there.
+                "kubeletPlugin.containers.computeDomains.gpuCliqueLabelEnabled=true",
+                // Without a policy that says so nobody is ended.
+                "resources.computeDomains.preemption.enabled=true",
+            ],
         }
     }
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
 use crate::context::START_LIMIT;
 use crate::failure::Failure;
 use crate::gpus::DRIVER;
+use crate::groups::sessions::HOST_SOCKET;
 use crate::kubernetes::{Kubernetes, Objects, Scope};
 use crate::release;
 
@@ -21,18 +22,28 @@ pub enum Installation {
     Views,
     /// Ten can share a GPU, and say how long a time slice is.
     Turns,
+    /// Nodes run nvidia-imex themselves.
+    HostImex,
 }
 
 impl Installation {
     /// A value for each key that any of them changes, because a change keeps what it does not name.
-    fn values(self) -> [String; 3] {
+    fn values(self) -> [String; 5] {
         let (shares, turns) = match self {
-            Self::Usual | Self::Parts => ("", false),
+            Self::Usual | Self::Parts | Self::HostImex => ("", false),
             Self::Shares | Self::Views => ("memory", false),
             Self::Turns => ("10", true),
         };
         let parts = self.has_parts();
+        let imex = "resources.computeDomains.imex";
+        let mode = if self == Self::HostImex {
+            "hostManaged"
+        } else {
+            "clique"
+        };
         [
+            format!("{imex}.mode={mode}"),
+            format!("{imex}.hostSocketPath={HOST_SOCKET}"),
             format!("consumableShares={shares}"),
             format!("featureGates.TimeSlicingSettings={turns}"),
             format!("featureGates.DynamicMIG={parts}"),

@@ -107,6 +107,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         => "While somebody holds the MIG device of a deleted pod open, exactly what overlaps it is tainted and other pods start on the same GPU; once it is let go it is destroyed, and pod and taints are gone."
         ; with Parts
         ; needs [SharedCounters],
+    dynamic_mig::a_lost_gpu_of_which_somebody_has_a_part_leaves_its_place_and_the_others_go_on
+        => "While somebody has a MIG device of a GPU that is lost, what could be made of that GPU is withdrawn by one write, of another one by two; the other GPUs go on serving, and all is offered again when both are back."
+        ; with Parts
+        ; needs [SharedCounters],
     dynamic_mig::gpus_whose_mode_needs_a_reset_are_cut_in_the_mode_that_they_are_in
         => "A100s whose MIG mode was switched on before are offered as MIG devices alone: 8 pods with a 1g.5gb each run at once, then one with a 7g.40gb; when they are gone no instance is left and the mode is as it was."
         ; with Parts
@@ -243,6 +247,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     policies::a_domain_goes_over_two_racks_if_its_policy_says_so_and_as_the_plugin_said_before
         => "A domain of two whole nodes that no rack has room for waits without a policy, by what kubectl tessera plan says; with the policy Preferred the plugin names a node of each rack, and there its pods run."
         ; on Racks ; needs [ResourceV1, ExtendedResource],
+    policies::a_domain_of_higher_priority_replaces_one_whole_if_its_policy_says_so
+        => "A domain of two whole nodes gets those of one of lower priority when its policy preempts, and not before: the other's pods are evicted, and events on both name the other."
+        ; on Racks ; needs [ResourceV1, ExtendedResource],
     guide::the_guides_pod_has_the_channel_of_its_domain
         => "The AWS guide's ComputeDomain with a pod, byte by byte: the pod runs and has the channel of its domain and no other."
         ; on Racks ; needs [ResourceV1],
@@ -270,6 +277,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     domain_events::a_gang_that_loses_a_node_is_told_and_gets_others_when_its_pods_are_gone
         => "A node that leaves the cluster is named in the domain's conditions; when the domain's pods are made again they run on other nodes, and the node is used again when it is back."
         ; on Racks ; needs [ResourceV1, ExtendedResource],
+    sessions::where_the_hosts_run_nvidia_imex_a_pod_waits_until_that_of_its_node_is_ready
+        => "Where the hosts run nvidia-imex, a pod waits until that of its node says that it is ready, and is told what is missing of it; then it has the channel of its domain."
+        ; on Racks ; with HostImex ; needs [ResourceV1],
     domain_events::an_uninstalled_chart_lets_domains_go
         => "A chart that is uninstalled while there is a domain leaves no slot and no taint, and the domain can be deleted."
         ; on Racks ; needs [ResourceV1, ExtendedResource],
@@ -350,7 +360,8 @@ mod tests {
                 Installation::Parts,
                 Installation::Shares,
                 Installation::Views,
-                Installation::Turns
+                Installation::Turns,
+                Installation::HostImex,
             ]
         );
     }

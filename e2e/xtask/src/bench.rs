@@ -5,6 +5,7 @@
 mod against;
 mod claims;
 mod cpu;
+mod domains;
 mod exposition;
 mod idle;
 mod memory;
@@ -31,7 +32,7 @@ use tessera_cluster::images::TesseraImage;
 use tessera_cluster::paths::checkout;
 use tessera_cluster::progress::{Screen, step};
 use tessera_cluster::{Cluster, Options, Profile};
-use tessera_scenarios::gpus::{Place, offered};
+use tessera_scenarios::gpus::{DRIVER, Place, offered};
 use tessera_scenarios::kubernetes::{Kubernetes, Objects, Scope, uid};
 use tessera_scenarios::release;
 
@@ -68,6 +69,10 @@ pub(crate) struct Arguments {
     /// Measure nothing but how this version compares with another, call by call: the archive of that version's image.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Measure nothing but what compute domains cost, on two simulated GB200 nodes of one rack: `--rounds` times two pods
+    /// without a domain and with one, and `--claims` claims for a slot.
+    #[arg(long, conflicts_with = "against")]
+    domains: bool,
     /// Leave the cluster running.
     #[arg(long)]
     keep: bool,
@@ -98,7 +103,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Not where the other commands put theirs: one of them may be using it.
     let archive = checkout().join("target/images/tessera-bench.tar");
     let image = image::build(profile, Some(archive), &Screen)?;
-    let cluster = Cluster::up(&Options::default(), &Screen)?;
+    let options = if arguments.domains {
+        domains::options()
+    } else {
+        Options::default()
+    };
+    let cluster = Cluster::up(&options, &Screen)?;
     let told = |error: anyhow::Error| error.downcast().map_or_else(|other| other, told);
     if let Some(other) = &arguments.against {
         let comparison = compare(Kubernetes::of(&cluster), &image, other, arguments);
@@ -108,19 +118,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         );
         return end(cluster, arguments.keep);
     }
-    let figures = measure(Kubernetes::of(&cluster), &image, arguments).map_err(told)?;
-    let table = report::render(&report::rows(&figures));
+    let kubernetes = Kubernetes::of(&cluster);
+    let (section_of, rows) = if arguments.domains {
+        let figures = domains::measure(kubernetes, &image, arguments).map_err(told)?;
+        ("cargo xtask bench --domains", domains::rows(&figures))
+    } else {
+        let figures = measure(kubernetes, &image, arguments).map_err(told)?;
+        ("cargo xtask bench", report::rows(&figures))
+    };
+    let table = report::render(&rows);
     let command = command(arguments);
     // With what else the machine did meanwhile, the figures can be judged.
     let load = machine::load();
     let section = format!("- `{command}`\n{machine}\n- load average after: {load}\n\n{table}");
     println!("\n{section}");
     if profile == Profile::Release {
-        document::update(
-            &checkout().join("docs/benchmarks.md"),
-            "cargo xtask bench",
-            &section,
-        )?;
+        document::update(&checkout().join("docs/benchmarks.md"), section_of, &section)?;
     }
     end(cluster, arguments.keep)
 }
@@ -139,9 +152,20 @@ fn command(arguments: &Arguments) -> String {
         rounds,
         claims,
         idle_minutes,
+        domains,
+        image_profile,
         ..
     } = arguments;
-    format!("cargo xtask bench --rounds {rounds} --claims {claims} --idle-minutes {idle_minutes}")
+    let quick = match image_profile {
+        ImageProfile::Dev => " --image-profile dev",
+        ImageProfile::Release => "",
+    };
+    if *domains {
+        return format!("cargo xtask bench --domains --rounds {rounds} --claims {claims}{quick}");
+    }
+    format!(
+        "cargo xtask bench --rounds {rounds} --claims {claims} --idle-minutes {idle_minutes}{quick}"
+    )
 }
 
 /// The order matters: memory is looked at in a plugin that has just started, then in one that has had its claims.
@@ -230,7 +254,13 @@ fn compare(
     let gpus = gpus(kubernetes)?;
     namespace(kubernetes, CLAIMS)?;
     let claims = step(&Screen, "make claims", || {
-        claims::make(kubernetes, CLAIMS, &gpus, arguments.claims.into())
+        claims::make(
+            kubernetes,
+            CLAIMS,
+            &claims::Asked::gpu(),
+            &gpus,
+            arguments.claims.into(),
+        )
     })?;
     let node = plugin::node(kubernetes)?;
     step(&Screen, "prepare claims by both versions in turn", || {
@@ -257,10 +287,16 @@ fn measure_socket(
     let gpus = gpus(kubernetes)?;
     namespace(kubernetes, CLAIMS)?;
     let made = step(&Screen, "make claims", || {
-        claims::make(kubernetes, CLAIMS, &gpus, count.max(rounds * WIDTH))
+        claims::make(
+            kubernetes,
+            CLAIMS,
+            &claims::Asked::gpu(),
+            &gpus,
+            count.max(rounds * WIDTH),
+        )
     })?;
     let (_, pod) = plugin::pod(kubernetes)?;
-    let socket = socket::Socket::open(plugin::node(kubernetes)?, &uid(&pod))?;
+    let socket = socket::Socket::open(plugin::node(kubernetes)?, DRIVER, &uid(&pod))?;
     let what = "prepare claims one after the other";
     let pid = plugin::worker(kubernetes)?;
     let before = cpu::of(pid)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change lands, and one line on how much of it does.
 //!
-//! Stages do not depend on each other: one that fails leaves the next ones to run, and the whole has failed.
+//! Stages do not depend on each other: one that fails leaves the next ones to run, and the whole has failed. Scenarios wait
+//! more than they work, so everything to which time does not matter goes on beside them with what they leave of the processor.
 
 mod ahead;
 mod crashes;
@@ -8,21 +9,25 @@ mod emulated;
 mod helm;
 mod logged;
 mod scenarios;
+mod stage;
 mod tally;
 
+use std::panic::resume_unwind;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
+use rustix::process::setpriority_process;
 use tessera_cluster::progress::{Progress as _, Screen};
-use tessera_cluster::{Cluster, ClusterError, Platform, Profile, Release, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Platform, Release, interrupt};
 use tessera_scenarios::{Form, Scenario};
 
 use crate::image;
 use crate::profile::ImageProfile;
 use ahead::Ahead;
+use scenarios::Grounds;
+use stage::{Order, Stage};
 use tally::Tally;
 
 /// How many events the simulator's test of faults has, if many: a property of the environment, because a
@@ -31,6 +36,9 @@ const LONG_SIMULATION: (&str, &str) = ("TESSERA_SIMULATED_EVENTS", "1000000");
 
 /// Names the Helm that renders the chart to the tests that want it.
 const HELM: &str = "TESSERA_HELM";
+
+/// The lowest priority there is, see `nice(1)`.
+const NICEST: i32 = 19;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -57,81 +65,34 @@ pub(crate) struct Arguments {
     image_profile: ImageProfile,
 }
 
-/// What is tested, in the order in which it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-enum Stage {
-    /// Every file is formatted.
-    Format,
-    /// No lint complains.
-    Lints,
-    /// Tests, the image and the cluster's programs are built.
-    Build,
-    /// Unit and property tests of all crates, and the chart, rendered by Helm.
-    Unit,
-    /// Of these only what Helm renders. Only when it is named.
-    Manifests,
-    /// The plugin as it is shipped, killed at every point of its work.
-    Crashes,
-    /// The product on a real cluster.
-    Scenarios,
-    /// The product for aarch64, and the tests of its decisions, in an emulator. Only in long runs, or when it is named.
-    Emulated,
-}
-
-impl Stage {
-    fn needs_programs(self) -> bool {
-        match self {
-            Self::Unit | Self::Manifests | Self::Scenarios => true,
-            Self::Format | Self::Lints | Self::Build | Self::Crashes | Self::Emulated => false,
-        }
-    }
-}
-
 impl Arguments {
     fn form(&self) -> Form {
         if self.long { Form::Long } else { Form::Short }
     }
 
-    fn stages(&self) -> Vec<Stage> {
+    fn order(&self) -> Order {
         if !self.scenario.is_empty() {
-            return vec![Stage::Scenarios];
+            return Order::of(&[Stage::Scenarios], self.long);
         }
         if !self.crash.is_empty() {
-            return vec![Stage::Crashes];
+            return Order::of(&[Stage::Crashes], self.long);
         }
-        let all = Stage::value_variants().iter().copied();
-        let chosen = |stage: &Stage| {
-            if !self.only.is_empty() {
-                return self.only.contains(stage);
-            }
-            match stage {
-                Stage::Manifests => false,
-                Stage::Emulated => self.long,
-                _ => true,
-            }
-        };
-        all.filter(chosen).collect()
+        Order::of(&self.only, self.long)
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenarios = scenarios::named(&arguments.scenario)?;
-    let stages = arguments.stages();
-    if stages.contains(&Stage::Scenarios) {
+    let order = arguments.order();
+    if order.alone.contains(&Stage::Scenarios) {
         Cluster::refuse_kept()?;
     }
-    let tally = thread::scope(|scope| {
-        let needed = stages.iter().any(|stage| stage.needs_programs());
-        let mut programs = Ahead::begin(scope, needed, arguments.kubernetes);
-        let mut tally = Tally::default();
-        for stage in stages {
-            if stage > Stage::Build {
-                programs.end();
-            }
-            tally += staged(stage, arguments, &scenarios)?;
-        }
-        anyhow::Ok(tally)
-    })?;
+    let run = Run {
+        arguments,
+        scenarios,
+        order,
+    };
+    let tally = run.everything()?;
     println!("{tally}");
     let passed = tally.failed == 0;
     Ok(if passed {
@@ -141,95 +102,136 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs one stage. What breaks it is shown and counted; only an interrupt ends the whole.
-fn staged(stage: Stage, arguments: &Arguments, scenarios: &[&Scenario]) -> anyhow::Result<Tally> {
-    if interrupt::requested() {
-        return Err(ClusterError::Interrupted.into());
+/// What runs, and in which order.
+struct Run<'a> {
+    arguments: &'a Arguments,
+    scenarios: Vec<&'static Scenario>,
+    order: Order,
+}
+
+impl Run<'_> {
+    fn everything(&self) -> anyhow::Result<Tally> {
+        thread::scope(|scope| {
+            let needed = self.order.needs_programs();
+            let mut programs = Ahead::begin(scope, needed, self.arguments.kubernetes);
+            let mut tally = Tally::default();
+            for stage in &self.order.alone {
+                if !stage.bears_company() {
+                    programs.end();
+                }
+                tally += self.stage(*stage)?;
+            }
+            Ok(tally)
+        })
     }
-    let long: &[_] = if arguments.long {
-        &[LONG_SIMULATION]
-    } else {
-        &[]
-    };
-    let result = match stage {
-        // rustfmt colours its differences in a file too.
-        Stage::Format => cargo(
-            "format",
-            &["fmt", "--all", "--check", "--", "--color=never"],
-            &[],
-        ),
-        Stage::Lints => cargo(
-            "lints",
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
-            &[],
-        ),
-        Stage::Build => build(arguments.image_profile.into()),
-        // The very packages of the build: cargo compiles dependencies anew for another choice of packages, because
-        // that leads to other features.
-        // Nothing in the documentation is a test: to look for some would compile each crate once more.
-        Stage::Unit => rendering(
-            "unit",
-            &[
-                "test",
-                "--workspace",
-                "--lib",
-                "--bins",
-                "--tests",
-                "--no-fail-fast",
-            ],
-            long,
-        ),
-        Stage::Manifests => rendering(
-            "manifests",
-            &["test", "--package", "tessera-manifests", "--no-fail-fast"],
-            &[],
-        ),
-        Stage::Crashes => crashes::run(&arguments.crash, arguments.image_profile.into()),
-        Stage::Emulated => emulated::run(arguments.image_profile.into()),
-        Stage::Scenarios => {
-            let profile = arguments.image_profile.into();
-            let Arguments {
-                kubernetes, keep, ..
-            } = *arguments;
-            scenarios::run(scenarios, arguments.form(), profile, kubernetes, keep)
+
+    /// Runs the scenarios, and beside them, once everything is built that the clusters are made of, what goes beside them.
+    fn on_clusters(&self) -> anyhow::Result<Tally> {
+        let arguments = self.arguments;
+        let grounds = Grounds::obtain(arguments.image_profile.into(), arguments.kubernetes);
+        thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                // On Linux a thread has a priority of its own, and what it starts inherits it (setpriority(2), "Bugs").
+                setpriority_process(None, NICEST)
+                    .context("leave the processor to the scenarios")?;
+                let mut tally = Tally::default();
+                for stage in &self.order.beside {
+                    tally += self.stage(*stage)?;
+                }
+                anyhow::Ok(tally)
+            });
+            let ran =
+                grounds.and_then(|all| all.run(&self.scenarios, arguments.form(), arguments.keep));
+            let own = counted(ran, self.scenarios.len());
+            let others = others.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok(own? + others?)
+        })
+    }
+
+    /// Runs one stage. What breaks it is shown and counted; only an interrupt ends the whole.
+    fn stage(&self, stage: Stage) -> anyhow::Result<Tally> {
+        if interrupt::requested() {
+            return Err(ClusterError::Interrupted.into());
         }
-    };
+        let arguments = self.arguments;
+        let long: &[_] = if arguments.long {
+            &[LONG_SIMULATION]
+        } else {
+            &[]
+        };
+        let profile = arguments.image_profile.into();
+        let result = match stage {
+            // rustfmt colours its differences in a file too.
+            Stage::Format => cargo(
+                "format",
+                &["fmt", "--all", "--check", "--", "--color=never"],
+                &[],
+            ),
+            Stage::Image => image::build(profile, None, &Screen).map(|_| Tally::default()),
+            Stage::Lints => cargo(
+                "lints",
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+                &[],
+            ),
+            Stage::Build => {
+                let arguments = ["test", "--workspace", "--no-run"];
+                cargo("build", &arguments, &[]).map(|tally| Tally { passed: 0, ..tally })
+            }
+            // The very packages of the build: cargo compiles dependencies anew for another choice of packages, because
+            // that leads to other features.
+            // Nothing in the documentation is a test: to look for some would compile each crate once more.
+            Stage::Unit => rendering(
+                "unit",
+                &[
+                    "test",
+                    "--workspace",
+                    "--lib",
+                    "--bins",
+                    "--tests",
+                    "--no-fail-fast",
+                ],
+                long,
+            ),
+            Stage::Manifests => rendering(
+                "manifests",
+                &["test", "--package", "tessera-manifests", "--no-fail-fast"],
+                &[],
+            ),
+            Stage::Crashes => crashes::run(&arguments.crash, profile),
+            Stage::Emulated => emulated::run(profile),
+            Stage::Scenarios => return self.on_clusters(),
+        };
+        counted(result, 0)
+    }
+}
+
+/// What broke a stage is shown and counted, with what it kept from running; only an interrupt ends the whole.
+fn counted(result: anyhow::Result<Tally>, kept_from_running: usize) -> anyhow::Result<Tally> {
     result.or_else(|error| {
         if matches!(error.downcast_ref(), Some(ClusterError::Interrupted)) {
             return Err(error);
         }
         eprintln!("  ✗ {error:#}");
-        let skipped = if stage == Stage::Scenarios {
-            scenarios.len()
-        } else {
-            0
-        };
         Ok(Tally {
-            skipped,
+            skipped: kept_from_running,
             ..Tally::ONE_FAILED
         })
     })
-}
-
-/// Compiles what the stages after this one run.
-fn build(profile: Profile) -> anyhow::Result<Tally> {
-    let tests = cargo("build", &["test", "--workspace", "--no-run"], &[])?;
-    image::build(profile, None, &Screen)?;
-    Ok(Tally { passed: 0, ..tests })
 }
 
 /// Runs cargo with one line on the screen, and the end of its output if it failed.
 fn cargo(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Tally> {
     let mut command = tessera_cluster::cargo::command();
     command.args(arguments).envs(environment.iter().copied());
-    tested(name, &format!("cargo {}", arguments.join(" ")), command)
+    let what = format!("cargo {}", arguments.join(" "));
+    tested(name, &what, command)
 }
 
 /// The same for tests of which some render the chart. Without Helm those fail alone, and say what they lack.
@@ -246,7 +248,8 @@ fn rendering(
         }
         Ok(helm) => {
             let helm = helm.to_str().context("the path of Helm is no text")?;
-            cargo(name, arguments, &[environment, &[(HELM, helm)]].concat())
+            let environment = [environment, &[(HELM, helm)]].concat();
+            cargo(name, arguments, &environment)
         }
     }
 }
@@ -275,48 +278,4 @@ fn tested(name: &str, what: &str, mut command: Command) -> anyhow::Result<Tally>
         tally.failed = tally.failed.max(1);
     }
     Ok(tally)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn arguments(scenario: &[&str], only: &[Stage]) -> Arguments {
-        Arguments {
-            scenario: scenario.iter().map(ToString::to_string).collect(),
-            crash: vec![],
-            only: only.to_vec(),
-            kubernetes: Release::default(),
-            keep: false,
-            long: false,
-            image_profile: ImageProfile::Dev,
-        }
-    }
-
-    #[test]
-    fn everything_runs_unless_something_is_chosen() {
-        let all = Stage::value_variants();
-        let but = |left_out: &[Stage]| -> Vec<Stage> {
-            let all = all.iter().copied();
-            all.filter(|stage| !left_out.contains(stage)).collect()
-        };
-        let default = but(&[Stage::Manifests, Stage::Emulated]);
-        assert_eq!(arguments(&[], &[]).stages(), default);
-        for named in all {
-            assert_eq!(arguments(&[], &[*named]).stages(), [*named]);
-        }
-        let long = Arguments {
-            long: true,
-            ..arguments(&[], &[])
-        };
-        assert_eq!(long.stages(), but(&[Stage::Manifests]));
-        assert_eq!(arguments(&["x"], &[]).stages(), [Stage::Scenarios]);
-        let crash = Arguments {
-            crash: vec!["x".to_owned()],
-            ..arguments(&[], &[])
-        };
-        assert_eq!(crash.stages(), [Stage::Crashes]);
-        let chosen = arguments(&[], &[Stage::Unit, Stage::Format]).stages();
-        assert_eq!(chosen, [Stage::Format, Stage::Unit]);
-    }
 }

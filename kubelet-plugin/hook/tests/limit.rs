@@ -19,7 +19,10 @@ use std::thread::{self, JoinHandle};
 use tempfile::TempDir;
 use tessera_hw::{Artifacts, InstallError, Replaced, install, upgrade};
 use tessera_kubelet_plugin::driver_root::DriverRoot;
-use tessera_kubelet_plugin::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits};
+use tessera_kubelet_plugin::journal::Journal;
+use tessera_kubelet_plugin::locks::GpuLocks;
+use tessera_kubelet_plugin::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits, Written};
+use tessera_prepare::cdi::CdiKind;
 use tokio_util::sync::CancellationToken;
 
 const HOOK: &str = env!("CARGO_BIN_EXE_tessera-cdi-hook");
@@ -102,7 +105,10 @@ impl Node {
             cgroups: hierarchy(),
         };
         let notes = directory.path().join("limits");
-        let limits = MemoryLimits::new(operations, notes, Cgroups(hierarchy()));
+        let journal = Journal::reading(&directory.path().join("claims"), CdiKind::claim());
+        let notes = Written::new(notes, Cgroups(hierarchy()));
+        let locks = GpuLocks::at(&directory.path().join("locks"));
+        let limits = MemoryLimits::new(operations, journal, notes, locks);
         let stop = CancellationToken::new();
         let (socket, stopped) = (directory.path().join("memory.sock"), stop.clone());
         let serving = thread::spawn(move || {

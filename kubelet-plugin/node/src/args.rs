@@ -44,6 +44,10 @@ impl Driver {
 /// Every flag can be given by the environment variable that stands beside it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tessera-kubelet-plugin", version, max_term_width = 100)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Args {
     /// Which driver to run. Each runs in a process of its own.
     #[arg(long, env = "DRIVERS", value_enum, default_value = "gpu")]
@@ -85,6 +89,11 @@ pub struct Args {
     /// amount has the device alone); unlimited; or a number of shares. Only for the driver gpu.
     #[arg(long, env = "CONSUMABLE_SHARES", default_value = "")]
     pub consumable_shares: ConsumableShares,
+
+    /// Whether tessera-agent runs on the node and moves the memory limits of shares that are in use. Only then are
+    /// shares granted that may grow above their guarantee. Only for the driver gpu.
+    #[arg(long, env = "MEMORY_AGENT", default_value_t = false, action = ArgAction::Set)]
+    pub memory_agent: bool,
 
     /// Root of the NVIDIA driver installation on the host: / where the driver is installed on the
     /// host itself, /run/nvidia/driver where a driver container installs it.
@@ -158,8 +167,18 @@ pub struct Args {
     /// Where the session host of the node says whether its NVLink session is ready. Given, a claim for a
     /// channel on a node with NVLink fabric to others is prepared when it is. Only for the driver
     /// compute-domain.
-    #[arg(long, env = "SESSION_SOCKET")]
+    #[arg(long, env = "SESSION_SOCKET", conflicts_with = "imex_host_socket")]
     pub session_socket: Option<PathBuf>,
+
+    /// The command socket of the nvidia-imex that the host runs, as this process sees it. Given, a claim for a channel on
+    /// a node with NVLink fabric to others is prepared when that nvidia-imex says that it is ready. Only for the driver
+    /// compute-domain.
+    #[arg(long, env = "IMEX_HOST_SOCKET_CTR_PATH")]
+    pub imex_host_socket: Option<PathBuf>,
+
+    /// The same socket as the host has it, for messages. That of this process, if it is not given.
+    #[arg(long, env = "IMEX_HOST_SOCKET_PATH")]
+    pub imex_host_socket_path: Option<PathBuf>,
 
     /// Whether to label the node with its NVLink clique (nvidia.com/gpu.clique), for clusters without GPU
     /// Feature Discovery; a label of somebody else is left alone. Only for the driver compute-domain.

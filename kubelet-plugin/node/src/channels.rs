@@ -43,7 +43,7 @@ pub use self::domains::{ApiDomains, DomainReadError, DomainReader};
 pub use self::kernel::{Kernel, ProcFiles};
 pub use self::lock::{ChannelsBusy, ChannelsLock, LockedChannels};
 use self::session::Heard;
-pub use self::session::{SessionHost, SessionNotReady};
+pub use self::session::{HostImex, NodeSession, SessionNotReady};
 use crate::claim_reader::{ClaimReader, ReadError};
 use crate::claims::{ClaimError, Identity};
 use crate::deadline::Deadline;
@@ -73,7 +73,7 @@ pub struct Ports<A, D, R, N, K> {
     /// The GPUs, whose fabric decides whether a channel is needed.
     pub hardware: HardwareWatch,
     /// Who runs the node's NVLink session.
-    pub session: SessionHost,
+    pub session: NodeSession,
     /// How calls wait.
     pub waits: Waits,
 }

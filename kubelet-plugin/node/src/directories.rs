@@ -54,6 +54,11 @@ impl Directories {
         self.state.join("limits")
     }
 
+    /// One lock file per GPU on which limits are set.
+    pub fn limit_locks(&self) -> PathBuf {
+        self.state.join("limit-locks")
+    }
+
     /// One lock file per GPU.
     pub fn locks(&self) -> PathBuf {
         self.state.join("locks")

@@ -121,6 +121,12 @@ pub fn find_smi(root: &DriverRoot) -> Result<Option<PathBuf>, DriverRootError> {
     Ok(look.smi()?.map(|path| look.local(&path)))
 }
 
+/// The program `nvidia-imex-ctl`, in the same way.
+pub fn find_imex_control(root: &DriverRoot) -> Result<Option<PathBuf>, DriverRootError> {
+    let look = Look::into_root(root)?;
+    Ok(look.imex_control()?.map(|path| look.local(&path)))
+}
+
 /// Finds what containers need of the driver of this version.
 pub fn discover(root: &DriverRoot, version: &DriverVersion) -> Result<Discovery, DriverRootError> {
     let look = Look::into_root(root)?;

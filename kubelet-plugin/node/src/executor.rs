@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use tessera_claim::ClaimUid;
+use tessera_device::GpuUuid;
 use tessera_device::mig::MigState;
-use tessera_device::{GpuUuid, MigUuid};
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::plan::PlanOf;
 use tessera_prepare::record::{Phase, RecordOf, RecordedDevice};
@@ -23,7 +23,7 @@ use crate::cdi_dir::CdiDir;
 use crate::deadline::Deadline;
 use crate::file_error::FileError;
 use crate::journal::{JournalError, Records};
-use crate::mig::{Mig, MigError};
+use crate::mig::{Mig, MigError, OwnMig};
 use crate::time_slice::{TimeSliceError, TimeSlices};
 
 /// What the steps act on.
@@ -42,7 +42,7 @@ pub trait Node {
     ) -> impl Future<Output = Result<Vec<(GpuUuid, MigState)>, StepError>> + Send;
     /// The MIG devices that the driver has made, of which these are recorded: a look at the GPUs may still show
     /// others that were of late.
-    fn own_mig(&self, recorded: BTreeSet<MigUuid>) -> BTreeSet<MigUuid>;
+    fn own_mig(&self, recorded: OwnMig) -> OwnMig;
     /// Whether an effect is there, unaltered.
     fn has(&self, effect: &Effect) -> Result<bool, StepError>;
     /// The bytes of a CDI spec, if it is there.
@@ -164,7 +164,7 @@ impl Node for LocalNode {
         }
     }
 
-    fn own_mig(&self, recorded: BTreeSet<MigUuid>) -> BTreeSet<MigUuid> {
+    fn own_mig(&self, recorded: OwnMig) -> OwnMig {
         match &self.mig {
             Some(mig) => mig.own(recorded),
             None => recorded,

@@ -179,6 +179,17 @@ impl<D: RecordedDevice> JournalOf<D> {
         })
     }
 
+    /// The same for who only reads. Nothing is made or swept.
+    pub fn reading(directory: &Path, kind: CdiKind) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            copies: directory.join("copies"),
+            damaged: Damaged::at(directory.join("damaged")),
+            kind,
+            remembered: Arc::default(),
+        }
+    }
+
     /// Counts the damaged records that were set aside.
     pub fn damaged(&self) -> &Counter {
         self.damaged.count()

@@ -56,7 +56,8 @@ pub async fn take(
 
 /// Opens the file at `path`, made if need be.
 ///
-/// So is its directory: most lie on a tmpfs, from which anybody who cleans up may have removed it.
+/// So is its directory: most lie on a tmpfs, from which anybody who cleans up may have removed it. Where this process may
+/// only read, the file that is there does: a lock (`flock`) needs no right to write.
 pub fn open(path: &Path) -> io::Result<File> {
     let open = || {
         OpenOptions::new()
@@ -65,7 +66,11 @@ pub fn open(path: &Path) -> io::Result<File> {
             .write(true)
             .open(path)
     };
-    match (if_there(open())?, path.parent()) {
+    let opened = match open() {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        opened => opened,
+    };
+    match (if_there(opened)?, path.parent()) {
         (Some(file), _) => Ok(file),
         (None, Some(directory)) => fs::create_dir_all(directory).and_then(|()| open()),
         (None, None) => Err(io::ErrorKind::NotFound.into()),

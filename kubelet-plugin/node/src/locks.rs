@@ -56,10 +56,15 @@ impl GpuLocks {
     /// Uses lock files in `directory`, making it if need be.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        Ok(Self {
+        Ok(Self::at(directory))
+    }
+
+    /// Uses lock files in `directory`, which is made when the first is needed.
+    pub fn at(directory: &Path) -> Self {
+        Self {
             directory: directory.to_owned(),
             mutexes: Mutex::default(),
-        })
+        }
     }
 
     /// Takes the locks of all `gpus`, waiting until the deadline.

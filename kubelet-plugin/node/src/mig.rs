@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tessera_device::mig::{MigInstance, MigMode, MigState};
+use tessera_device::mig::{MigInstance, MigMode, MigState, Placement};
 use tessera_device::{GpuUuid, MigUuid};
 use tessera_nvml::{MigErrorReason, NvmlError};
 use tessera_prepare::step::MigDevice;
@@ -94,12 +94,54 @@ impl MigError {
 /// the hardware takes, which may still show it.
 const REMEMBERED: Duration = Duration::from_mins(5);
 
+/// MIG devices that the driver has made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnMig {
+    /// Which.
+    pub devices: BTreeSet<MigUuid>,
+    /// Where they lie, or lay.
+    pub places: BTreeSet<(GpuUuid, Placement)>,
+}
+
+impl OwnMig {
+    /// Adds a device.
+    pub fn add(&mut self, device: &MigDevice) {
+        let identity = device.identity.as_ref();
+        let uuid = identity.map(|identity| identity.uuid.clone());
+        self.devices.extend(uuid);
+        self.places.insert((device.gpu.clone(), device.placement));
+    }
+}
+
+/// The devices that the driver has made, and until when each was one of them for certain.
+#[derive(Default)]
+struct Remembered {
+    devices: BTreeMap<MigUuid, Instant>,
+    places: BTreeMap<(GpuUuid, Placement), Instant>,
+}
+
+impl Remembered {
+    /// Takes these in, and returns all that are not too long ago.
+    fn with(&mut self, recorded: OwnMig) -> OwnMig {
+        OwnMig {
+            devices: lately(&mut self.devices, recorded.devices),
+            places: lately(&mut self.places, recorded.places),
+        }
+    }
+}
+
+fn lately<T: Clone + Ord>(known: &mut BTreeMap<T, Instant>, now: BTreeSet<T>) -> BTreeSet<T> {
+    let seen = Instant::now();
+    known.extend(now.into_iter().map(|one| (one, seen)));
+    known.retain(|_, seen| seen.elapsed() < REMEMBERED);
+    known.keys().cloned().collect()
+}
+
 /// The same without blocking.
 #[derive(Clone)]
 pub struct Mig {
     operations: Arc<dyn MigOperations>,
-    /// The devices that the driver has made, and until when each was one of them for certain.
-    own: Arc<Mutex<BTreeMap<MigUuid, Instant>>>,
+    own: Arc<Mutex<Remembered>>,
     /// Whose turn it is to change a GPU.
     turns: Arc<Mutex<BTreeMap<GpuUuid, Arc<Turn<()>>>>>,
 }
@@ -122,12 +164,9 @@ impl Mig {
 
     /// The devices that the driver has made: those that records tell of now, and those that they told of,
     /// or that were destroyed, a short while ago.
-    pub fn own(&self, recorded: impl IntoIterator<Item = MigUuid>) -> BTreeSet<MigUuid> {
+    pub fn own(&self, recorded: OwnMig) -> OwnMig {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        own.extend(recorded.into_iter().map(|device| (device, now)));
-        own.retain(|_, seen| seen.elapsed() < REMEMBERED);
-        own.keys().cloned().collect()
+        own.with(recorded)
     }
 
     /// See [`MigOperations::states`].
@@ -169,8 +208,9 @@ impl Mig {
     pub async fn destroy(&self, device: MigDevice, limit: Deadline) -> Result<(), MigError> {
         let action = "the destruction of a MIG device";
         // Before it is: what a look shows from then on may be gone when it is read.
-        let identity = device.identity.as_ref();
-        self.own(identity.map(|identity| identity.uuid.clone()));
+        let mut ending = OwnMig::default();
+        ending.add(&device);
+        self.own(ending);
         let gpu = device.gpu.clone();
         self.change(&gpu, action, limit, move |mig| mig.destroy(&device))
             .await
@@ -319,10 +359,28 @@ mod tests {
                 .parse()
                 .unwrap()
         };
+        let own = |numbers: &[u8]| OwnMig {
+            devices: numbers
+                .iter()
+                .map(|number| uuid((*number).into()))
+                .collect(),
+            places: numbers
+                .iter()
+                .map(|start| {
+                    (
+                        gpu_uuid(0),
+                        Placement {
+                            start: *start,
+                            size: 1,
+                        },
+                    )
+                })
+                .collect(),
+        };
         let mig = Mig::by(Counting::default());
-        assert_eq!(mig.own([uuid(1)]), BTreeSet::from([uuid(1)]));
+        assert_eq!(mig.own(own(&[1])), own(&[1]));
         // Its record has gone, and another has come.
-        assert_eq!(mig.own([uuid(2)]), BTreeSet::from([uuid(1), uuid(2)]));
-        assert_eq!(mig.own([]), BTreeSet::from([uuid(1), uuid(2)]));
+        assert_eq!(mig.own(own(&[2])), own(&[1, 2]));
+        assert_eq!(mig.own(own(&[])), own(&[1, 2]));
     }
 }

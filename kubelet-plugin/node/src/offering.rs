@@ -256,7 +256,7 @@ mod tests {
         });
         let devices = |known: &Known| {
             let offer = offer_of(known, &node, "gpu.nvidia.com", &planned.plan);
-            offer.map(|offer| offer.devices().count())
+            offer.map(|offer| offer.count())
         };
         let inventory = hardware().inventory;
         let absent = Known::Absent {

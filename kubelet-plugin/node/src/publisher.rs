@@ -340,7 +340,7 @@ impl<S: SliceStore, O: Observer> Publisher<S, O> {
     fn succeed(&self, offer: &Offer, stored: &Stored) {
         let &Stored { generation, writes } = stored;
         let stored = offer.without(&self.unsupported);
-        let devices = stored.devices().count();
+        let devices = stored.count();
         if writes > 0 {
             info!(generation, devices, writes, "published the devices");
             self.observer.published(writes);

@@ -126,7 +126,7 @@ async fn start<R: Role>(
     assembly.look_after(claims.clone(), hardware.clone());
     let planned = R::planned(&mut assembly, &claims);
     let published = assembly.publish(planned, hardware.clone(), registrations);
-    R::start_others(&mut assembly, &claims, &hardware);
+    R::start_others(&mut assembly, &claims, journal, &hardware);
     assembly.open_pages(paths, hardware, published).await?;
     if let Some(serving) = serving {
         serving.tell();

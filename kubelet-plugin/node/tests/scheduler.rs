@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::resource::v1::{Device, DeviceCapacity, ResourceClaim};
@@ -332,7 +333,7 @@ fn run(sharing: ConsumableShares, events: Vec<Event>) {
     };
     let offer = tessera_offer::plan(&inventory, &node, DRIVER, sharing);
     let mut scheduler = Scheduler {
-        devices: offer.devices().cloned().collect(),
+        devices: offer.devices().map(Cow::into_owned).collect(),
         given: BTreeMap::new(),
         next_share: 0,
     };
@@ -412,7 +413,7 @@ fn whoever_asks_for_no_amount_of_a_gpu_that_is_shared_by_memory_has_it_alone() {
     };
     let offer = tessera_offer::plan(&inventory, &node, DRIVER, ConsumableShares::Memory);
     let mut scheduler = Scheduler {
-        devices: offer.devices().cloned().collect(),
+        devices: offer.devices().map(Cow::into_owned).collect(),
         given: BTreeMap::new(),
         next_share: 0,
     };
@@ -453,7 +454,7 @@ fn twenty_shares_of_20_gib_are_packed_on_as_few_h200_as_brute_force_finds() {
     let sharing = ConsumableShares::Memory;
     let offer = tessera_offer::plan(&inventory, &node, DRIVER, sharing);
     let mut scheduler = Scheduler {
-        devices: offer.devices().cloned().collect(),
+        devices: offer.devices().map(Cow::into_owned).collect(),
         given: BTreeMap::new(),
         next_share: 0,
     };

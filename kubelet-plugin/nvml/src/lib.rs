@@ -27,7 +27,7 @@ mod sysfs;
 
 pub use capabilities::Listing;
 pub use error::{CapabilityError, Fault, GpuProblem, NvmlError, QueryError};
-pub use limits::{LimitError, LimitErrorReason, MemoryLimits};
+pub use limits::{CardMemory, LimitError, LimitErrorReason, MemoryLimits};
 pub use operate::{Destroyed, MigError, MigErrorReason, MigSwitch};
 pub use scan::Scan;
 

@@ -27,6 +27,15 @@ pub struct MemoryLimits {
     pub used: Bytes,
 }
 
+/// The memory of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardMemory {
+    /// All of it (`nvmlDeviceGetMemoryInfo_v2`, `total`).
+    pub total: Bytes,
+    /// What the driver and the firmware have for themselves (`reserved`).
+    pub reserved: Bytes,
+}
+
 /// A limit that was not set, or could not be read.
 #[derive(Debug, Error)]
 #[error("{call} of cgroup {} on GPU {gpu}: {reason}", cgroup.display())]
@@ -106,6 +115,7 @@ impl LimitErrorReason {
 
 const HANDLE: &str = "nvmlDeviceGetHandleByUUID";
 const GET: &str = "nvmlDeviceGetMemoryLimits_v1";
+const MEMORY: &str = "nvmlDeviceGetMemoryInfo_v2";
 const SET: &str = "nvmlDeviceSetMemoryLimits_v1";
 
 /// Whether the driver behind this library takes limits at all.
@@ -128,6 +138,11 @@ pub(crate) fn are_taken(library: &Library, root: &Path) -> bool {
 }
 
 impl Nvml {
+    /// The memory of a GPU. `cgroup` is what a failure is told of.
+    pub fn card_memory(&self, gpu: &GpuUuid, cgroup: &Path) -> Result<CardMemory, LimitError> {
+        Target::find(&self.library, gpu, cgroup)?.card()
+    }
+
     /// The limits of a cgroup on a GPU. `cgroup` is its directory, as this process sees it.
     pub fn memory_limits(&self, gpu: &GpuUuid, cgroup: &Path) -> Result<MemoryLimits, LimitError> {
         Target::find(&self.library, gpu, cgroup)?.limits()
@@ -191,6 +206,17 @@ impl<'n> Target<'n> {
             hard: hard.map(Bytes),
             soft: Bytes(soft),
             used: Bytes(used),
+        })
+    }
+
+    fn card(&self) -> Result<CardMemory, LimitError> {
+        let memory = self
+            .device
+            .memory_info()
+            .map_err(|code| self.failed(MEMORY, LimitErrorReason::of(&code), Some(code)))?;
+        Ok(CardMemory {
+            total: Bytes(memory.total),
+            reserved: Bytes(memory.reserved),
         })
     }
 

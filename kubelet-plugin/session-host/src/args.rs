@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
-use tessera_session::config::Ports;
+use tessera_session::config::{Ports, Security, Tls};
 use tessera_shell::args::{LogArgs, PageArgs};
 
 /// How the process that does the work is told from the keeper that starts it.
@@ -77,6 +77,15 @@ pub struct Args {
     #[arg(long, env = "IMEX_COMMAND_PORT", default_value_t = Ports::default().command)]
     pub imex_command_port: u16,
 
+    /// Directory with tls.key, tls.crt and ca.crt. Given, daemons show each other a certificate of this authority, and what
+    /// they say is encrypted. The same on all nodes of a clique. Files that are renewed are read again.
+    #[arg(long, env = "IMEX_TLS_DIRECTORY")]
+    pub imex_tls_directory: Option<PathBuf>,
+
+    /// Name that the certificate of every daemon has.
+    #[arg(long, env = "IMEX_TLS_NAME", default_value = "nvidia-imex", value_parser = certificate_name)]
+    pub imex_tls_name: String,
+
     /// Where pages are served.
     #[command(flatten)]
     pub pages: PageArgs,
@@ -94,6 +103,23 @@ impl Args {
             command: self.imex_command_port,
         }
     }
+
+    /// How it makes sure of its peers.
+    pub fn security(&self) -> Security {
+        let directory = self.imex_tls_directory.as_deref();
+        directory.map_or(Security::Open, |directory| {
+            Security::Tls(Tls::in_directory(directory, &self.imex_tls_name))
+        })
+    }
+}
+
+/// A DNS name: it becomes a line of the daemon's configuration.
+fn certificate_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    if (1..=253).contains(&text.len()) && text.chars().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("it is no DNS name: letters, digits, dots and hyphens, up to 253".to_owned())
 }
 
 #[cfg(test)]
@@ -105,6 +131,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_that_would_be_more_than_one_line_is_refused() {
+        for (name, taken) in [
+            ("nvidia-imex", true),
+            ("imex.cluster.local", true),
+            ("a\nSERVER_PORT=1", false),
+            ("a b", false),
+            ("", false),
+        ] {
+            assert_eq!(certificate_name(name).is_ok(), taken, "{name:?}");
+        }
     }
 
     #[test]

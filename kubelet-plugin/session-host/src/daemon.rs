@@ -29,6 +29,9 @@ pub struct Record {
     pub nodes_file: String,
     /// The lines of members in the hosts file that it last read.
     pub hosts: String,
+    /// The files of its credentials when it last read them.
+    #[serde(default)]
+    pub credentials: String,
 }
 
 /// A running daemon.
@@ -70,12 +73,13 @@ impl Process {
     }
 
     /// What is to be recorded of it.
-    pub fn record(&self, nodes_file: &str, hosts: &str) -> Option<Record> {
+    pub fn record(&self, nodes_file: &str, hosts: &str, credentials: &str) -> Option<Record> {
         Some(Record {
             pid: self.pid.as_raw_nonzero().get(),
             started: started(self.pid)?,
             nodes_file: nodes_file.to_owned(),
             hosts: hosts.to_owned(),
+            credentials: credentials.to_owned(),
         })
     }
 
@@ -151,7 +155,7 @@ mod tests {
             .spawn()
             .unwrap();
         let process = Process::of(Pid::from_child(&child)).unwrap();
-        let record = process.record("nodes", "hosts").unwrap();
+        let record = process.record("nodes", "hosts", "credentials").unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("daemon.json");
         assert_eq!(Record::load(&path), None);

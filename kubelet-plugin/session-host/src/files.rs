@@ -2,12 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use tessera_session::Roster;
-use tessera_session::config::{Ports, config_file};
+use tessera_session::config::{Ports, Security, config_file};
 use thiserror::Error;
 
 /// A file that could not be read or written.
@@ -36,15 +36,17 @@ pub struct Files {
     directory: PathBuf,
     hosts: PathBuf,
     ports: Ports,
+    security: Security,
 }
 
 impl Files {
     /// Configuration and list of nodes in `directory`; the hosts file where the system looks for it.
-    pub fn new(directory: &Path, hosts: &Path, ports: Ports) -> Self {
+    pub fn new(directory: &Path, hosts: &Path, ports: Ports, security: Security) -> Self {
         Self {
             directory: directory.to_owned(),
             hosts: hosts.to_owned(),
             ports,
+            security,
         }
     }
 
@@ -58,11 +60,40 @@ impl Files {
         self.directory.join("daemon.json")
     }
 
-    /// Writes configuration, list of nodes and hosts file.
+    /// Which files the credentials are at this moment: another text, other files. Empty without credentials, and while one
+    /// of them is missing.
+    pub fn credentials(&self) -> String {
+        let Security::Tls(tls) = &self.security else {
+            return String::new();
+        };
+        let of = |path: &Path| {
+            let facts = fs::metadata(path).ok()?;
+            let (inode, changed) = (facts.ino(), (facts.mtime(), facts.mtime_nsec()));
+            Some(format!(
+                "{inode} {} {} {}",
+                facts.len(),
+                changed.0,
+                changed.1
+            ))
+        };
+        let all: Option<Vec<String>> = tls.files().into_iter().map(of).collect();
+        all.map_or_else(String::new, |all| all.join(", "))
+    }
+
+    /// Writes configuration, list of nodes and hosts file. Credentials that cannot be read are an error here: what the
+    /// daemon says of them is in its log alone.
     pub fn write(&self, roster: &Roster) -> Result<(), FileError> {
+        if let Security::Tls(tls) = &self.security {
+            for path in tls.files() {
+                fs::File::open(path).map_err(FileError::of("read", path))?;
+            }
+        }
         let nodes = self.directory.join("nodes_config.cfg");
         replace(&nodes, &roster.nodes_file())?;
-        replace(&self.config(), &config_file(self.ports, &nodes))?;
+        replace(
+            &self.config(),
+            &config_file(self.ports, &self.security, &nodes),
+        )?;
         self.write_hosts(roster)
     }
 
@@ -95,6 +126,7 @@ pub fn replace(path: &Path, text: &str) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
+    use tessera_session::config::Tls;
     use tessera_session::testing::roster;
 
     use super::*;
@@ -108,7 +140,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let hosts = directory.path().join("hosts");
         fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
-        let files = Files::new(&directory.path().join("session"), &hosts, Ports::default());
+        let session = directory.path().join("session");
+        let files = Files::new(&session, &hosts, Ports::default(), Security::Open);
         files.write(&clique("10.0.0.2")).unwrap();
         let config = fs::read_to_string(files.config()).unwrap();
         assert!(config.contains("/session/nodes_config.cfg\n"), "{config}");
@@ -122,5 +155,30 @@ mod tests {
         let second = fs::read_to_string(&hosts).unwrap();
         assert_eq!(first.len(), second.len());
         assert!(second.contains("10.0.0.99") && !second.contains("10.0.0.2 "));
+    }
+
+    #[test]
+    fn credentials_that_are_missing_are_named_and_renewed_ones_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let hosts = directory.path().join("hosts");
+        fs::write(&hosts, "").unwrap();
+        let tls = Tls::in_directory(directory.path(), "nvidia-imex");
+        let security = Security::Tls(tls);
+        let session = directory.path().join("session");
+        let files = Files::new(&session, &hosts, Ports::default(), security);
+        let missing = files.write(&clique("10.0.0.2")).unwrap_err();
+        assert!(missing.to_string().contains("tls.key"), "{missing}");
+        assert_eq!(files.credentials(), "");
+        for name in ["tls.key", "tls.crt", "ca.crt"] {
+            fs::write(directory.path().join(name), "x").unwrap();
+        }
+        files.write(&clique("10.0.0.2")).unwrap();
+        let before = files.credentials();
+        assert_ne!(before, "");
+        // As the kubelet renews the files of a Secret: others take their places.
+        let certificate = directory.path().join("tls.crt");
+        fs::rename(&certificate, directory.path().join("old")).unwrap();
+        fs::write(&certificate, "y").unwrap();
+        assert_ne!(files.credentials(), before);
     }
 }

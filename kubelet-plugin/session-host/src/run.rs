@@ -61,7 +61,12 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     let after = CancellationToken::new();
     let ports = Ports {
         driver_root: args.container_driver_root.clone(),
-        files: Files::new(&args.session_directory, &args.hosts_file, args.ports()),
+        files: Files::new(
+            &args.session_directory,
+            &args.hosts_file,
+            args.ports(),
+            args.security(),
+        ),
         wanted: members,
         reports,
         metrics: counted.clone(),

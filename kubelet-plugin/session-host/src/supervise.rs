@@ -65,6 +65,8 @@ struct Supervisor {
     programs: Option<Programs>,
     daemon: Daemon,
     process: Option<Process>,
+    /// The files of its credentials when it last read them.
+    credentials: String,
     /// When the running daemon was started, or found.
     started: Duration,
     /// How often it ended by itself before that.
@@ -97,6 +99,7 @@ impl Supervisor {
             programs: None,
             daemon: Daemon::NotInstalled,
             process: None,
+            credentials: String::new(),
             started: Duration::ZERO,
             failures: 0,
             questions: Questions::new(),
@@ -121,6 +124,7 @@ impl Supervisor {
         info!("nvidia-imex runs already; going on with it");
         self.ports.metrics.adopted();
         self.process = Some(process);
+        self.credentials = record.credentials;
         self.daemon = Daemon::Up(Running::new(record.nodes_file, record.hosts));
     }
 
@@ -163,6 +167,7 @@ impl Supervisor {
         if now < self.hold_until {
             return Some(self.hold_until);
         }
+        self.look_at_credentials();
         let wanted = self.ports.wanted.borrow().clone();
         let Decision { steps, again_at } = decide(&wanted, &self.daemon, now);
         if steps.is_empty() {
@@ -178,6 +183,15 @@ impl Supervisor {
         }
         // What follows from it is decided at once.
         Some(now)
+    }
+
+    /// The kubelet renews the files of a Secret in their places, and nobody tells of it. While a daemon runs, it is asked
+    /// every few seconds, and they are looked at as often.
+    fn look_at_credentials(&mut self) {
+        let present = self.ports.files.credentials();
+        if let Daemon::Up(running) = &mut self.daemon {
+            running.renewed = !present.is_empty() && present != self.credentials;
+        }
     }
 
     fn step(&mut self, step: &Step, wanted: &Wanted) -> Result<(), StepError> {
@@ -219,6 +233,7 @@ impl Supervisor {
             "nvidia-imex is started"
         );
         self.ports.metrics.started();
+        self.credentials = self.ports.files.credentials();
         self.record(&process, &nodes_file, &hosts);
         self.process = Some(process);
         self.daemon = Daemon::Up(Running::new(nodes_file, hosts));
@@ -229,8 +244,11 @@ impl Supervisor {
     }
 
     fn reload(&mut self, roster: &Roster) -> Result<(), StepError> {
+        // Before the signal: what is renewed after it may not have been read.
+        let credentials = self.ports.files.credentials();
         self.signal(Signal::USR1)?;
         self.ports.metrics.reloaded();
+        self.credentials = credentials;
         let now = self.now();
         let Daemon::Up(running) = &mut self.daemon else {
             return Ok(());
@@ -252,7 +270,7 @@ impl Supervisor {
 
     /// A record that cannot be written costs the session only if this process dies as well.
     fn record(&self, process: &Process, nodes_file: &str, hosts: &str) {
-        let Some(record) = process.record(nodes_file, hosts) else {
+        let Some(record) = process.record(nodes_file, hosts, &self.credentials) else {
             return;
         };
         if let Err(error) = record.store(&self.ports.files.record()) {

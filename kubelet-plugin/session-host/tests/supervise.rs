@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tessera_session::Report;
-use tessera_session::config::Ports as Numbers;
+use tessera_session::config::{Ports as Numbers, Security, Tls};
 use tessera_session::decide::Wanted;
 use tessera_session::testing::roster;
 use tessera_session_host::files::Files;
@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// A node whose driver is a few scripts.
 struct Machine {
     root: TempDir,
+    security: Security,
     wanted: watch::Sender<Wanted>,
     reports: watch::Receiver<Report>,
     told: watch::Sender<Report>,
@@ -39,6 +40,7 @@ impl Machine {
         let (told, reports) = watch::channel(Report::default());
         Self {
             root,
+            security: Security::Open,
             wanted,
             reports,
             told,
@@ -90,6 +92,7 @@ impl Machine {
                 &self.path("session"),
                 &self.path("hosts"),
                 Numbers::default(),
+                self.security.clone(),
             ),
             wanted: self.wanted.subscribe(),
             reports: self.told.clone(),
@@ -235,6 +238,36 @@ async fn a_peer_without_a_connection_is_named_and_the_daemon_told_to_look_again(
             "a peer",
         )
         .await;
+    stop.cancel();
+    timeout(LIMIT, supervising).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn credentials_are_waited_for_and_renewed_ones_are_read_again() {
+    let mut machine = Machine::new();
+    machine.install();
+    machine.security = Security::Tls(Tls::in_directory(&machine.path("tls"), "nvidia-imex"));
+    let stop = CancellationToken::new();
+    let supervising = machine.start(&stop);
+    machine.wants("10.0.0.2");
+    let missing = |report: &Report| report.message.contains("tls.key");
+    machine.reports_that(missing, "missing credentials").await;
+    fs::create_dir(machine.path("tls")).unwrap();
+    for name in ["ca.crt", "tls.crt", "tls.key"] {
+        fs::write(machine.path("tls").join(name), "first").unwrap();
+    }
+    machine.says("READY").await;
+    let config = fs::read_to_string(machine.path("session/config.cfg")).unwrap();
+    assert!(
+        config.contains("\nIMEX_AUTH_ENCRYPTION_MODE=SSL_TLS\n"),
+        "{config}"
+    );
+    let daemon = machine.daemon();
+    let renewed = machine.path("renewed");
+    fs::write(&renewed, "second").unwrap();
+    fs::rename(renewed, machine.path("tls/tls.crt")).unwrap();
+    machine.logs("reload", 1).await;
+    assert_eq!(machine.daemon(), daemon, "no other was started");
     stop.cancel();
     timeout(LIMIT, supervising).await.unwrap().unwrap();
 }

@@ -1,7 +1,8 @@
 //! A stand-in for the API server: it keeps objects as JSON and knows of them what their writes need.
 //!
 //! It is not Kubernetes: there is no validation, no defaulting and no admission. It creates, merges, deletes
-//! with finalizers and preconditions, and deletes what a deleted domain owned.
+//! with finalizers and preconditions, deletes what a deleted domain owned, and begins to end pods that are evicted, unless
+//! they are among those that a budget keeps.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ pub(super) struct Server {
     pub(super) events: RefCell<Vec<Notice>>,
     pub(super) death: Cell<Option<Death>>,
     pub(super) dead: Cell<bool>,
+    /// Pods that a budget keeps.
+    pub(super) kept: RefCell<Vec<String>>,
 }
 
 impl Server {
@@ -119,6 +122,9 @@ impl Server {
         let (namespace, name) = (&write.name.namespace, &write.name.name);
         let stored = self.get(write.kind, namespace, name);
         let conflict = |why: &str| WriteError::Conflict(format!("{}: {why}", write.name));
+        if request.uri().path().ends_with("/eviction") {
+            return self.evict(write, &body);
+        }
         if *request.method() == Method::POST {
             if stored.is_some() {
                 return Err(conflict("exists"));
@@ -161,6 +167,22 @@ impl Server {
             self.delete(write.kind, namespace, name);
         }
         answer
+    }
+
+    fn evict(&self, write: &Write, eviction: &Value) -> Result<Written, WriteError> {
+        let ObjectName { namespace, name } = &write.name;
+        let Some(pod) = self.get(Kind::Pod, namespace, name) else {
+            return Ok(Written::Gone);
+        };
+        if eviction["deleteOptions"]["preconditions"]["uid"] != pod["metadata"]["uid"] {
+            return Err(WriteError::Conflict(format!("{name}: another UID")));
+        }
+        if self.kept.borrow().contains(name) {
+            return Err(WriteError::Budget("Cannot evict pod".to_owned()));
+        }
+        let patch = json!({"metadata": {"deletionTimestamp": "2026-01-01T01:00:00Z"}});
+        self.change(Kind::Pod, namespace, name, &patch);
+        Ok(Written::Ending)
     }
 
     fn answer(&self, write: &Write) -> Result<Written, WriteError> {
@@ -247,8 +269,16 @@ fn apply(object: &mut Value, operation: &Value) -> Option<()> {
     Some(())
 }
 
-/// Does what Kubernetes does for pods: makes their claims, gives them slots and nodes.
+/// Does what Kubernetes does for pods: makes their claims, gives them slots and nodes, and ends them.
 pub(super) fn schedule(server: &Server) {
+    for pod in server.list(Kind::Pod) {
+        let metadata = &pod["metadata"];
+        if metadata.get("deletionTimestamp").is_some() {
+            let name = metadata["name"].as_str().unwrap();
+            server.remove(Kind::Pod, "team", name);
+            server.remove(Kind::Claim, "team", &format!("{name}-channel"));
+        }
+    }
     let slices = server.list(Kind::Slice);
     for pod in server.list(Kind::Pod) {
         let name = pod["metadata"]["name"].as_str().unwrap();

@@ -129,6 +129,23 @@ impl<'g> Choices<'g> {
         })
     }
 
+    /// Whether it can be given as a whole, or will be without a reset once nothing is in the way.
+    pub fn is_ever_whole(&self) -> bool {
+        self.is_ever(MigMode::Off)
+    }
+
+    /// How many MIG devices it can be given as, or will be without a reset once nothing is in the way.
+    pub fn places(&self) -> usize {
+        let mig = self.gpu.mig.iter();
+        let mig = mig.filter(|_| self.is_ever(MigMode::On));
+        mig.flat_map(|mig| slots_of(&mig.profiles)).count()
+    }
+
+    fn is_ever(&self, mode: MigMode) -> bool {
+        let has_mode = self.gpu.mig.as_ref().map(|mig| mig.mode) == Some(mode);
+        has_mode || ModeSwitch::of(&self.gpu.architecture) == ModeSwitch::AtOnce
+    }
+
     /// The slot of this name.
     pub fn slot(&self, name: &DeviceName) -> Option<Slot<'g>> {
         let mut slots = self.slots.iter();

@@ -7,17 +7,17 @@ use serde::Serialize;
 use tessera_api::{ComputeDomain, DomainSize};
 use tessera_gang::eligibility::Toleration;
 use tessera_gang::survey::survey;
-use tessera_gang::{CliquePolicy, Demand, Eligibility, Levels, NodeCount, Placement};
+use tessera_gang::{CliquePolicy, Demand, Eligibility, NodeCount, Placement};
 use thiserror::Error;
 
-use super::{Round, in_order, uid};
+use super::{Round, Rules, in_order, uid};
 use crate::demand::{self, Wanted};
 use crate::facts::ObjectName;
 use crate::keys;
 use crate::place::NotPlaced;
 use crate::policy;
 use crate::promised;
-use crate::situation::{Said, Situation};
+use crate::situation::{Names, Said, Situation};
 use crate::slots::{Holds, Slots};
 use crate::world::World;
 
@@ -125,12 +125,12 @@ pub struct NoDomain(pub ObjectName);
 /// pods are taken to use `gpus` GPUs of each node; without that, all.
 pub fn outlook(
     world: &World,
-    levels: &Levels,
+    rules: &Rules,
     name: &ObjectName,
     gpus: Option<u32>,
     now: Timestamp,
 ) -> Result<Outlook, NoDomain> {
-    let mut round = Round::new(world, levels, now);
+    let mut round = Round::new(world, rules, now);
     for domain in in_order(world) {
         if ObjectName::of(&domain.metadata) == *name {
             return Ok(round.outlook(domain, gpus));
@@ -153,7 +153,7 @@ impl Round<'_> {
         let DomainSize::Gang(nodes) = domain.spec.size() else {
             return Outlook::of(domain, self.living(domain, stored).0.ready());
         };
-        let chosen = match policy::chosen(self.world, domain, nodes) {
+        let chosen = match policy::chosen(self.world, domain, nodes, self.rules.preemption) {
             Ok(chosen) => chosen,
             Err(why) => return Outlook::of(domain, not_placed(why)),
         };
@@ -202,7 +202,13 @@ impl Round<'_> {
                 let nodes = slots.hostnames.len();
                 (fits(nodes, plan.cliques.len(), assumed), Some(plan))
             }
-            Err(why) => (not_placed(why), None),
+            Err(why) => match self.preemption(domain, demand, earlier) {
+                Some(slots) => {
+                    let plan = self.plan(&slots, false);
+                    (preempts(&self.progress(&slots).victims, &why), Some(plan))
+                }
+                None => (not_placed(why), None),
+            },
         };
         Outlook {
             plan,
@@ -370,6 +376,17 @@ fn fits(nodes: usize, cliques: usize, assumed: bool) -> Said {
             "it fits now, {} in {}; {when}",
             counted(nodes, "node"),
             counted(cliques, "clique")
+        ),
+    }
+}
+
+fn preempts(victims: &[String], why: &NotPlaced) -> Said {
+    let victims = Names("ComputeDomain", victims);
+    Said {
+        holds: false,
+        reason: "Preempts",
+        message: format!(
+            "it gets its nodes when {victims} of lower priority end, which the controller begins at its next look; without that: {why}"
         ),
     }
 }

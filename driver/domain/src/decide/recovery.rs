@@ -7,11 +7,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tessera_api::ComputeDomain;
 use tessera_gang::recover::{Recovery, Source, Substitute, recover, regrow};
 use tessera_gang::{CliqueId, CliqueShare, Demand, Member, NodeName, Placement};
 
-use super::Round;
+use super::{Round, after};
 use crate::demand;
 use crate::facts::{NodeFacts, PodStage};
 use crate::policy::Chosen;
@@ -131,7 +132,10 @@ impl Round<'_> {
             // Its pods run elsewhere: it is moved when none of them does, as a domain without a policy is.
             Recovery::Migrate(_) => None,
             Recovery::Wait { again_in, .. } => {
-                self.decisions.time_matters |= again_in.is_some();
+                if let Some(pause) = again_in.and_then(|pause| SignedDuration::try_from(pause).ok())
+                {
+                    self.due(after(self.now, pause));
+                }
                 None
             }
         }

@@ -19,10 +19,12 @@ pub(super) fn slots_writes(slots: &Slots, stored: Option<&StoredSlots>) -> Vec<W
         let verb = if old.contains(&name) {
             let mut annotations = json!(slice.metadata.annotations);
             for gone in [
+                keys::CLOSED_ANNOTATION,
                 keys::FORMER_ANNOTATION,
                 keys::SHARES_ANNOTATION,
                 keys::SPARES_ANNOTATION,
                 keys::RELEASED_ANNOTATION,
+                keys::AWAITS_ANNOTATION,
             ] {
                 if annotations.get(gone).is_none() {
                     annotations[gone] = serde_json::Value::Null;

@@ -4,7 +4,9 @@ mod channels;
 mod life;
 mod placing;
 mod policies;
+mod preemption;
 mod recovery;
+mod sessions;
 
 use std::collections::BTreeSet;
 
@@ -21,9 +23,12 @@ fn later(seconds: i64) -> Timestamp {
     NOW + SignedDuration::from_secs(seconds)
 }
 
-/// The topology levels of tests.
-fn levels() -> Levels {
-    Levels::new(["zone".to_owned(), "block".to_owned()]).unwrap()
+/// The topology levels of tests; nobody is ended.
+fn rules() -> Rules {
+    Rules {
+        levels: Levels::new(["zone".to_owned(), "block".to_owned()]).unwrap(),
+        preemption: false,
+    }
 }
 
 /// What is known in a test.
@@ -97,7 +102,9 @@ impl Known {
                         self.put(Kind::Slice, patch);
                     }
                     Verb::Delete(_) => self.world.remove(Kind::Slice, &write.name),
-                    Verb::Json(_) | Verb::Status(_) => unreachable!("slices are not patched so"),
+                    Verb::Json(_) | Verb::Status(_) | Verb::Evict(_) => {
+                        unreachable!("slices are not patched so")
+                    }
                 }
             }
         }
@@ -116,7 +123,7 @@ impl Known {
 }
 
 fn writes(world: &World, now: Timestamp) -> Vec<Write> {
-    let each = decide(world, &levels(), now).each;
+    let each = decide(world, &rules(), now).each;
     each.into_iter()
         .flat_map(|decision| decision.writes)
         .collect()
@@ -177,11 +184,11 @@ fn the_same_world_gives_the_same_decisions_and_a_settled_one_gives_none() {
         .accepted("train", 2)
         .with(Kind::Pod, pod_json("w0", "train", 4));
     assert_eq!(
-        decide(&known.world, &levels(), NOW),
-        decide(&known.world, &levels(), NOW)
+        decide(&known.world, &rules(), NOW),
+        decide(&known.world, &rules(), NOW)
     );
     let empty = Known::pair();
-    assert_eq!(decide(&empty.world, &levels(), NOW).each, []);
+    assert_eq!(decide(&empty.world, &rules(), NOW).each, []);
 }
 
 /// Nodes of a gang by their names, and its slots.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::facts::HeldChannels;
 
 fn some(count: u32) -> Slots {
     Slots {
@@ -10,6 +11,8 @@ fn some(count: u32) -> Slots {
         former: Vec::new(),
         channel: 3,
         count,
+        awaits: Vec::new(),
+        closed: None,
         gpus_per_node: 4,
         holds: Holds::WholeNodes,
         offered: Timestamp::UNIX_EPOCH,
@@ -36,10 +39,16 @@ fn slots_survive_being_written_and_read() {
             ..some(1)
         },
         Slots {
+            awaits: vec!["9a0d".to_owned(), "5e21".to_owned()],
+            ..some(0)
+        },
+        Slots {
             clique_nodes: vec![1, 1],
             spares: vec!["c".to_owned()],
             ..some(1)
         },
+        some(8).closed(&BTreeSet::new()),
+        some(8).closed(&BTreeSet::from([2, 5])),
     ] {
         assert_eq!(read(&slots.render(0, 1)), slots);
     }
@@ -93,6 +102,26 @@ fn more_slots_than_a_slice_may_have_are_several_slices_of_one_pool() {
         assert_eq!(slice.spec.pool.resource_slice_count, 3);
         assert_eq!(slice.spec.pool.generation, 4);
     }
+}
+
+#[test]
+fn of_closed_slots_those_are_left_that_claims_hold_each_in_its_slice() {
+    let closed = some(300).closed(&BTreeSet::from([1, 130, u32::MAX]));
+    let names = |at| -> Vec<String> {
+        let devices = closed.render(at, 2).spec.devices.unwrap();
+        devices.into_iter().map(|device| device.name).collect()
+    };
+    assert_eq!(closed.slices(), 2);
+    assert_eq!(names(0), ["slot-1"]);
+    assert_eq!(names(1), ["slot-130"]);
+    let mut read = read(&closed.render(0, 2));
+    read.join(&self::read(&closed.render(1, 2)));
+    assert_eq!(read, closed);
+    // One that a claim got in the same moment is left too, and all can be had again later.
+    let later = closed.closed(&BTreeSet::from([7]));
+    assert_eq!(later.closed, Some(BTreeSet::from([1, 7, 130])));
+    assert_eq!(later.opened(16).count, 131);
+    assert_eq!(later.opened(16).closed, None);
 }
 
 #[test]

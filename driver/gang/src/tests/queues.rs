@@ -412,9 +412,4 @@ fn a_reason_names_who_is_ahead() {
         ahead: "d1".into(),
     };
     assert!(blocked.to_string().contains("kept for domain d1"));
-    let awaiting = Blocked::AwaitingPreemption {
-        wanted: 2,
-        victims: ["a", "b", "c", "d"].map(GangId::from).to_vec(),
-    };
-    assert!(awaiting.to_string().contains("a, b, c and 1 more"));
 }

@@ -1,14 +1,19 @@
+mod changes;
+mod properties;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
+use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_device::Architecture;
 use tessera_device::mig::{MigMode, MigState};
 use tessera_device::testing::{cut, driver, gpu, h100_profiles};
 
 use super::*;
+use crate::entry::MIG_DEVICE_BUSY;
 use crate::limits::{
     ATTRIBUTES_AND_CAPACITIES_PER_DEVICE, COUNTER_SETS_PER_SLICE, COUNTERS_PER_SET,
-    USED_COUNTERS_PER_SLICE,
+    DEVICES_PER_SLICE, ELABORATE_DEVICES_PER_SLICE, USED_COUNTERS_PER_SLICE,
 };
 use crate::{FieldPath, Write, dropped_fields, reconcile};
 
@@ -69,18 +74,61 @@ fn an_h100_is_offered_with_the_names_and_values_of_the_reference_drivers_dynamic
 }
 
 #[test]
-fn counters_and_devices_have_slices_of_their_own_and_each_gpu_has_one() {
+fn counters_have_slices_of_their_own_and_whole_gpus_share_theirs_with_the_parts_that_have_room() {
     let gpus: Vec<Gpu> = (0..10).map(|minor| h100(minor, MigMode::Off)).collect();
     let slices = offer(gpus, &MadeDevices::default()).slices(1);
-    let sets = |slice: &k8s_openapi::api::resource::v1::ResourceSlice| {
-        slice.spec.shared_counters.as_ref().map(Vec::len)
-    };
+    let sets = |slice: &ResourceSlice| slice.spec.shared_counters.as_ref().map(Vec::len);
     let found: Vec<_> = slices.iter().map(sets).collect();
     assert_eq!(found[..3], [Some(8), Some(2), None]);
-    assert_eq!(slices.len(), 2 + 10);
-    for slice in &slices[2..] {
-        assert_eq!(slice.spec.devices.as_ref().unwrap().len(), 26);
-        assert_eq!(slice.spec.pool.resource_slice_count, 12);
+    let devices = |slice: &ResourceSlice| slice.spec.devices.as_ref().map_or(0, Vec::len);
+    let found: Vec<_> = slices[2..].iter().map(devices).collect();
+    assert_eq!(found, [[10 + 2 * 25].as_slice(), &[25; 8]].concat());
+    for slice in &slices {
+        assert_eq!(slice.spec.pool.resource_slice_count, 11);
+    }
+}
+
+#[test]
+fn a_claim_of_a_whole_gpu_meets_no_mig_device_before_the_last_whole_gpu() {
+    let gpus = (0..8).map(|minor| h100(minor, MigMode::Off)).collect();
+    let names = names(&offer(gpus, &MadeDevices::default()));
+    let wholes: Vec<String> = (0..8).map(|minor| format!("gpu-{minor}")).collect();
+    assert_eq!(names[..8], wholes);
+    assert_eq!(names.len(), 8 * 26);
+}
+
+/// Up to November 2026 each GPU had one slice, in which the whole came last; then whole GPUs had one, and the parts of each GPU
+/// another.
+#[test]
+fn a_pool_with_fewer_or_more_slices_gives_way_to_the_next_generation() {
+    let gpus = (0..2).map(|minor| h100(minor, MigMode::Off)).collect();
+    let desired = offer(gpus, &MadeDevices::default());
+    let now = desired.slices(7);
+    let devices = now[1].spec.devices.as_deref().unwrap();
+    let (wholes, parts) = devices.split_at(2);
+    let mut of_each: Vec<Vec<Device>> = parts.chunks(25).map(<[Device]>::to_vec).collect();
+    let apart = [vec![wholes.to_vec()], of_each.clone()].concat();
+    for (parts, whole) in of_each.iter_mut().zip(wholes) {
+        parts.push(whole.clone());
+    }
+    for former in [of_each, apart] {
+        let former = Offer::new(DRIVER, &node(), former, Vec::new());
+        let counters = now[0].spec.shared_counters.clone().unwrap();
+        let smaller = former.clone();
+        let stored = former.counted(counters, smaller).slices(7);
+        let writes = reconcile(&desired, &stored);
+        let (replaced, deleted): (Vec<_>, Vec<_>) = writes
+            .iter()
+            .partition(|write| matches!(write, Write::Replace(_)));
+        // Until the last of both is written, the next generation has fewer slices than each of it says.
+        for write in &replaced {
+            let Write::Replace(slice) = write else {
+                panic!("{write:?}")
+            };
+            assert_eq!(slice.spec.pool.generation, 8);
+            assert_eq!(slice.spec.pool.resource_slice_count, 2);
+        }
+        assert_eq!((replaced.len(), deleted.len()), (2, stored.len() - 2));
     }
 }
 
@@ -102,23 +150,24 @@ fn what_the_driver_makes_and_destroys_changes_nothing_of_the_offer() {
 }
 
 #[test]
-fn what_overlaps_a_device_that_is_held_open_beyond_its_claim_is_tainted_by_one_write() {
+fn what_overlaps_a_device_that_is_held_open_beyond_its_claim_is_tainted_and_no_other_slice_written()
+{
     let gpus = || vec![h100(0, MigMode::Off), h100(1, MigMode::On)];
     let before = offer(gpus(), &MadeDevices::default());
     let mut made = MadeDevices::default();
     let place = Placement { start: 4, size: 2 };
     made.busy.insert((gpus()[1].uuid.clone(), place));
     let busy = offer(gpus(), &made);
-    let is_tainted = |device: &&Device| {
+    let is_tainted = |device: &Cow<'_, Device>| {
         let taints = device.taints.iter().flatten();
         taints
             .inspect(|taint| assert_eq!(taint.effect, "NoSchedule"))
             .any(|taint| taint.key == MIG_DEVICE_BUSY)
     };
-    let tainted: BTreeSet<&str> = busy
+    let tainted: BTreeSet<String> = busy
         .devices()
         .filter(is_tainted)
-        .map(|device| device.name.as_str())
+        .map(|device| device.name.clone())
         .collect();
     let expected = [
         "gpu-1",
@@ -131,12 +180,14 @@ fn what_overlaps_a_device_that_is_held_open_beyond_its_claim_is_tainted_by_one_w
         "gpu-1-mig-3g40gb-9-4",
         "gpu-1-mig-7g80gb-0-0",
     ];
-    assert_eq!(tainted, BTreeSet::from(expected));
+    assert_eq!(tainted, BTreeSet::from(expected.map(str::to_owned)));
     let stored = before.slices(1);
-    let [Write::Replace(written)] = &reconcile(&busy, &stored)[..] else {
-        panic!("one slice changes")
-    };
+    let writes = reconcile(&busy, &stored);
+    assert_eq!(replaced(&writes), ["001"]);
     // A server without taints keeps the devices as they were.
+    let Write::Replace(written) = &writes[0] else {
+        panic!("{writes:?}")
+    };
     let mut kept = (**written).clone();
     for device in kept.spec.devices.iter_mut().flatten() {
         device.taints = None;
@@ -145,20 +196,15 @@ fn what_overlaps_a_device_that_is_held_open_beyond_its_claim_is_tainted_by_one_w
     assert_eq!(reconcile(&without, &stored), []);
 }
 
-#[test]
-fn a_gpu_whose_layout_changes_is_one_write() {
-    let none = MadeDevices::default();
-    let whole = |minor| h100(minor, MigMode::Off);
-    let before = offer((0..8).map(whole).collect(), &none);
-    let stored = before.slices(1);
-    assert_eq!(reconcile(&before, &stored), []);
-    let cut = |minor| match minor {
-        3 => cut_into(minor, &["1g.10gb", "3g.40gb"]),
-        _ => whole(minor),
+/// Which slices are replaced at the generation that they have, by the ends of their names.
+fn replaced<'w>(writes: &'w [Write]) -> Vec<&'w str> {
+    let number = |write: &'w Write| match write {
+        Write::Replace(slice) if slice.spec.pool.generation == 1 => {
+            slice.metadata.name.as_ref().unwrap().rsplit('-').next()
+        }
+        other => panic!("{other:?}"),
     };
-    let after = offer((0..8).map(cut).collect(), &none);
-    let writes = reconcile(&after, &stored);
-    assert!(matches!(&writes[..], [Write::Replace(_)]), "{writes:#?}");
+    writes.iter().filter_map(number).collect()
 }
 
 #[test]
@@ -177,7 +223,8 @@ fn what_somebody_else_has_made_is_offered_as_it_is_and_nothing_that_overlaps_it(
             "gpu-0-mig-1g20gb-15-6",
         ]
     );
-    let has_uuid = |device: &Device| device.attributes.as_ref().unwrap().contains_key("uuid");
+    let has_uuid =
+        |device: Cow<'_, Device>| device.attributes.as_ref().unwrap().contains_key("uuid");
     let with: Vec<bool> = offer.devices().map(has_uuid).collect();
     assert_eq!(with, [true, true, false, false, false]);
 }
@@ -236,13 +283,13 @@ fn a_gpu_can_be_shared_as_a_whole_and_what_is_made_of_it_is_one_claims() {
 
     // A server may lack the one feature, the other, or both.
     let counters = no_counters(&shared);
-    // The whole GPU is the last of the devices, in the last slice.
-    let mut last = shared.slices(1).pop().unwrap();
-    let sent = last.clone();
-    for device in last.spec.devices.iter_mut().flatten() {
+    // The whole GPU is the first of the devices, behind the counters.
+    let mut first = shared.slices(1).swap_remove(1);
+    let sent = first.clone();
+    for device in first.spec.devices.iter_mut().flatten() {
         device.allow_multiple_allocations = None;
     }
-    let sharing = dropped_fields(&sent, &last);
+    let sharing = dropped_fields(&sent, &first);
     let both: BTreeSet<_> = counters.iter().chain(&sharing).cloned().collect();
     let unshared = offer(vec![h100(0, MigMode::Off)], &made);
     assert_eq!(shared.without(&sharing).slices(1), unshared.slices(1));
@@ -281,11 +328,27 @@ fn a_whole_gpu_says_the_same_of_itself_whether_it_can_be_cut_or_not() {
     let inventory = Inventory::new(driver("580.95.05"), vec![gpu(0)]).unwrap();
     let plain = crate::plan(&inventory, &node(), DRIVER, ConsumableShares::Disabled);
     let whole = divided.devices().find(|device| device.name == "gpu-0");
-    let whole = Device {
+    let mut whole = Device {
         consumes_counters: None,
-        ..whole.unwrap().clone()
+        ..whole.unwrap().into_owned()
     };
-    assert_eq!(Some(&whole), plain.devices().next());
+    let capacity = whole.capacity.iter_mut();
+    capacity.for_each(|capacity| capacity.retain(|name, _| name == "memory"));
+    assert_eq!(Some(whole), plain.devices().next().map(Cow::into_owned));
+}
+
+#[test]
+fn a_whole_gpu_beside_its_parts_has_every_capacity_of_theirs_and_as_much_as_the_largest() {
+    let offer = offer(vec![h100(0, MigMode::Off)], &MadeDevices::default());
+    let capacity = |device: &Device| device.capacity.clone().unwrap();
+    let named = |name: &str| capacity(&offer.devices().find(|device| device.name == name).unwrap());
+    let (mut whole, mut largest) = (named("gpu-0"), named("gpu-0-mig-7g80gb-0-0"));
+    for device in offer.devices() {
+        assert!(capacity(&device).keys().eq(whole.keys()), "{}", device.name);
+    }
+    let (all, usable) = (whole.remove("memory"), largest.remove("memory"));
+    assert_ne!(all, usable, "a MIG device has less of the memory");
+    assert_eq!(whole, largest);
 }
 
 type Used = BTreeMap<(String, String), u64>;
@@ -311,15 +374,13 @@ fn amounts(set: &str, counters: &Amounts, used: &mut Used) {
     }
 }
 
-/// Takes devices in this order, as long as the counters allow it, as the scheduler does.
-fn allocate(offer: &Offer, order: &[usize]) -> Vec<String> {
-    let devices: Vec<&Device> = offer.devices().collect();
+/// Takes devices of these slices in this order, as long as the counters allow it, as the scheduler does.
+fn allocate(slices: &[ResourceSlice], order: &[usize]) -> Vec<String> {
+    let devices = slices.iter().flat_map(|slice| &slice.spec.devices);
+    let devices: Vec<&Device> = devices.flatten().collect();
     let (mut there, mut used, mut taken) = (Used::new(), Used::new(), Vec::new());
-    for set in offer
-        .slices(1)
-        .iter()
-        .flat_map(|slice| slice.spec.shared_counters.iter().flatten())
-    {
+    let sets = slices.iter().flat_map(|slice| &slice.spec.shared_counters);
+    for set in sets.flatten() {
         amounts(&set.name, &set.counters, &mut there);
     }
     for at in order {
@@ -344,108 +405,32 @@ fn allocate(offer: &Offer, order: &[usize]) -> Vec<String> {
     taken
 }
 
-const LAYOUTS: &[Option<&[&str]>] = &[
-    None,
-    Some(&[]),
-    Some(&["7g.80gb"]),
-    Some(&["1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb"]),
-    Some(&["4g.40gb", "2g.20gb", "1g.10gb+me"]),
-];
-
-prop_compose! {
-    fn any_gpu()(minor in 0..20_u32, layout in prop::sample::select(LAYOUTS), is_ampere: bool, tells: bool) -> Gpu {
-        let mut gpu = match layout {
-            None => h100(minor, MigMode::Off),
-            Some(profiles) => cut_into(minor, profiles),
+/// That of these devices no two overlap, and that each is of a GPU that answers.
+fn assert_apart(inventory: &Inventory, taken: &[String]) {
+    let of = |minor: u32| {
+        let is_of = move |name: &&String| {
+            let name: DeviceName = name.parse().unwrap();
+            name == DeviceName::whole_gpu(minor) || name.mig_parent() == Some(minor)
         };
-        if is_ampere {
-            gpu.architecture = Architecture::Ampere;
-        }
-        if !tells {
-            gpu.mig.as_mut().unwrap().profiles.clear();
-        }
-        gpu
+        taken.iter().filter(is_of).collect::<Vec<_>>()
+    };
+    for missing in inventory.missing() {
+        let mine = of(missing.gpu.minor);
+        assert!(mine.is_empty(), "{mine:?}");
     }
-}
-
-fn any_offer() -> impl Strategy<Value = (Inventory, MadeDevices)> {
-    prop::collection::vec((any_gpu(), any::<bool>()), 0..20).prop_map(|mut gpus| {
-        let mut seen = BTreeSet::new();
-        gpus.retain(|(gpu, _)| seen.insert(gpu.minor));
-        let mut made = MadeDevices::default();
-        for (gpu, is_ours) in &gpus {
-            let instances = gpu.mig.iter().flat_map(|mig| &mig.instances);
-            let uuids = instances.map(|instance| instance.uuid.clone());
-            made.devices.extend(uuids.filter(|_| *is_ours));
-        }
-        let gpus = gpus.into_iter().map(|(gpu, _)| gpu).collect();
-        (Inventory::new(driver("580"), gpus).unwrap(), made)
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    #[test]
-    fn no_inventory_leaves_the_limits_of_the_api((inventory, made) in any_offer()) {
-        let offer = partitions(&inventory, &made, &node(), DRIVER, ConsumableShares::Disabled);
-        for slice in offer.slices(1) {
-            let devices = slice.spec.devices.unwrap_or_default();
-            let sets = slice.spec.shared_counters.unwrap_or_default();
-            prop_assert!(devices.is_empty() || sets.is_empty());
-            prop_assert!(sets.len() <= COUNTER_SETS_PER_SLICE);
-            prop_assert!(sets.iter().all(|set| set.counters.len() <= COUNTERS_PER_SET));
-            let used = devices.iter().flat_map(|device| device.consumes_counters.iter().flatten());
-            let used: Vec<usize> = used.map(|set| set.counters.len()).collect();
-            prop_assert!(used.iter().sum::<usize>() <= USED_COUNTERS_PER_SLICE);
-            let most = if used.is_empty() { DEVICES_PER_SLICE } else { ELABORATE_DEVICES_PER_SLICE };
-            prop_assert!(devices.len() <= most);
-            for device in &devices {
-                let count = device.attributes.as_ref().unwrap().len() + device.capacity.as_ref().unwrap().len();
-                prop_assert!(count <= ATTRIBUTES_AND_CAPACITIES_PER_DEVICE);
+    for gpu in inventory.gpus() {
+        let mine = of(gpu.minor);
+        let whole = mine.contains(&&gpu.device_name().as_str().to_owned());
+        assert!(!whole || mine.len() == 1, "{mine:?}");
+        let mut places: Vec<Placement> = Vec::new();
+        let choices = Choices::of(gpu, |_, _| true);
+        for slot in choices.iter().flat_map(|choices| &choices.slots) {
+            let name = slot.device_name(gpu.minor);
+            if mine.iter().any(|mine| **mine == *name.as_str()) {
+                let overlapped = places.iter().any(|place| place.overlaps(slot.placement));
+                assert!(!overlapped, "{mine:?}");
+                places.push(slot.placement);
             }
         }
-    }
-
-    #[test]
-    fn the_counters_let_no_two_devices_be_given_away_that_overlap(
-        (inventory, made) in any_offer(),
-        order in prop::collection::vec(0..600_usize, 0..200),
-    ) {
-        let offer = partitions(&inventory, &made, &node(), DRIVER, ConsumableShares::Disabled);
-        let taken = allocate(&offer, &order);
-        for gpu in inventory.gpus() {
-            let mine = |name: &String| {
-                let name: tessera_device::DeviceName = name.parse().unwrap();
-                name == gpu.device_name() || name.mig_parent() == Some(gpu.minor)
-            };
-            let mine: Vec<&String> = taken.iter().filter(|name| mine(name)).collect();
-            let whole = mine.contains(&&gpu.device_name().as_str().to_owned());
-            prop_assert!(!whole || mine.len() == 1, "{mine:?}");
-            let mut places = Vec::new();
-            let choices = Choices::of(gpu, |_, _| true);
-            for slot in choices.iter().flat_map(|choices| &choices.slots) {
-                if mine.iter().any(|name| *slot.device_name(gpu.minor).as_str() == **name) {
-                    places.push(slot.placement);
-                }
-            }
-            for (at, place) in places.iter().enumerate() {
-                prop_assert!(places[..at].iter().all(|other| !other.overlaps(*place)), "{mine:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_same_input_gives_the_same_bytes((inventory, made) in any_offer(), by: prop::sample::Index) {
-        let mut gpus = inventory.gpus().to_vec();
-        if !gpus.is_empty() {
-            let by = by.index(gpus.len());
-            gpus.rotate_left(by);
-        }
-        let again = Inventory::new(inventory.driver().clone(), gpus).unwrap();
-        let bytes = |inventory| {
-            serde_json::to_string(&partitions(inventory, &made, &node(), DRIVER, ConsumableShares::Disabled).slices(1)).unwrap()
-        };
-        prop_assert_eq!(bytes(&inventory), bytes(&again));
     }
 }

@@ -92,7 +92,7 @@ fn a_mig_device_of_the_whole_gpu_is_within_the_limits_and_one_beyond_them_goes_w
     let offer = offer_of(vec![gpu.clone()]);
     assert_eq!(offer.dropped(), []);
     let device = offer.devices().next().unwrap();
-    assert_within_limits(device);
+    assert_within_limits(&device);
     assert!(
         device
             .capacity
@@ -104,7 +104,7 @@ fn a_mig_device_of_the_whole_gpu_is_within_the_limits_and_one_beyond_them_goes_w
     gpu.mig.as_mut().unwrap().instances[0].placement.size = 12;
     let offer = offer_of(vec![gpu]);
     let device = offer.devices().next().unwrap();
-    assert_within_limits(device);
+    assert_within_limits(&device);
     assert!(
         !device
             .capacity
@@ -178,7 +178,7 @@ fn what_the_node_does_not_know_is_left_out_and_not_reported() {
         "resource.kubernetes.io/pcieRoot",
         "resource.kubernetes.io/numaNode",
     ] {
-        assert_eq!(attribute(device, name), None, "{name}");
+        assert_eq!(attribute(&device, name), None, "{name}");
     }
     assert_eq!(offer.dropped(), []);
 }
@@ -193,8 +193,8 @@ fn a_value_that_the_api_would_refuse_costs_its_attribute_and_is_reported() {
     assert_eq!(longest.dropped(), []);
     let longer = offer_of(vec![named(ATTRIBUTE_VALUE_BYTES + 1)]);
     let device = longer.devices().next().unwrap();
-    assert_eq!(attribute(device, "productName"), None);
-    assert!(attribute(device, "uuid").is_some());
+    assert_eq!(attribute(&device, "productName"), None);
+    assert!(attribute(&device, "uuid").is_some());
     assert_eq!(
         longer.dropped(),
         [Dropped {
@@ -225,12 +225,12 @@ fn a_driver_version_is_offered_as_semver_or_not_at_all() {
     };
     let usual = with_version("580.95.05");
     let device = usual.devices().next().unwrap();
-    let version = attribute(device, "driverVersion").unwrap();
+    let version = attribute(&device, "driverVersion").unwrap();
     assert_eq!(version.version.as_deref(), Some("580.95.5"));
 
     let odd = with_version("580.95.05-grid");
     assert_eq!(
-        attribute(odd.devices().next().unwrap(), "driverVersion"),
+        attribute(&odd.devices().next().unwrap(), "driverVersion"),
         None
     );
     assert!(odd.dropped()[0].to_string().contains("580.95.05-grid"));
@@ -306,6 +306,7 @@ fn assert_within_limits(device: &Device) {
             value.string.is_some(),
             value.version.is_some(),
             value.int.is_some(),
+            value.bool.is_some(),
         ];
         assert_eq!(
             set.into_iter().filter(|is_set| *is_set).count(),
@@ -324,12 +325,12 @@ proptest! {
         shares in sharing::any_shares(),
     ) {
         let offer = plan(&inventory, &node(), DRIVER, shares);
-        offer.devices().for_each(sharing::assert_policies_are_valid);
+        offer.devices().for_each(|device| sharing::assert_policies_are_valid(&device));
         let expected: Vec<String> =
             inventory.offered().map(|part| part.name().to_string()).collect();
         let offered: Vec<String> = offer.devices().map(|device| device.name.clone()).collect();
         prop_assert_eq!(offered, expected);
-        offer.devices().for_each(assert_within_limits);
+        offer.devices().for_each(|device| assert_within_limits(&device));
         for slice in offer.slices(1) {
             prop_assert!(slice.spec.devices.unwrap().len() <= DEVICES_PER_SLICE);
         }

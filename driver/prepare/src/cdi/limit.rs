@@ -5,6 +5,7 @@ use tessera_device::Bytes;
 
 use super::render::{GpuEdits, hook};
 use super::{DriverInstall, Hook, LimitHook};
+use crate::share::ceiling_told;
 
 const COMMAND: &str = "limit-memory";
 const BYTES: &str = "--bytes";
@@ -28,6 +29,16 @@ pub(super) fn limit_hook(edits: &GpuEdits<'_>, install: &DriverInstall) -> Optio
         hook_name: "createRuntime",
         ..hook(program, COMMAND, arguments.concat())
     })
+}
+
+/// How far a container may grow, as a spec which [`claim_spec`](super::claim_spec) has made tells it for its device of
+/// this name.
+pub fn ceiling_in(spec: &[u8], device: &str) -> Option<Bytes> {
+    let spec: Value = serde_json::from_slice(spec).ok()?;
+    let mut devices = spec.get("devices")?.as_array()?.iter();
+    let found = devices.find(|entry| entry["name"] == device)?;
+    let mut variables = found["containerEdits"]["env"].as_array()?.iter();
+    variables.find_map(|variable| ceiling_told(variable.as_str()?))
 }
 
 /// The limit that a spec which [`claim_spec`](super::claim_spec) has made sets for its device of this name.

@@ -43,6 +43,10 @@ fn a_share_is_of_a_format_that_older_versions_refuse_and_reads_back_as_it_was() 
     assert!(held.encode().starts_with(b"tessera-record 4 "));
     assert_eq!(Record::decode(&held.encode()).unwrap(), held);
 
+    held.devices[1].memory_ceiling = Some(Bytes::from_mib(50 << 10));
+    assert!(held.encode().starts_with(b"tessera-record 5 "));
+    assert_eq!(Record::decode(&held.encode()).unwrap(), held);
+
     let mut of_part = mig_record("a", 1, &["3g.40gb"]);
     let View::Part(part) = of_part.devices[0].view else {
         panic!("{of_part:?}")

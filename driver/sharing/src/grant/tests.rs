@@ -120,7 +120,7 @@ fn what_is_required_is_refused_with_what_the_node_has_and_why_it_has_no_more() {
             &growing(Enforcement::Required(MinimumTier::Mps)),
             with(false, true, true),
             "memory.limit is above the guarantee, but nothing on this node changes the limit of a share in \
-             use that mps holds; leave it out, or write the guarantee",
+             use that mps holds; select devices by the attribute dynamicMemory, or leave it out",
         ),
         (
             &native,
@@ -129,7 +129,7 @@ fn what_is_required_is_refused_with_what_the_node_has_and_why_it_has_no_more() {
                 ..with(true, false, false)
             },
             "memory.limit is above the guarantee, but nothing on this node changes the limit of a share in \
-             use that native holds; leave it out, or write the guarantee",
+             use that native holds; select devices by the attribute dynamicMemory, or leave it out",
         ),
     ] {
         let refusal = granted(config, &facts).unwrap_err();

@@ -50,9 +50,9 @@ pub enum Pressed {
 
 /// A share from which memory is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reclaim<'s> {
+pub struct Reclaim<'s, K = Holder> {
     /// Whose.
-    pub share: &'s Holder,
+    pub share: &'s K,
     /// How.
     pub rung: Rung,
     /// What it may still use afterwards, where it may use anything.
@@ -72,7 +72,7 @@ impl Rungs {
     }
 }
 
-impl Room<'_> {
+impl<K> Room<'_, K> {
     /// What the card gains if this works. A swapped share keeps its guarantee, an evicted one keeps nothing.
     fn gain(&self, rung: Rung) -> u64 {
         match rung {
@@ -91,7 +91,7 @@ impl Room<'_> {
 }
 
 /// Shares to take memory from now: for guarantees that lack it, and from shares above their ceiling.
-pub(super) fn reclaims<'s>(rooms: &Rooms<'s>) -> Vec<Reclaim<'s>> {
+pub(super) fn reclaims<'s, K>(rooms: &Rooms<'s, K>) -> Vec<Reclaim<'s, K>> {
     let under_way = rooms.sum(|room| match room.pressed {
         Pressed::Under(rung) => room.gain(rung),
         Pressed::Not | Pressed::Spent(_) => 0,

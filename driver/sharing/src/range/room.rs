@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::holder::Holder;
 use crate::range::reclaim::{Pressed, Rungs};
 use crate::range::{Card, Lending, Limit, ShareState};
 
 const MIB: u64 = 1 << 20;
 
 /// The shares of a card, in the order of their holders.
-pub(super) struct Rooms<'s> {
+pub(super) struct Rooms<'s, K> {
     /// What all of them together may have.
     pub(super) budget: u64,
-    pub(super) shares: Vec<Room<'s>>,
+    pub(super) shares: Vec<Room<'s, K>>,
 }
 
 /// One share.
-pub(super) struct Room<'s> {
-    pub(super) holder: &'s Holder,
+pub(super) struct Room<'s, K> {
+    pub(super) holder: &'s K,
     pub(super) guarantee: u64,
     /// How far it may be let grow: at least its guarantee.
     pub(super) top: u64,
@@ -35,8 +34,8 @@ pub(super) enum LimitMib {
     Unenforced,
 }
 
-impl<'s> Room<'s> {
-    fn of(holder: &'s Holder, share: &ShareState, lending: Lending) -> Self {
+impl<'s, K> Room<'s, K> {
+    fn of(holder: &'s K, share: &ShareState, lending: Lending) -> Self {
         let guarantee = share.guarantee.0.div_ceil(MIB);
         let gives_back = share.rungs.swap || share.rungs.evict;
         let ceiling = match lending {
@@ -93,8 +92,8 @@ impl<'s> Room<'s> {
     }
 }
 
-impl<'s> Rooms<'s> {
-    pub(super) fn of(card: &Card, shares: &'s BTreeMap<Holder, ShareState>) -> Self {
+impl<'s, K> Rooms<'s, K> {
+    pub(super) fn of(card: &Card, shares: &'s BTreeMap<K, ShareState>) -> Self {
         let room = |(holder, share)| Room::of(holder, share, card.lending);
         Self {
             budget: card.memory.0.saturating_sub(card.reserve.0) / MIB,
@@ -102,7 +101,7 @@ impl<'s> Rooms<'s> {
         }
     }
 
-    pub(super) fn sum(&self, of: impl Fn(&Room<'s>) -> u64) -> u64 {
+    pub(super) fn sum(&self, of: impl Fn(&Room<'s, K>) -> u64) -> u64 {
         self.shares.iter().map(of).fold(0, u64::saturating_add)
     }
 

@@ -12,24 +12,24 @@ use crate::range::{LimitChange, STEP};
 const STEP_MIB: u64 = STEP.0 >> 20;
 
 /// A round.
-pub(super) struct Round<'r, 's> {
-    rooms: &'r Rooms<'s>,
+pub(super) struct Round<'r, 's, K> {
+    rooms: &'r Rooms<'s, K>,
     headroom: u64,
     /// What is neither committed nor given in this round.
     free: u64,
-    changes: Vec<LimitChange<'s>>,
+    changes: Vec<LimitChange<'s, K>>,
 }
 
 /// A share that has used up half of the headroom that it could have.
-struct Starved<'r, 's> {
-    room: &'r Room<'s>,
+struct Starved<'r, 's, K> {
+    room: &'r Room<'s, K>,
     held: u64,
     /// What it lacks of that headroom.
     lacks: u64,
 }
 
-impl<'r, 's> Round<'r, 's> {
-    pub(super) fn of(rooms: &'r Rooms<'s>) -> Self {
+impl<'r, 's, K> Round<'r, 's, K> {
+    pub(super) fn of(rooms: &'r Rooms<'s, K>) -> Self {
         Self {
             rooms,
             headroom: rooms.headroom(),
@@ -39,7 +39,7 @@ impl<'r, 's> Round<'r, 's> {
     }
 
     /// The limits to set.
-    pub(super) fn limits(mut self) -> Vec<LimitChange<'s>> {
+    pub(super) fn limits(mut self) -> Vec<LimitChange<'s, K>> {
         self.guarantee();
         let starved = self.starved();
         let lacking = starved.iter().map(|share| share.lacks);
@@ -50,7 +50,7 @@ impl<'r, 's> Round<'r, 's> {
         self.changes
     }
 
-    fn set(&mut self, room: &Room<'s>, to: u64) {
+    fn set(&mut self, room: &Room<'s, K>, to: u64) {
         self.changes.push(LimitChange {
             share: room.holder,
             to: Bytes::from_mib(to),
@@ -81,7 +81,7 @@ impl<'r, 's> Round<'r, 's> {
     }
 
     /// The starved shares, those with the least left first.
-    fn starved(&self) -> Vec<Starved<'r, 's>> {
+    fn starved(&self) -> Vec<Starved<'r, 's, K>> {
         let mut starved = Vec::new();
         for room in &self.rooms.shares {
             let LimitMib::At(limit) = room.limit else {
@@ -115,7 +115,7 @@ impl<'r, 's> Round<'r, 's> {
         }
     }
 
-    fn raise(&mut self, starved: &[Starved<'r, 's>]) {
+    fn raise(&mut self, starved: &[Starved<'r, 's, K>]) {
         for Starved { room, held, lacks } in starved {
             let more = (*lacks).min(self.free);
             if more == *lacks || more >= STEP_MIB {

@@ -202,7 +202,7 @@ fn a_ceiling_that_is_lowered_below_the_use_ends_growth_and_then_takes_the_means_
     lowered.rungs.trim = true;
     let mut one = shares([lowered]);
     let decision = decide(&CARD, &one);
-    let reclaim = decision.reclaims[0];
+    let reclaim = &decision.reclaims[0];
     assert_eq!(
         (reclaim.rung, reclaim.down_to),
         (Rung::Trim, Bytes(20 * GIB))

@@ -16,17 +16,13 @@ use std::time::{Duration, Instant};
 use super::record::{ClusterId, NodeRecord, Record};
 use super::turn::Turn;
 use super::{Cluster, ClusterError, Node, Options, firsts, node};
-use crate::cargo::{self, Linking, Profile};
 use crate::cgroup::Hierarchies;
+use crate::materials::Materials;
 use crate::names::NodeIndex;
-use crate::packages::{self, Package};
-use crate::paths::{StateDir, checkout};
-use crate::platform::Platform;
-use crate::plugin::Plugin;
+use crate::paths::StateDir;
 use crate::process::LOOK_AGAIN;
-use crate::programs::{self, Programs};
 use crate::progress::{Progress, step};
-use crate::{control_plane, driver, images, interrupt, network, node as node_plan, teardown};
+use crate::{control_plane, images, interrupt, network, node as node_plan, teardown};
 
 /// The user of the machine's own kubeconfig.
 pub(super) const ADMIN: &str = "admin";
@@ -37,20 +33,21 @@ const DYING_LIMIT: Duration = Duration::from_secs(40);
 /// `f_type` of an overlay in `statfs`, from the kernel's `magic.h`.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
-/// What is built before anything is started.
-struct Materials {
-    programs: Programs,
-    init: PathBuf,
-    driver: Option<driver::Parts>,
-    plugin: Plugin,
-    images: [images::oci::Image; 3],
+/// Where the materials of a cluster come from.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// What is missing is built, once it is certain that the cluster can come up.
+    Built,
+    /// They are there.
+    Given(&'a Materials),
 }
 
 pub(super) fn bring_up(
     options: &Options,
+    source: Source<'_>,
     progress: &dyn Progress,
 ) -> Result<Cluster, ClusterError> {
-    try_bring_up(options, progress).map_err(told)
+    try_bring_up(options, source, progress).map_err(told)
 }
 
 /// Whatever an interrupt made fail, it is the interrupt that is to be told.
@@ -62,11 +59,11 @@ fn told(error: ClusterError) -> ClusterError {
     }
 }
 
-fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, ClusterError> {
-    let options = &Options {
-        gates: options.kubernetes.gates(&options.gates),
-        ..options.clone()
-    };
+fn try_bring_up(
+    options: &Options,
+    source: Source<'_>,
+    progress: &dyn Progress,
+) -> Result<Cluster, ClusterError> {
     if !rustix::process::geteuid().is_root() {
         return Err(ClusterError::NotRoot);
     }
@@ -78,18 +75,30 @@ fn try_bring_up(options: &Options, progress: &dyn Progress) -> Result<Cluster, C
     let lock = teardown::lock(&dir)?;
     refuse_second(&dir)?;
     refuse_overlay(&dir)?;
-    let materials = prepare(options, progress)?;
+    let built;
+    let materials = match source {
+        Source::Given(materials) => materials,
+        Source::Built => {
+            built = Materials::obtain(options.kubernetes, progress)?;
+            &built
+        }
+    };
+    let options = &Options {
+        kubernetes: materials.kubernetes,
+        gates: materials.kubernetes.gates(&options.gates),
+        ..options.clone()
+    };
     teardown::sweep(&dir)?;
     // From here on there is something to take down, and dropping the value does it. The lock must be free by then.
     let mut cluster = Cluster {
         dir,
         id: ClusterId::new().map_err(ClusterError::Identity)?,
-        kubernetes: options.kubernetes,
+        kubernetes: materials.kubernetes,
         nodes: Vec::new(),
         lifelines: Mutex::default(),
         turn: Some(turn),
     };
-    match start(&mut cluster, options, &nodes, &materials, progress) {
+    match start(&mut cluster, options, &nodes, materials, progress) {
         Ok(()) => Ok(cluster),
         Err(error) => {
             // Asked before the cluster is dropped, which forgets the interrupt.
@@ -151,45 +160,6 @@ fn refuse_overlay(dir: &StateDir) -> Result<(), ClusterError> {
         });
     }
     Ok(())
-}
-
-fn prepare(options: &Options, progress: &dyn Progress) -> Result<Materials, ClusterError> {
-    packages::ensure(&[Package::Iproute, Package::UtilLinux], progress)?;
-    let programs = programs::obtain(
-        &checkout().join("e2e/programs"),
-        options.kubernetes,
-        progress,
-    )?;
-    step(
-        progress,
-        "build the simulated hardware and the nodes' images",
-        || {
-            let built = cargo::build(
-                &["tessera-cluster"],
-                Profile::Dev,
-                Linking::Dynamic,
-                Platform::HERE,
-            )?;
-            let init = built.file(crate::supervisor::PROGRAM)?.to_owned();
-            let driver = match options.drivers {
-                super::Drivers::None => None,
-                super::Drivers::Profiles(_) => Some(driver::Parts::build()?),
-            };
-            let like = driver
-                .as_ref()
-                .map_or(init.as_path(), driver::Parts::nvidia_smi);
-            let workload = images::workload(like, progress)?;
-            let asking = images::asking_for_all_gpus(&workload);
-            let images = [images::pause()?, workload, asking];
-            Ok(Materials {
-                programs,
-                init,
-                driver,
-                plugin: Plugin::build()?,
-                images,
-            })
-        },
-    )
 }
 
 fn start(
@@ -296,9 +266,8 @@ fn write_files(
     materials.programs.link_into(&bin).map_err(failed(&bin))?;
     let plugin = &materials.plugin;
     plugin.link_into(&bin).map_err(failed(&bin))?;
-    if let Some(parts) = &materials.driver {
-        parts.link_into(&bin).map_err(failed(&bin))?;
-    }
+    let parts = &materials.driver;
+    parts.link_into(&bin).map_err(failed(&bin))?;
     write::certificates(dir, nodes)?;
     let corefile = control_plane::corefile(dir);
     fs::create_dir_all(dir.of(control_plane::OWNER))
@@ -308,9 +277,7 @@ fn write_files(
         let name = index.name();
         node_plan::write_configuration(dir, *index, &options.gates)
             .map_err(failed(&dir.of(&name)))?;
-        if let (Some(parts), Some(profile)) =
-            (&materials.driver, options.drivers.of(index.number()))
-        {
+        if let Some(profile) = options.drivers.of(index.number()) {
             let rack = options.rack_of(index.number());
             parts.install(&dir.driver_root(&name), profile, &name, &rack)?;
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::ImageError;
 use super::oci::Image;
+use crate::apt;
 use crate::process::{self, RunError, run};
 
 const DOWNLOAD_LIMIT: Duration = Duration::from_mins(10);
@@ -54,19 +55,17 @@ pub(super) fn download(packages: &[&str], work: &Path) -> Result<Vec<PathBuf>, I
         &format!("Dir::Cache::archives={}", archives.display()),
     ];
     let arguments = [&arguments, packages].concat();
-    // A fresh machine has no package lists; an old one has lists that name files that are gone.
-    apt(&arguments, work)
-        .or_else(|_| apt(&["update", "-q"], work).and_then(|()| apt(&arguments, work)))
-        .map_err(|source| ImageError::Debian {
-            packages: packages.join(" "),
-            source,
-        })?;
+    apt::get(&arguments, work, DOWNLOAD_LIMIT).map_err(|source| ImageError::Debian {
+        packages: packages.join(" "),
+        source,
+    })?;
     debs(&archives)
 }
 
-/// Downloads a package without what it depends on into `work`. The package lists are there.
+/// Downloads a package without what it depends on into `work`.
 pub(super) fn download_alone(package: &str, work: &Path) -> Result<PathBuf, ImageError> {
-    apt(&["download", "-q", package], work).map_err(|source| ImageError::Debian {
+    let arguments = ["download", "-q", package];
+    apt::get(&arguments, work, DOWNLOAD_LIMIT).map_err(|source| ImageError::Debian {
         packages: package.to_owned(),
         source,
     })?;
@@ -75,15 +74,6 @@ pub(super) fn download_alone(package: &str, work: &Path) -> Result<PathBuf, Imag
         package: work.join(package),
         source: io::Error::from(io::ErrorKind::NotFound),
     })
-}
-
-fn apt(arguments: &[&str], within: &Path) -> Result<(), RunError> {
-    let mut command = Command::new("apt-get");
-    command
-        .args(arguments)
-        .current_dir(within)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    run(&mut command, DOWNLOAD_LIMIT).map(drop)
 }
 
 fn debs(dir: &Path) -> Result<Vec<PathBuf>, ImageError> {

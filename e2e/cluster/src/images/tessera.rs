@@ -33,6 +33,7 @@ pub fn tessera(
             "tessera-kubelet-plugin",
             "tessera-controller",
             "tessera-session-host",
+            "tessera-agent",
         ];
         let built = cargo::build(&programs, profile, Linking::Dynamic, platform)?;
         let hook = cargo::build(&["tessera-cdi-hook"], profile, Linking::Static, platform)?;

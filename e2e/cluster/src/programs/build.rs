@@ -1,15 +1,17 @@
 //! Builds what the cache lacks, one family after the other, and lays all programs side by side.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use super::{Family, Program, ProgramsError, cache_of_environment, families};
+use crate::interrupt;
 use crate::packages::{self, Package};
-use crate::process::{self, run};
+use crate::process::{self, LOOK_AGAIN, run};
 use crate::progress::{Progress, step};
 use crate::release::Release;
 
@@ -82,7 +84,7 @@ fn build_family(
         path: home.to_owned(),
         source,
     };
-    let module = modules.join(family.name);
+    let module = modules.join(family.module);
     let go = process::find("go").ok_or_else(|| no_go(family, &module))?;
     if family.cgo {
         packages::ensure(
@@ -97,7 +99,7 @@ fn build_family(
     fs::create_dir_all(home).map_err(kept)?;
     // Held until the end of this function: another process that wants the same programs waits, then finds them.
     let lock = File::create(home.join(".lock")).map_err(kept)?;
-    lock.lock().map_err(kept)?;
+    hold(&lock).map_err(kept)?;
     for program in family.programs {
         let file = home.join(program.name);
         if !file.is_file() {
@@ -107,6 +109,20 @@ fn build_family(
         }
     }
     Ok(())
+}
+
+/// Waits for the lock, but not through an interrupt: whoever holds it may build for minutes.
+fn hold(lock: &File) -> io::Result<()> {
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if interrupt::requested() => {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(LOOK_AGAIN),
+        }
+    }
 }
 
 fn build(

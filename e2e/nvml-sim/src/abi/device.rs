@@ -11,7 +11,9 @@ use nvml_wrapper_sys::bindings::{
     nvmlDeviceAddressingModeType_t_NVML_DEVICE_ADDRESSING_MODE_ATS as MODE_ATS,
     nvmlDeviceAddressingModeType_t_NVML_DEVICE_ADDRESSING_MODE_HMM as MODE_HMM,
     nvmlDeviceAddressingModeType_t_NVML_DEVICE_ADDRESSING_MODE_NONE as MODE_NONE,
-    nvmlDeviceArchitecture_t, nvmlPciInfo_t,
+    nvmlDeviceArchitecture_t,
+    nvmlGpuVirtualizationMode_NVML_GPU_VIRTUALIZATION_MODE_NONE as BARE_MACHINE,
+    nvmlGpuVirtualizationMode_t, nvmlPciInfo_t,
 };
 use tessera_hw::{AddressingMode, Architecture, Brand, Facts, PciFunction};
 
@@ -109,6 +111,13 @@ export! {
     fn nvmlDeviceGetNumaNodeId(device: nvmlDevice_t, node: Out<'_, c_uint>) {
         let own = with_facts(device, |facts| facts.memory_numa_node.ok_or(Fault::NotSupported))?;
         put(node, own)
+    }
+    // No hypervisor is simulated, whatever machine a profile describes.
+    fn nvmlDeviceGetVirtualizationMode(
+        device: nvmlDevice_t,
+        mode: Out<'_, nvmlGpuVirtualizationMode_t>,
+    ) {
+        with_facts(device, |_| put(mode, BARE_MACHINE))
     }
     fn nvmlDeviceGetAddressingMode(
         device: nvmlDevice_t,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tessera_cluster::Node;
 use tessera_hw::TimeSlice;
 
-use super::{Claim, Claims, Device, Gpu, Record, Slices, Use, View, Views};
+use super::{Claim, Claims, Device, Gpu, Instance, Record, Slices, Use, View, Views};
 use crate::failure::Failure;
 use crate::gpus::DRIVER;
 use crate::kubernetes::{Kubernetes, Scope, name, uid};
@@ -281,13 +281,21 @@ fn hardware(node: &Node) -> Result<Vec<Gpu>, Failure> {
 
 fn gpu(gpu: &tessera_hw::Gpu) -> Gpu {
     let mig = &gpu.condition.mig;
+    let table = gpu.facts.mig_table();
+    let instance = |made: &tessera_hw::mig::Instance| {
+        let profile = table.and_then(|table| table.profile(made.profile));
+        Instance {
+            start: made.start,
+            memory: profile.map(|profile| profile.memory_mib * MIB),
+        }
+    };
     let instances = mig.instances.iter();
     Gpu {
         uuid: gpu.facts.uuid.clone(),
         memory: gpu.facts.memory_total_mib * MIB,
         mig: mig.enabled,
         instances: instances
-            .map(|instance| (instance.uuid.clone(), instance.start))
+            .map(|made| (made.uuid.clone(), instance(made)))
             .collect(),
         bare: mig.bare.len(),
         time_slice: gpu.condition.time_slice,

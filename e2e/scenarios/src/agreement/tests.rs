@@ -34,10 +34,18 @@ fn mig(name: &str, gpu: u32, start: u32, size: u32) -> Use {
     }
 }
 
+/// A MIG device of an eighth of a GPU.
+fn eighth(start: u32) -> Instance {
+    Instance {
+        start,
+        memory: Some(10 * GIB),
+    }
+}
+
 fn gpu(number: u32, starts: &[u32]) -> Gpu {
     let instances = starts
         .iter()
-        .map(|start| (format!("MIG-{number}-{start}"), *start));
+        .map(|start| (format!("MIG-{number}-{start}"), eighth(*start)));
     Gpu {
         uuid: format!("GPU-{number}"),
         memory: 80 * GIB,
@@ -152,6 +160,27 @@ fn what_the_kubelet_has_is_what_was_allocated() {
 }
 
 #[test]
+fn a_claim_of_which_nobody_but_the_kubelet_knows_is_history_and_one_of_which_somebody_has_something_is_not()
+ {
+    let gone = |views: &mut Views| {
+        views.scheduler.remove("uid-monitor");
+        views.plugin.retain(|record| record.uid != "uid-monitor");
+        views.specified.remove("uid-monitor");
+    };
+    assert_eq!(found(gone), [""; 0]);
+    let specified = found(|views| {
+        gone(views);
+        views.specified.insert("uid-monitor".to_owned());
+    });
+    assert!(
+        specified
+            .iter()
+            .any(|said| said.contains("allocated nothing here")),
+        "{specified:?}"
+    );
+}
+
+#[test]
 fn what_the_plugin_has_is_what_the_kubelet_was_told() {
     let forgotten = one(|views| {
         views.kubelet.remove("uid-monitor");
@@ -195,11 +224,15 @@ fn what_is_recorded_is_there_and_nothing_else_is() {
     });
     assert!(gone.contains("begins at None"), "{gone}");
     let elsewhere = one(|views| {
-        views.hardware[1].instances.insert("MIG-1-3".to_owned(), 2);
+        views.hardware[1]
+            .instances
+            .insert("MIG-1-3".to_owned(), eighth(2));
     });
     assert!(elsewhere.contains("begins at Some(2)"), "{elsewhere}");
     let nobodys = one(|views| {
-        views.hardware[3].instances.insert("MIG-3-0".to_owned(), 0);
+        views.hardware[3]
+            .instances
+            .insert("MIG-3-0".to_owned(), eighth(0));
     });
     assert_eq!(nobodys, "no claim has MIG device MIG-3-0 of GPU GPU-3");
     let half = one(|views| views.hardware[3].bare = 1);
@@ -262,6 +295,37 @@ fn shares_are_together_no_more_than_there_is() {
         overdrawn.contains("are given away of GPU GPU-2"),
         "{overdrawn}"
     );
+}
+
+#[test]
+fn shares_of_a_mig_device_are_together_no_more_than_it_has() {
+    let two = |bytes: u64| {
+        found(|views| {
+            let share = |id: &str, bytes| Use {
+                device: Device {
+                    name: "gpu-1-mig-1g10gb-19-3".to_owned(),
+                    share: Some(id.to_owned()),
+                },
+                view: View::Share(Some(part(3, 1)), bytes),
+                ..mig("", 1, 3, 1)
+            };
+            let uses = vec![
+                mig("gpu-1-mig-3g40gb-9-4", 1, 4, 4),
+                share("s3", 4 * GIB),
+                share("s4", bytes),
+            ];
+            let devices: BTreeSet<Device> = uses.iter().map(|used| used.device.clone()).collect();
+            for claims in [&mut views.scheduler, &mut views.kubelet] {
+                claims.get_mut("uid-parts").unwrap().devices = devices.clone();
+            }
+            views.plugin[1].uses = uses;
+        })
+    };
+    assert_eq!(two(6 * GIB), [""; 0]);
+    let overdrawn = two(6 * GIB + 1);
+    assert_eq!(overdrawn.len(), 1, "{overdrawn:?}");
+    let said = "are given away of MIG device MIG-1-3 of GPU GPU-1";
+    assert!(overdrawn[0].contains(said), "{overdrawn:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
 use tessera_cluster::Node;
+use tessera_hw::state::Presence;
 
 use super::manifests::{example, on_node, one_gpu_on};
 use crate::context::{Context, START_LIMIT, claim_of};
@@ -211,6 +212,61 @@ pub(crate) fn a_mig_device_that_somebody_holds_open_is_tainted_until_it_is_let_g
     driver.heal()
 }
 
+pub(crate) fn a_lost_gpu_of_which_somebody_has_a_part_leaves_its_place_and_the_others_go_on(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let node = context.node_with(PROFILE)?;
+    let mut driver = Driver::of(node)?;
+    let all = await_views(context, node, GPUS * VIEWS)?;
+    context.apply(&on_node(
+        &format!("{TEMPLATE}{}", POD.replace("NAME", "before")),
+        node,
+    ))?;
+    let in_use = Made::of(context, "before")?.minor;
+    let last = GPUS - 1;
+    let mut views = all.clone();
+    // All devices of the first GPUs stand in one slice, and of the last the whole in one and the parts in another.
+    for (withdrawn, (minor, slices)) in (1..).zip([(in_use, 1), (last, 2)]) {
+        driver.set(minor, Presence::Lost)?;
+        driver.stir()?;
+        let now = await_views(context, node, (GPUS - withdrawn) * VIEWS)?;
+        let what = format!("slices written when gpu-{minor} is lost");
+        same(&what, &written(&views, &now), &slices)?;
+        views = now;
+    }
+    // The part that somebody has of a lost GPU does not keep the scheduler from the others.
+    context.apply(&on_node(&POD.replace("NAME", "beside"), node))?;
+    let beside = Made::of(context, "beside")?.minor;
+    same(
+        &format!("whether gpu-{beside} answers"),
+        &(beside != in_use && beside != last),
+        &true,
+    )?;
+    for minor in [in_use, last] {
+        driver.set(minor, Presence::Present)?;
+    }
+    driver.stir()?;
+    let back = await_views(context, node, GPUS * VIEWS)?;
+    same("slices", &names_of(&back), &names_of(&all))?;
+    context.delete_pods(&["before", "beside"])?;
+    context.no_claims()?;
+    context.nothing_left()?;
+    same("MIG devices that are left", &driver.mig_devices()?, &0)?;
+    driver.heal()
+}
+
+/// A slice by its name, and its version.
+type Version = (String, Option<String>);
+
+/// How many of the slices that there were have been written since.
+fn written(before: &[Version], now: &[Version]) -> usize {
+    before.iter().filter(|slice| !now.contains(slice)).count()
+}
+
+fn names_of(slices: &[Version]) -> Vec<&String> {
+    slices.iter().map(|(name, _)| name).collect()
+}
+
 /// Waits until exactly these devices of the node have a taint.
 fn await_tainted(
     context: &Context<'_>,
@@ -292,7 +348,7 @@ pub(super) fn await_views(
     context: &Context<'_>,
     node: &Node,
     count: usize,
-) -> Result<Vec<(String, Option<String>)>, Failure> {
+) -> Result<Vec<Version>, Failure> {
     let what = format!("{} to offer {count} devices", node.name());
     let views = |slices: &Objects<ResourceSlice>| {
         let devices = offered(slices).into_iter();

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::Event;
+
 use super::domains::{domain, kubectl, no_slots, there, wait};
 use super::racks::{bound, cliques, two_of, worker};
 use crate::context::Context;
 use crate::failure::{Failure, same};
+use crate::kubernetes::Objects;
 
 /// A policy by which a domain shares a clique where there is room.
 const WIDE: &str = "
@@ -81,5 +84,95 @@ pub(crate) fn a_domain_goes_over_two_racks_if_its_policy_says_so_and_as_the_plug
         context,
         &["delete", "computedomain/train", "domainpolicy/wide"],
     )?;
+    no_slots(context)
+}
+
+/// Two classes, by which pods of the scenario are more or less important.
+const CLASSES: &str = "
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: tessera-scenario-low}
+value: 10
+---
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: tessera-scenario-high}
+value: 1000
+---
+";
+
+/// A policy by which domains of lower priority are ended.
+const URGENT: &str = "
+apiVersion: tessera-dra.github.io/v1alpha1
+kind: DomainPolicy
+metadata:
+  name: urgent
+spec:
+  preempts: true
+---
+";
+
+pub(crate) fn a_domain_of_higher_priority_replaces_one_whole_if_its_policy_says_so(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    // One rack is not to be had.
+    let node = context.nodes()[2].name();
+    let low = two_of("low", 4, "priorityClassName: tessera-scenario-low");
+    let other = worker("other", 1, None, &there(node));
+    context.apply(&(CLASSES.to_owned() + &other + &domain("low", 2) + &low))?;
+    bound(context, &["other"])?;
+    context.running(&["low-0", "low-1"])?;
+    let before = bound(context, &["low-0", "low-1"])?;
+
+    let high = two_of("high", 4, "priorityClassName: tessera-scenario-high");
+    context.apply(&(domain("high", 2) + &high))?;
+    let reason = |reason: &str| {
+        format!(r#"jsonpath={{.status.conditions[?(@.type=="Ready")].reason}}={reason}"#)
+    };
+    // Without a policy that says so nobody is ended.
+    wait(context, &reason("InsufficientFree"), "computedomain/high")?;
+    context.running(&["low-0", "low-1"])?;
+    context.apply(URGENT)?;
+    wait(context, "condition=Accepted", "domainpolicy/urgent")?;
+    let annotated = "tessera-dra.github.io/policy=urgent";
+    kubectl(context, &["annotate", "computedomain/high", annotated])?;
+    context.running(&["high-0", "high-1"])?;
+    wait(context, "condition=Ready", "computedomain/high")?;
+    let after: BTreeSet<String> = bound(context, &["high-0", "high-1"])?.into_iter().collect();
+    same("the nodes of both", &after, &before.into_iter().collect())?;
+    let pods = kubectl(context, &["get", "pods", "-o", "name"])?;
+    same(
+        "whether a pod of the other is left",
+        &pods.contains("low-"),
+        &false,
+    )?;
+    for (about, reason, other) in [("low", "Preempted", "high"), ("high", "Preempting", "low")] {
+        let named = format!("{}/{other}", context.namespace());
+        let is_told = |event: &Event| {
+            let of = event.involved_object.name.as_deref() == Some(about);
+            let said = event.message.as_deref().unwrap_or_default();
+            of && event.reason.as_deref() == Some(reason) && said.contains(&named)
+        };
+        let events: Objects<Event> = context.list()?;
+        let found = events.values().any(is_told);
+        same(
+            &format!("whether {about} was told {reason} with {named}"),
+            &found,
+            &true,
+        )?;
+    }
+
+    context.delete_pods(&["high-0", "high-1", "other"])?;
+    let rest = [
+        "computedomain/high",
+        "computedomain/low",
+        "domainpolicy/urgent",
+    ];
+    kubectl(context, &[&["delete"][..], &rest].concat())?;
+    let classes = [
+        "priorityclass/tessera-scenario-low",
+        "priorityclass/tessera-scenario-high",
+    ];
+    kubectl(context, &[&["delete"][..], &classes].concat())?;
     no_slots(context)
 }

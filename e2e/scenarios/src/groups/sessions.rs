@@ -3,6 +3,7 @@
 //! The two nodes are given a common fabric for the time of a scenario. `nvidia-imex` is a simulated one.
 
 use std::fs;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -237,6 +238,77 @@ pub(crate) fn a_session_host_says_how_its_own_node_is_and_nothing_else(
         &["the token names no node"],
     )?;
     rack.leave()
+}
+
+/// Where the hosts' nvidia-imex is asked, in a folder that the chart makes.
+pub(crate) const HOST_SOCKET: &str = "/run/host-imex/control.sock";
+
+/// The nvidia-imex of a host, as its administrator would run it. It ends with the value.
+struct OfHost<'a>(&'a Node);
+
+impl<'a> OfHost<'a> {
+    fn start(node: &'a Node) -> Result<Self, Failure> {
+        let address = node.address();
+        let config = format!(
+            "DAEMONIZE=0\nIMEX_CMD_ENABLED=1\nIMEX_CMD_UNIX_DOMAIN_PATH={HOST_SOCKET}\n\
+             IMEX_NODE_CONFIG_FILE=/run/host-imex/nodes.cfg\nBIND_INTERFACE_IP={address}\n"
+        );
+        let folder = node.path("/run/host-imex");
+        let written = fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(folder.join("nodes.cfg"), format!("{address}\n")))
+            .and_then(|()| fs::write(folder.join("config.cfg"), config));
+        let started = written.and_then(|()| {
+            node.enter("/run/nvidia/driver/usr/bin/nvidia-imex")
+                .args(["--config", "/run/host-imex/config.cfg"])
+                .args(["--state", "/run/host-imex"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+        });
+        started
+            .map(|_| Self(node))
+            .map_err(|error| Failure::wrong(format!("start nvidia-imex on the host: {error}")))
+    }
+}
+
+impl Drop for OfHost<'_> {
+    fn drop(&mut self) {
+        self.0.kill(&self.0.processes(IMEX[0]));
+        let _ = fs::remove_dir_all(self.0.path("/run/host-imex"));
+    }
+}
+
+pub(crate) fn where_the_hosts_run_nvidia_imex_a_pod_waits_until_that_of_its_node_is_ready(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let node = &context.nodes()[0];
+    let worker = pod("worker", &from_template("train"), &there(node.name()));
+    context.apply(&(domain("train", 1) + &worker))?;
+    context.event(
+        context.scope(),
+        "the pod to be told what is missing of the host's nvidia-imex",
+        |event| {
+            let told = event.message.as_deref().unwrap_or_default();
+            event.reason.as_deref() == Some("WaitingForSession") && told.contains(HOST_SOCKET)
+        },
+    )?;
+    let imex = OfHost::start(node)?;
+    context.running(&["worker"])?;
+    let channel = channel_of(context, &uid_of(context, "train")?)?;
+    same(
+        "the channels in the pod",
+        &context.written("worker", "main")?,
+        &vec![device_node(channel)],
+    )?;
+    same(
+        "preparations that failed",
+        &context.failed_preparations()?,
+        &Vec::new(),
+    )?;
+    end(context, "train", &["worker"])?;
+    drop(imex);
+    Ok(())
 }
 
 /// How many pods run under the label by which the reference's daemons are found.

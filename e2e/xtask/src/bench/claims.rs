@@ -19,18 +19,61 @@ const BATCH: usize = 250;
 /// What the API may take to delete all claims.
 const DELETE_LIMIT: Duration = Duration::from_mins(1);
 
-/// Makes `count` claims, each with one of these GPUs, in turn.
+/// What each claim asks for, and of whom.
+pub(super) struct Asked {
+    /// The device class.
+    pub(super) class: &'static str,
+    /// The driver whose devices are allocated.
+    pub(super) driver: &'static str,
+    /// The parameters that it is configured with, if any.
+    pub(super) parameters: Option<Value>,
+}
+
+impl Asked {
+    /// A GPU.
+    pub(super) fn gpu() -> Self {
+        Self {
+            class: "gpu.nvidia.com",
+            driver: DRIVER,
+            parameters: None,
+        }
+    }
+
+    /// The configurations that a claim carries, or, with `source`, those of its allocation.
+    fn config(&self, source: Option<&str>) -> Value {
+        let of = |parameters: &Value| {
+            let mut config = json!({
+                "requests": [REQUEST],
+                "opaque": { "driver": self.driver, "parameters": parameters },
+            });
+            if let Some(source) = source {
+                config["source"] = json!(source);
+            }
+            config
+        };
+        self.parameters.iter().map(of).collect()
+    }
+}
+
+const REQUEST: &str = "device";
+
+/// Makes `count` claims, each with one of these devices, in turn.
 pub(super) fn make(
     kubernetes: Kubernetes<'_>,
     namespace: &str,
-    gpus: &[Place],
+    asked: &Asked,
+    devices: &[Place],
     count: usize,
 ) -> anyhow::Result<Vec<Claim>> {
-    let numbered: Vec<_> = (0..count).zip(gpus.iter().cycle()).collect();
+    let numbered: Vec<_> = (0..count).zip(devices.iter().cycle()).collect();
     for batch in numbered.chunks(BATCH) {
-        let wanted = list(batch.iter().map(|(index, _)| claim(*index)));
+        let wanted = list(batch.iter().map(|(index, _)| claim(asked, *index)));
         kubernetes.apply(namespace, &wanted.to_string())?;
-        let allocated = list(batch.iter().copied().map(allocated));
+        let allocated = list(
+            batch
+                .iter()
+                .map(|(index, device)| allocated(asked, *index, device)),
+        );
         apply_status(kubernetes, namespace, &allocated.to_string())?;
     }
     let made: Objects<ResourceClaim> = kubernetes.list(Scope::Namespace(namespace))?;
@@ -71,25 +114,30 @@ fn list(items: impl Iterator<Item = Value>) -> Value {
     json!({ "apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<_>>() })
 }
 
-fn claim(index: usize) -> Value {
+fn claim(asked: &Asked, index: usize) -> Value {
     json!({
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
         "metadata": { "name": name(index) },
-        "spec": { "devices": { "requests": [
-            { "name": "gpu", "exactly": { "deviceClassName": "gpu.nvidia.com" } },
-        ] } },
+        "spec": { "devices": {
+            "requests": [{ "name": REQUEST, "exactly": { "deviceClassName": asked.class } }],
+            "config": asked.config(None),
+        } },
     })
 }
 
-fn allocated((index, gpu): (usize, &Place)) -> Value {
+fn allocated(asked: &Asked, index: usize, device: &Place) -> Value {
+    let Place { pool, device } = device;
     json!({
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
         "metadata": { "name": name(index) },
-        "status": { "allocation": { "devices": { "results": [
-            { "request": "gpu", "driver": DRIVER, "pool": gpu.pool, "device": gpu.device },
-        ] } } },
+        "status": { "allocation": { "devices": {
+            "results": [
+                { "request": REQUEST, "driver": asked.driver, "pool": pool, "device": device },
+            ],
+            "config": asked.config(Some("FromClaim")),
+        } } },
     })
 }
 

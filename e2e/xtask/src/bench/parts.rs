@@ -51,9 +51,15 @@ pub(super) fn time(
         "find {WIDTH} GPUs in parts: {places:?}"
     );
     namespace(kubernetes, NAMESPACE)?;
-    let made = claims::make(kubernetes, NAMESPACE, &places, rounds * WIDTH)?;
+    let made = claims::make(
+        kubernetes,
+        NAMESPACE,
+        &claims::Asked::gpu(),
+        &places,
+        rounds * WIDTH,
+    )?;
     let (_, pod) = plugin::pod(kubernetes)?;
-    let socket = socket::Socket::open(plugin::node(kubernetes)?, &uid(&pod))?;
+    let socket = socket::Socket::open(plugin::node(kubernetes)?, DRIVER, &uid(&pod))?;
     // Each GPU is put into MIG mode by its first claim, which is not what is measured.
     socket.time(&made[..WIDTH], WIDTH)?;
     let one = socket.time(&made, 1)?;

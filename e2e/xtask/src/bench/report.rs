@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Figures;
 use super::exposition::Totals;
 use super::memory::Memory;
-use super::pods::Load;
 use super::summary::Summary;
 use super::throughput::Rates;
 use crate::table::markdown;
@@ -44,7 +43,7 @@ pub(super) fn rows(figures: &Figures) -> Vec<Row> {
     rows
 }
 
-fn row(
+pub(super) fn row(
     what: impl Into<String>,
     figure: impl Into<String>,
     budget: &'static str,
@@ -125,11 +124,16 @@ fn calls(figures: &Figures) -> Vec<Row> {
         ),
         row(
             "pod created to Running, one at a time",
-            started(one),
+            started(&one.started),
             "",
             "0.89 s",
         ),
-        row("8 pods created to all Running", started(eight), "", ""),
+        row(
+            "8 pods created to all Running",
+            started(&eight.started),
+            "",
+            "",
+        ),
     ]
 }
 
@@ -272,7 +276,7 @@ fn seen_by_kubelet(calls: Totals, inside: Totals) -> String {
     }
 }
 
-fn spread(series: &[Duration]) -> String {
+pub(super) fn spread(series: &[Duration]) -> String {
     Summary::of(series).map_or_else(
         || "not seen".to_owned(),
         |Summary {
@@ -293,22 +297,23 @@ fn spread(series: &[Duration]) -> String {
     )
 }
 
-fn started(load: &Load) -> String {
-    Summary::of(&load.started).map_or_else(
+/// How long starts took, of which there are few.
+pub(super) fn started(series: &[Duration]) -> String {
+    Summary::of(series).map_or_else(
         || "not seen".to_owned(),
         |started| format!("p50 {}, max {}", seconds(started.p50), seconds(started.max)),
     )
 }
 
-fn ms(time: Duration) -> String {
+pub(super) fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }
 
-fn memory(memory: Memory) -> String {
+pub(super) fn memory(memory: Memory) -> String {
     let (all, own) = (mebibytes(memory.resident), mebibytes(memory.anonymous));
     format!("{all}, of it anonymous {own}")
 }

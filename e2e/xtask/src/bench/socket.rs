@@ -1,5 +1,7 @@
 //! Times the calls on the plugin's DRA socket from outside, as the kubelet makes them.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -10,7 +12,6 @@ use tessera_proto::dra::v1::{Claim, NodePrepareResourcesRequest, NodeUnprepareRe
 use tessera_proto::uds::SocketPath;
 use tessera_proto::{CALL_LIMIT, SocketPaths, client};
 use tessera_scenarios::Failure;
-use tessera_scenarios::gpus::DRIVER;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
@@ -41,13 +42,19 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects to the socket of the plugin on `node` whose pod has this UID.
-    pub(super) fn open(node: &Node, pod_uid: &str) -> anyhow::Result<Self> {
-        let kubelet = node.kubelet_dir();
-        let registrar = kubelet.join("plugins_registry");
-        let path =
-            SocketPaths::new(&registrar, &kubelet.join("plugins"), DRIVER, Some(pod_uid))?.dra;
-        Self::at(&path)
+    /// Connects to the socket of a driver's plugin on `node` whose pod has this UID.
+    pub(super) fn open(node: &Node, driver: &str, pod_uid: &str) -> anyhow::Result<Self> {
+        // The name depends on the length of the path as the plugin sees it.
+        let kubelet = Path::new("/var/lib/kubelet");
+        let (registrar, plugins) = (kubelet.join("plugins_registry"), kubelet.join("plugins"));
+        let path = SocketPaths::new(&registrar, &plugins, driver, Some(pod_uid))?.dra;
+        let name = path.as_path().file_name().context("name the socket")?;
+        // From here the path would be too long for a socket.
+        let link = tempfile::tempdir().context("make a directory for a link")?;
+        let folder = link.path().join("plugin");
+        symlink(node.kubelet_dir().join("plugins").join(driver), &folder)
+            .context("link to the plugin's folder")?;
+        Self::at(&SocketPath::new(&folder.join(name))?)
     }
 
     /// Connects to the socket at this path.

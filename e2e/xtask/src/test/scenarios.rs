@@ -1,8 +1,10 @@
 //! The stage that needs clusters: one after the other with the product installed on it, and on each its scenarios.
 
+use std::path::PathBuf;
+
 use tessera_cluster::images::{self, TesseraImage};
 use tessera_cluster::progress::{Progress as _, Screen, step};
-use tessera_cluster::{Cluster, ClusterError, Profile, Release, interrupt};
+use tessera_cluster::{Cluster, ClusterError, Materials, Profile, Release, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
 use tessera_scenarios::{
     Failure, Form, Ground, Installed, NotServed, Outcome, SCENARIOS, Scenario, release,
@@ -33,65 +35,87 @@ pub(crate) fn named(parts: &[String]) -> anyhow::Result<Vec<&'static Scenario>> 
     Ok(SCENARIOS.iter().filter(wanted).collect())
 }
 
-/// Runs the scenarios, each on a cluster of its kind, and takes the clusters down again, unless the last shall be kept.
-pub(crate) fn run(
-    scenarios: &[&Scenario],
-    form: Form,
-    profile: Profile,
-    kubernetes: Release,
-    keep: bool,
-) -> anyhow::Result<Tally> {
-    let image = image::build(profile, None, &Screen)?;
-    let on = |ground: &Ground| scenarios.iter().any(|scenario| scenario.ground == *ground);
-    let grounds: Vec<_> = Ground::ALL.into_iter().filter(on).collect();
-    let mut results = Vec::new();
-    for ground in &grounds {
-        let chosen = scenarios.iter().copied().filter(|s| s.ground == *ground);
-        let stay = keep && Some(ground) == grounds.last();
-        let stage = Stage {
-            ground: *ground,
-            form,
-            kubernetes,
-            image: &image,
-        };
-        results.extend(stage.run(&chosen.collect::<Vec<_>>(), stay)?);
+/// What clusters are made of, and what is installed on them.
+pub(crate) struct Grounds {
+    image: TesseraImage,
+    /// The image of MPI jobs, for grounds that have it.
+    mpi: PathBuf,
+    materials: Materials,
+}
+
+impl Grounds {
+    /// Builds what is missing.
+    pub(crate) fn obtain(profile: Profile, kubernetes: Release) -> anyhow::Result<Self> {
+        Ok(Self {
+            image: image::build(profile, None, &Screen)?,
+            mpi: images::mpi(&Screen)?,
+            materials: Materials::obtain(kubernetes, &Screen)?,
+        })
     }
-    println!("\n{}", shown(scenarios, &results, form));
-    Ok(counted(&results))
+
+    /// Runs the scenarios, each on a cluster of its kind, and takes the clusters down again, unless the last shall be kept.
+    /// Nothing is compiled, so that it can go on beside what is.
+    pub(crate) fn run(
+        &self,
+        scenarios: &[&Scenario],
+        form: Form,
+        keep: bool,
+    ) -> anyhow::Result<Tally> {
+        let on = |ground: &Ground| scenarios.iter().any(|scenario| scenario.ground == *ground);
+        let wanted: Vec<_> = Ground::ALL.into_iter().filter(on).collect();
+        let mut results = Vec::new();
+        for ground in &wanted {
+            let chosen = scenarios.iter().copied().filter(|s| s.ground == *ground);
+            let stay = keep && Some(ground) == wanted.last();
+            let on_ground = OnGround {
+                ground: *ground,
+                form,
+                of: self,
+            };
+            results.extend(on_ground.run(&chosen.collect::<Vec<_>>(), stay)?);
+        }
+        println!("\n{}", shown(scenarios, &results, form));
+        Ok(counted(&results))
+    }
 }
 
 /// One cluster and what runs on it.
-struct Stage<'a> {
+struct OnGround<'a> {
     ground: Ground,
     form: Form,
-    kubernetes: Release,
-    image: &'a TesseraImage,
+    of: &'a Grounds,
 }
 
-impl Stage<'_> {
+impl OnGround<'_> {
     /// Runs these scenarios. There is no cluster if its Kubernetes serves none of them.
     fn run(&self, scenarios: &[&Scenario], keep: bool) -> anyhow::Result<Vec<Ran>> {
-        let served = |scenario: &&Scenario| scenario.not_served_by(self.kubernetes);
+        let Grounds {
+            image,
+            mpi,
+            materials,
+        } = self.of;
+        let kubernetes = materials.kubernetes();
+        let served = |scenario: &&Scenario| scenario.not_served_by(kubernetes);
         if let Some(reasons) = scenarios.iter().map(served).collect::<Option<Vec<_>>>() {
             return Ok(reasons.into_iter().map(Ran::Not).collect());
         }
         eprintln!("on {}", self.ground.in_words());
-        let cluster = Cluster::up(&self.ground.options(self.kubernetes), &Screen)?;
+        let options = self.ground.options(kubernetes);
+        let cluster = Cluster::up_of(materials, &options, &Screen)?;
         step(&Screen, "give the nodes the product's image", || {
-            cluster.import_image(&self.image.archive)
+            cluster.import_image(&image.archive)
         })?;
         if self.ground.has_mpi() {
-            let archive = images::mpi(&Screen)?;
             step(&Screen, "give the nodes the image of MPI jobs", || {
-                cluster.import_image(&archive)
+                cluster.import_image(mpi)
             })?;
         }
-        let install = || release::install_on(self.ground, Kubernetes::of(&cluster), self.image);
+        let install = || release::install_on(self.ground, Kubernetes::of(&cluster), image);
         step(&Screen, "install the chart with Helm", install).map_err(told)?;
         let mut installed = Installed::first();
         let mut results = Vec::new();
         for scenario in scenarios {
-            results.push(match scenario.not_served_by(self.kubernetes) {
+            results.push(match scenario.not_served_by(kubernetes) {
                 None => Ran::Ended(announced(scenario, &cluster, self.form, &mut installed)?),
                 Some(reason) => {
                     eprintln!("  – {}: not applicable: {reason}", scenario.name);

@@ -82,7 +82,7 @@ struct Machine {
     api: Arc<Api>,
     domains: Arc<Domains>,
     kernel: Numbers,
-    session: Option<std::path::PathBuf>,
+    session: NodeSession,
 }
 
 impl Machine {
@@ -96,7 +96,7 @@ impl Machine {
             api: Arc::default(),
             domains: Arc::default(),
             kernel: Numbers(Arc::new(Mutex::new(Some(node)))),
-            session: None,
+            session: NodeSession::Unasked,
         }
     }
 
@@ -135,7 +135,7 @@ impl Machine {
         };
         let registry = &mut Registry::default();
         let ports = Ports {
-            session: SessionHost::at(self.session.as_deref()),
+            session: self.session.clone(),
             claims: self.api.clone(),
             domains: self.domains.clone(),
             records: FusedRecords(journal, fuse.clone()),
@@ -252,7 +252,7 @@ async fn refused(claims: &TestClaims, name: &str) -> Reason {
 async fn a_claim_waits_for_the_nodes_session_and_a_prepared_one_does_not() {
     let mut machine = Machine::new();
     let socket = machine.root.path().join("session.sock");
-    machine.session = Some(socket.clone());
+    machine.session = NodeSession::Hosted(socket.clone());
     machine.domain("d1", 3);
     machine.allocate("pod", "domain-d1", "slot-0", "d1");
     let claims = machine.start();

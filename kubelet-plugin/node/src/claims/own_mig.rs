@@ -1,6 +1,5 @@
 //! Which MIG devices the driver has made, as the offer has to know them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tessera_device::mig::MigLayouts;
@@ -13,6 +12,7 @@ use super::Claims;
 use crate::claim_reader::ClaimReader;
 use crate::executor::Node;
 use crate::journal::Records;
+use crate::mig::OwnMig;
 
 impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
     /// Who cuts the GPUs.
@@ -28,7 +28,7 @@ impl<A: ClaimReader, R: Records, N: Node> Claims<A, R, N> {
 
 /// The MIG devices that the driver has made.
 ///
-/// A look at the hardware may be from before a device was destroyed, when no record tells of it any more;
+/// A look at the hardware may be from before a device was destroyed, or from when half of it was, when no record tells of it any more;
 /// so they are remembered for longer than their records are there ([`Node::own_mig`]): what the driver has made
 /// must not be taken for somebody else's, which would withdraw the GPU for a moment.
 pub struct OwnMigDevices<C> {
@@ -52,7 +52,7 @@ impl<A: ClaimReader, R: Records, N: Node> OwnMigDevices<Claims<A, R, N>> {
             .unwrap_or_default();
         let busy = self.claims.busy.claims();
         let mut made = MadeDevices::default();
-        let mut recorded = BTreeSet::new();
+        let mut recorded = OwnMig::default();
         for record in &records {
             let is_busy = busy.contains(&record.claim.uid);
             for device in record.made() {
@@ -61,11 +61,14 @@ impl<A: ClaimReader, R: Records, N: Node> OwnMigDevices<Claims<A, R, N>> {
                     made.busy.insert(place.clone());
                 }
                 made.places.insert(place);
-                let identity = device.identity.as_ref();
-                recorded.extend(identity.map(|identity| identity.uuid.clone()));
+                recorded.add(device);
             }
         }
-        made.devices = self.claims.node.own_mig(recorded);
-        made
+        let OwnMig { devices, places } = self.claims.node.own_mig(recorded);
+        MadeDevices {
+            devices,
+            ended: places,
+            ..made
+        }
     }
 }

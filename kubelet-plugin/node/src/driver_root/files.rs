@@ -21,6 +21,9 @@ pub(super) const PROGRAMS: [&str; 7] = [
 /// The program that tells of GPUs, and sets what NVML has no call for.
 pub(super) const NVIDIA_SMI: &str = "nvidia-smi";
 
+/// By which nvidia-imex is asked how it is.
+pub(super) const IMEX_CONTROL: &str = "nvidia-imex-ctl";
+
 /// Folders with a subfolder of firmware for each driver version.
 pub(super) const FIRMWARE_FOLDERS: [&str; 2] = ["lib/firmware/nvidia", "usr/lib/firmware/nvidia"];
 

@@ -9,8 +9,8 @@ use tessera_driver_root::{Fingerprint, Kind, Tree};
 use tessera_prepare::cdi::{DriverFile, DriverInstall};
 
 use super::files::{
-    self, ALWAYS_LINKED, CONTROL_NODES, FIRMWARE_FOLDERS, LDCONFIGS, NVIDIA_SMI, PROGRAMS, SOCKETS,
-    is_firmware, missing_links,
+    self, ALWAYS_LINKED, CONTROL_NODES, FIRMWARE_FOLDERS, IMEX_CONTROL, LDCONFIGS, NVIDIA_SMI,
+    PROGRAMS, SOCKETS, is_firmware, missing_links,
 };
 use super::{DriverRoot, DriverRootError};
 
@@ -41,6 +41,11 @@ impl<'a> Look<'a> {
     /// The program `nvidia-smi`, links resolved.
     pub(super) fn smi(&self) -> Result<Option<String>, DriverRootError> {
         self.said(NVIDIA_SMI, self.tree.first(&BINARY_FOLDERS, NVIDIA_SMI))
+    }
+
+    /// The program `nvidia-imex-ctl`, links resolved.
+    pub(super) fn imex_control(&self) -> Result<Option<String>, DriverRootError> {
+        self.said(IMEX_CONTROL, self.tree.first(&BINARY_FOLDERS, IMEX_CONTROL))
     }
 
     pub(super) fn sockets(&self) -> Result<Vec<DriverFile>, DriverRootError> {

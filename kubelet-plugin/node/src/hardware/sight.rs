@@ -48,6 +48,8 @@ pub struct Places {
     pub limit_hook: LimitHook,
     /// The loader's cache builder, as the host sees it; `None`: to be found.
     pub ldconfig: Option<String>,
+    /// Whether a process of the node moves the memory limits of containers that run.
+    pub moves_limits: bool,
 }
 
 /// The node that this process runs on.
@@ -99,9 +101,14 @@ fn look(places: &Places) -> Result<Seen, LookError> {
         ldconfig: places.ldconfig.clone().or(discovery.install.ldconfig),
         ..discovery.install
     };
+    let inventory = if places.moves_limits {
+        scan.inventory.with_moved_limits()
+    } else {
+        scan.inventory
+    };
     Ok(Seen {
         look: Look::Found {
-            inventory: scan.inventory,
+            inventory,
             silent: scan.problems.iter().map(silent).collect(),
         },
         install,

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{LimitOperations, MemoryLimits};
+use super::{LimitOperations, MemoryLimits, Promises};
 
 /// Hooks that are served at once: the containers of all pods of a node that start at one moment. One beyond takes the
 /// place of the first, which asks again.
@@ -49,8 +49,8 @@ enum SocketError {
 }
 
 /// Serves hooks until `stop`.
-pub async fn serve<O: LimitOperations>(
-    limits: Arc<MemoryLimits<O>>,
+pub async fn serve<O: LimitOperations, P: Promises>(
+    limits: Arc<MemoryLimits<O, P>>,
     path: PathBuf,
     stop: CancellationToken,
 ) {
@@ -104,7 +104,10 @@ fn try_bind(path: &Path) -> Result<(uds::SocketFile, UnixListener), SocketError>
     Ok((file, UnixListener::from_std(listener)?))
 }
 
-async fn serve_one<O: LimitOperations>(connection: Connection, limits: Arc<MemoryLimits<O>>) {
+async fn serve_one<O: LimitOperations, P: Promises>(
+    connection: Connection,
+    limits: Arc<MemoryLimits<O, P>>,
+) {
     let longest = u64::try_from(LONGEST).unwrap_or(u64::MAX);
     let mut connection = BufReader::new(connection);
     let mut line = String::new();

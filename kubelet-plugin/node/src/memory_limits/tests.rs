@@ -15,13 +15,31 @@ const GIB: u64 = 1 << 30;
 #[derive(Clone, Default)]
 struct Driver(Arc<StdMutex<DriverState>>);
 
+/// A card of 140 GiB.
 #[derive(Default)]
 struct DriverState {
     limits: BTreeMap<String, Bytes>,
+    used: BTreeMap<String, Bytes>,
     refuses: bool,
 }
 
 impl LimitOperations for Driver {
+    fn look(&self, _: &GpuUuid, cgroups: &[String]) -> Result<Card, SetError> {
+        let state = self.0.lock().unwrap();
+        let container = |cgroup: &String| {
+            let measured = Measured {
+                limit: state.limits.get(cgroup).copied(),
+                used: state.used.get(cgroup).copied().unwrap_or(Bytes(0)),
+            };
+            (cgroup.clone(), measured)
+        };
+        Ok(Card {
+            memory: Bytes(140 * GIB),
+            reserved: Bytes(0),
+            containers: cgroups.iter().map(container).collect(),
+        })
+    }
+
     fn limit(&self, _: &GpuUuid, cgroup: &str, memory: Bytes) -> Result<(), SetError> {
         let mut state = self.0.lock().unwrap();
         if state.refuses {
@@ -36,9 +54,20 @@ impl LimitOperations for Driver {
     }
 }
 
+/// What records say: nothing of most shares, as after their loss.
+#[derive(Clone, Default)]
+struct Known(Vec<Promised>);
+
+impl Promises for Known {
+    fn promised(&self) -> Result<Vec<Promised>, JournalError> {
+        Ok(self.0.clone())
+    }
+}
+
 struct Node {
     root: TempDir,
     driver: Driver,
+    known: Known,
 }
 
 impl Node {
@@ -46,6 +75,7 @@ impl Node {
         Self {
             root: tempfile::tempdir().unwrap(),
             driver: Driver::default(),
+            known: Known::default(),
         }
     }
 
@@ -58,9 +88,31 @@ impl Node {
     }
 
     /// A process of the plugin begins.
-    fn start(&self) -> MemoryLimits<Driver> {
-        let cgroups = Cgroups(self.cgroups());
-        MemoryLimits::new(self.driver.clone(), self.notes(), cgroups)
+    fn start(&self) -> MemoryLimits<Driver, Known> {
+        let notes = Written::new(self.notes(), Cgroups(self.cgroups()));
+        let locks = GpuLocks::at(&self.root.path().join("locks"));
+        MemoryLimits::new(self.driver.clone(), self.known.clone(), notes, locks)
+    }
+
+    /// A share that is prepared, and may grow to the whole card.
+    fn prepared(&mut self, share: &str, gib: u64) {
+        let claim = tessera_claim::ClaimRef {
+            namespace: "default".to_owned(),
+            name: format!("claim-{share}"),
+            uid: format!("{share}-uid").parse().unwrap(),
+        };
+        self.known.0.push(Promised {
+            share: share.to_owned(),
+            holder: Some(Holder { claim, share: None }),
+            gpu: GPU.parse().unwrap(),
+            guarantee: Bytes(gib * GIB),
+            ceiling: Bytes(140 * GIB),
+        });
+    }
+
+    fn uses(&self, cgroup: &str, gib: u64) {
+        let mut state = self.driver.0.lock().unwrap();
+        state.used.insert(format!("/{cgroup}"), Bytes(gib * GIB));
     }
 
     fn container(&self, cgroup: &str) {
@@ -183,6 +235,61 @@ async fn a_note_that_cannot_be_understood_is_in_the_way_of_its_own_share_alone()
     assert_eq!(limits.answer(&wish("s-2", 5, "a")).await, Answer::Held);
     limits.tidy().await;
     assert!(node.written().contains(&"s-1.limit".to_owned()));
+}
+
+#[tokio::test]
+async fn shares_that_may_grow_start_with_what_is_free_and_never_with_what_others_are_guaranteed() {
+    let mut node = Node::new();
+    for (share, gib) in [("s-1", 5), ("s-2", 5), ("s-3", 20)] {
+        node.prepared(share, gib);
+    }
+    let limits = node.start();
+    node.container("a");
+    assert_eq!(limits.answer(&wish("s-1", 5, "a")).await, Answer::Held);
+    assert_eq!(node.limit_of("a"), Some(Bytes(115 * GIB)));
+    node.container("b");
+    assert_eq!(limits.answer(&wish("s-2", 5, "b")).await, Answer::Held);
+    let together = node.limit_of("a").unwrap().0 + node.limit_of("b").unwrap().0;
+    assert!(together <= 120 * GIB, "{together}");
+    node.container("c");
+    assert_eq!(limits.answer(&wish("s-3", 20, "c")).await, Answer::Held);
+    let limit = |cgroup| node.limit_of(cgroup).unwrap().0;
+    assert!(limit("c") >= 20 * GIB);
+    assert!(limit("a") + limit("b") + limit("c") <= 140 * GIB);
+}
+
+#[tokio::test]
+async fn a_container_whose_guarantee_is_borrowed_waits_for_those_who_have_it() {
+    let mut node = Node::new();
+    node.prepared("s-1", 5);
+    let limits = node.start();
+    node.container("a");
+    assert_eq!(limits.answer(&wish("s-1", 5, "a")).await, Answer::Held);
+    assert_eq!(node.limit_of("a"), Some(Bytes(140 * GIB)));
+    node.uses("a", 130);
+    node.prepared("s-2", 20);
+    node.container("b");
+    let limits = node.start();
+    let wanted = Holding {
+        share: "s-2".to_owned(),
+        gpu: GPU.parse().unwrap(),
+        memory: Bytes(20 * GIB),
+        cgroup: "/b".to_owned(),
+    };
+    let error = limits.attempt(&wanted).await.unwrap_err();
+    assert!(matches!(error, NotHeld::NoRoom(_)), "{error}");
+    let why = error.to_string();
+    assert!(why.contains("default/claim-s-1"), "{why}");
+    assert!(why.contains("20Gi") && why.contains("10Gi"), "{why}");
+    assert_eq!(node.limit_of("b"), None);
+    assert_eq!(
+        node.limit_of("a"),
+        Some(Bytes(130 * GIB)),
+        "it gets no more"
+    );
+    node.uses("a", 120);
+    assert_eq!(limits.answer(&wish("s-2", 20, "b")).await, Answer::Held);
+    assert_eq!(node.limit_of("b"), Some(Bytes(20 * GIB)));
 }
 
 /// Whatever a process has done of a wish when it dies, the next one answers the hook as if there had been no death.

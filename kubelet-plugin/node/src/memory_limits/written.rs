@@ -45,31 +45,50 @@ struct Note {
 
 /// What the notes say.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub struct Held {
     /// The containers that are there.
-    pub(super) holdings: Vec<Holding>,
+    pub holdings: Vec<Holding>,
     /// The shares whose notes cannot be understood.
-    pub(super) unreadable: Vec<String>,
+    pub unreadable: Vec<String>,
+    /// The shares whose containers are gone.
+    gone: Vec<String>,
 }
 
 /// The notes.
-pub(super) struct Written {
+#[derive(Clone, Debug)]
+pub struct Written {
     directory: PathBuf,
     cgroups: Cgroups,
 }
 
 impl Written {
-    pub(super) fn new(directory: PathBuf, cgroups: Cgroups) -> Self {
+    /// Those in a directory, of containers in this hierarchy.
+    pub fn new(directory: PathBuf, cgroups: Cgroups) -> Self {
         Self { directory, cgroups }
     }
 
     /// The containers that are there. The notes of those that are gone are removed.
     pub(super) fn held(&self) -> Result<Held, FileError> {
+        let held = self.noted(|holding| self.cgroups.is_populated(&holding.cgroup))?;
+        if self.directory.exists() {
+            sweep(&self.directory);
+        }
+        for share in &held.gone {
+            self.remove(share)?;
+        }
+        Ok(held)
+    }
+
+    /// All containers that are noted, whether they are there or not. Nothing is removed.
+    pub fn all(&self) -> Result<Held, FileError> {
+        self.noted(|_| true)
+    }
+
+    fn noted(&self, is_there: impl Fn(&Holding) -> bool) -> Result<Held, FileError> {
         let listed = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::default()),
             listed => listed.map_err(FileError::of("list", &self.directory))?,
         };
-        sweep(&self.directory);
         let mut held = Held::default();
         for entry in listed {
             let name = entry
@@ -79,10 +98,10 @@ impl Written {
                 continue;
             };
             match self.read(share) {
-                Some(holding) if self.cgroups.is_populated(&holding.cgroup) => {
+                Some(holding) if is_there(&holding) => {
                     held.holdings.push(holding);
                 }
-                Some(_) => self.remove(share)?,
+                Some(_) => held.gone.push(share.to_owned()),
                 None => held.unreadable.push(share.to_owned()),
             }
         }

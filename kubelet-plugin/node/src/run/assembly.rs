@@ -9,7 +9,6 @@ use kube::Client;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tessera_api::available;
-use tessera_device::MemoryLimiting;
 use tessera_device::mig::MigLayouts;
 use tessera_nvml::KernelFiles;
 use tessera_prepare::cdi::{CdiKind, LimitHook};
@@ -32,7 +31,7 @@ use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight,
 use crate::hook_file;
 use crate::journal::{Journal, JournalOf};
 use crate::locks::GpuLocks;
-use crate::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits};
+use crate::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits, Written};
 use crate::metrics::PreparedDevices;
 use crate::mig::{Mig, NvmlMig};
 use crate::offering::{Offering, Planned};
@@ -141,6 +140,7 @@ impl<'a> Assembly<'a> {
                 socket: text(&self.directories.limit_socket()),
             },
             ldconfig,
+            moves_limits: args.memory_agent,
         }
     }
 
@@ -224,7 +224,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Holds containers to their shares, from when the driver can or one is held.
-    pub(super) fn hold_containers(&mut self, mut hardware: HardwareWatch) {
+    pub(super) fn hold_containers(&mut self, journal: Journal, mut hardware: HardwareWatch) {
         let Places {
             driver_root,
             kernel,
@@ -237,7 +237,9 @@ impl<'a> Assembly<'a> {
         };
         let notes = self.directories.limits();
         let held = notes.exists();
-        let limits = Arc::new(MemoryLimits::new(operations, notes, Cgroups(cgroups)));
+        let locks = GpuLocks::at(&self.directories.limit_locks());
+        let notes = Written::new(notes, Cgroups(cgroups));
+        let limits = Arc::new(MemoryLimits::new(operations, journal, notes, locks));
         let socket = self.directories.limit_socket();
         self.parts.start("memory limits", move |stop| async move {
             let needed = async {
@@ -333,8 +335,7 @@ impl<'a> Assembly<'a> {
 
 /// Whether the driver of this node can hold containers to limits.
 fn can_hold(hardware: &HardwareWatch) -> bool {
-    hardware.now().is_some_and(|hardware| {
-        let driver = hardware.inventory.driver();
-        driver.memory_limiting == MemoryLimiting::PerCgroup
-    })
+    hardware
+        .now()
+        .is_some_and(|hardware| hardware.inventory.driver().memory_limiting.holds())
 }

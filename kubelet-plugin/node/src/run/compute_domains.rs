@@ -17,9 +17,12 @@ use tessera_proto::health::v1::DeviceHealth;
 use super::assembly::Assembly;
 use super::role::Role;
 use crate::args::Args;
-use crate::channels::{ApiDomains, ChannelClaims, ChannelsLock, Ports, ProcFiles, SessionHost};
+use crate::channels::{
+    ApiDomains, ChannelClaims, ChannelsLock, HostImex, NodeSession, Ports, ProcFiles,
+};
 use crate::claim_reader::ApiClaimReader;
 use crate::clique_label::{self, NodeLabel};
+use crate::driver_root::DriverRoot;
 use crate::events::Notices;
 use crate::executor::LocalNode;
 use crate::hardware::HardwareWatch;
@@ -78,7 +81,7 @@ impl Role for ComputeDomains {
             kernel: ProcFiles::new(&args.alt_proc_devices),
             lock: ChannelsLock::in_directory(&directories.locks()),
             hardware,
-            session: SessionHost::at(args.session_socket.as_deref()),
+            session: session(args),
             waits,
         };
         Ok(ChannelClaims::new(
@@ -112,6 +115,7 @@ impl Role for ComputeDomains {
     fn start_others(
         assembly: &mut Assembly<'_>,
         claims: &Arc<NodeChannels>,
+        _: &JournalOf<PreparedChannel>,
         hardware: &HardwareWatch,
     ) {
         let claims = claims.clone();
@@ -132,6 +136,25 @@ impl Role for ComputeDomains {
             clique_label::follow(hardware, labelled.then_some(label), stop).await;
             Ok(())
         });
+    }
+}
+
+/// Who runs the NVLink session of the node.
+fn session(args: &Args) -> NodeSession {
+    let Args {
+        session_socket,
+        imex_host_socket,
+        imex_host_socket_path,
+        ..
+    } = args;
+    match (session_socket, imex_host_socket) {
+        (Some(socket), _) => NodeSession::Hosted(socket.clone()),
+        (None, Some(socket)) => NodeSession::OfHost(HostImex {
+            driver_root: DriverRoot::new(&args.container_driver_root, &args.nvidia_driver_root),
+            host_socket: imex_host_socket_path.as_ref().unwrap_or(socket).clone(),
+            socket: socket.clone(),
+        }),
+        (None, None) => NodeSession::Unasked,
     }
 }
 

@@ -84,7 +84,12 @@ impl Role for Gpus {
         GpuHealth::new(pool, hardware.clone(), args.mig_layouts())
     }
 
-    fn start_others(assembly: &mut Assembly<'_>, _: &Arc<NodeClaims>, hardware: &HardwareWatch) {
-        assembly.hold_containers(hardware.clone());
+    fn start_others(
+        assembly: &mut Assembly<'_>,
+        _: &Arc<NodeClaims>,
+        journal: &Journal,
+        hardware: &HardwareWatch,
+    ) {
+        assembly.hold_containers(journal.clone(), hardware.clone());
     }
 }

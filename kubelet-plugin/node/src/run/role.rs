@@ -60,6 +60,7 @@ pub(super) trait Role {
     fn start_others(
         assembly: &mut Assembly<'_>,
         claims: &Arc<Self::Claims>,
+        journal: &JournalOf<Self::Device>,
         hardware: &HardwareWatch,
     );
 }

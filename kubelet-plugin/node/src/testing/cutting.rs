@@ -7,10 +7,10 @@ use tessera_device::mig::{
     Choices, DeviceNumber, MigAccess, MigInstance, MigMode, MigState, UnfinishedInstance,
 };
 use tessera_device::testing::{gpu, h100_profiles};
-use tessera_device::{Gpu, GpuUuid, MigUuid};
+use tessera_device::{Gpu, GpuUuid};
 use tessera_prepare::step::MigDevice;
 
-use crate::mig::{MigError, MigOperations};
+use crate::mig::{MigError, MigOperations, OwnMig};
 
 /// An H100 in this mode that tells its profiles.
 pub(crate) fn h100(minor: u32, mode: MigMode) -> Gpu {
@@ -29,7 +29,7 @@ pub(crate) struct Cutting {
     /// GPUs of which somebody holds every instance open.
     pub(crate) busy: Arc<Mutex<BTreeSet<GpuUuid>>>,
     /// What was recorded or destroyed, by whichever process.
-    pub(crate) own: Arc<Mutex<BTreeSet<MigUuid>>>,
+    pub(crate) own: Arc<Mutex<OwnMig>>,
 }
 
 impl Cutting {
@@ -151,10 +151,7 @@ impl MigOperations for Cutting {
 
     fn destroy(&self, device: &MigDevice) -> Result<(), MigError> {
         self.refuse_busy(&device.gpu)?;
-        let identity = device.identity.as_ref();
-        let mut own = self.own.lock().unwrap();
-        own.extend(identity.map(|identity| identity.uuid.clone()));
-        drop(own);
+        self.own.lock().unwrap().add(device);
         self.change(&device.gpu, |mig| {
             mig.instances.retain(|instance| !device.is(instance));
             let is_rest = |bare: &UnfinishedInstance| bare.placement == device.placement;

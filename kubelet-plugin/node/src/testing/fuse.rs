@@ -10,8 +10,8 @@ use futures::FutureExt;
 use rustix::io::Errno;
 use tessera_api::Interval;
 use tessera_claim::ClaimUid;
+use tessera_device::GpuUuid;
 use tessera_device::mig::MigState;
-use tessera_device::{GpuUuid, MigUuid};
 use tessera_prepare::ledger::UnreadableOf;
 use tessera_prepare::record::{PreparedDevice, RecordOf, RecordedDevice};
 use tessera_prepare::step::{Done, Effect, Step};
@@ -21,7 +21,7 @@ use crate::deadline::Deadline;
 use crate::executor::{LocalNode, Node, StepError};
 use crate::file_error::FileError;
 use crate::journal::{ContentsOf, EntryOf, JournalError, JournalOf, Records};
-use crate::mig::MigOperations;
+use crate::mig::{MigOperations, OwnMig};
 
 /// Counts calls to the ports and lets one of them fail.
 #[derive(Default)]
@@ -158,9 +158,10 @@ impl Node for FusedNode {
         let look = || self.2.states(&gpus).map_err(StepError::from);
         self.1.guard(Call::Looks, look)
     }
-    fn own_mig(&self, recorded: BTreeSet<MigUuid>) -> BTreeSet<MigUuid> {
+    fn own_mig(&self, recorded: OwnMig) -> OwnMig {
         let mut own = self.2.own.lock().unwrap();
-        own.extend(recorded);
+        own.devices.extend(recorded.devices);
+        own.places.extend(recorded.places);
         own.clone()
     }
     fn has(&self, effect: &Effect) -> Result<bool, StepError> {

@@ -100,6 +100,29 @@ fn what_the_driver_has_made_hinders_nothing_and_what_somebody_else_has_made_what
 }
 
 #[test]
+fn what_a_gpu_can_ever_be_does_not_depend_on_what_is_in_its_way() {
+    let all = 7 + 7 + 4 + 3 + 2 + 1 + 1;
+    let ampere = |mode| Gpu {
+        architecture: Architecture::Ampere,
+        ..h100(mode)
+    };
+    let mut pending = h100(MigMode::Off);
+    pending.mig.as_mut().unwrap().pending = MigMode::On;
+    for (gpu, whole, places) in [
+        (h100(MigMode::Off), true, all),
+        (cut_into(&["7g.80gb"]), true, all),
+        (cut_into(&["3g.40gb", "1g.10gb"]), true, all),
+        (pending, true, all),
+        (ampere(MigMode::Off), true, 0),
+        (ampere(MigMode::On), false, all),
+    ] {
+        let choices = Choices::of(&gpu, nobodys).unwrap();
+        let ever = (choices.is_ever_whole(), choices.places());
+        assert_eq!(ever, (whole, places), "{gpu:?}");
+    }
+}
+
+#[test]
 fn a_gpu_without_mig_or_without_profiles_is_not_divided() {
     let mut plain = gpu(0);
     assert_eq!(Choices::of(&plain, ours), None);

@@ -33,7 +33,7 @@ fn a_template_of_the_users_own_is_left_alone() {
         .with(Kind::Template, template);
     assert_eq!(said(&known, "train", "Ready").0, "TemplateNotOurs");
     assert_eq!(told(&known.world, NOW), ["status computedomain team/train"]);
-    let about = decide(&known.world, &levels(), NOW).each.remove(0).notices;
+    let about = decide(&known.world, &rules(), NOW).each.remove(0).notices;
     assert!(
         about[0].warning && about[0].reason == "TemplateNotOurs",
         "{about:?}"
@@ -89,7 +89,10 @@ fn slots_outlive_their_pods_for_a_while_and_no_longer() {
     };
     assert!(!withdraws(29));
     assert!(withdraws(30));
-    assert!(decide(&known.world, &levels(), NOW).time_matters);
+    assert_eq!(
+        decide(&known.world, &rules(), NOW).look_again,
+        Some(later(30))
+    );
 }
 
 #[test]

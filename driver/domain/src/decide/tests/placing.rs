@@ -227,7 +227,9 @@ fn a_gang_whose_nodes_are_not_in_one_clique_any_more_says_so_and_gets_others_whe
         let mut bound = pod_json("w1", "train", 4);
         bound["spec"]["nodeName"] = json!("n0");
         moved.put(Kind::Pod, bound);
-        assert!(!told(&moved.world, NOW).contains(&withdrawn));
+        moved.settle(NOW);
+        let slots = &moved.world.slots()["train-uid"].slots;
+        assert!(slots.are_offered() && slots.closed.is_some(), "{slots:?}");
         for condition in ["Ready", "FabricReady"] {
             let (reason, message) = said(&moved, "train", condition);
             assert_eq!(reason, "CliqueChanged");

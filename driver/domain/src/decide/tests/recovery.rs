@@ -106,8 +106,54 @@ fn without_a_word_of_the_policy_nobody_is_replaced_while_pods_run() {
     let before = train(&known);
     lose(&mut known, &before.hostnames[0]);
     known.settle(NOW);
-    assert_eq!(train(&known), before);
+    assert_eq!(train(&known), before.closed(&BTreeSet::new()));
     assert_eq!(said(&known, "train", "Ready").0, "NodeLost");
+}
+
+#[test]
+fn a_gang_that_lost_a_node_keeps_what_claims_hold_and_gives_nothing_more_until_the_node_is_back() {
+    let mut known = running(2, &json!({}));
+    let before = train(&known);
+    known.put(Kind::Claim, slot_claim_json("w1", "train"));
+    lose(&mut known, &before.hostnames[0]);
+    // The slots before the condition: whoever reads that a node is lost finds no old slot.
+    let kinds: Vec<Kind> = writes(&known.world, NOW)
+        .iter()
+        .map(|write| write.kind)
+        .collect();
+    assert_eq!(kinds.first(), Some(&Kind::Slice), "{kinds:?}");
+    known.settle(NOW);
+    assert_eq!(train(&known), before.closed(&BTreeSet::from([0])));
+    let tolerated =
+        |known: &Known| told(&known.world, NOW).contains(&"patch pod team/w0".to_owned());
+    assert!(!tolerated(&known));
+    give_back(&mut known, &before.hostnames[0]);
+    known.settle(NOW);
+    assert_eq!(train(&known), before);
+    assert!(tolerated(&known));
+}
+
+#[test]
+fn pods_that_are_made_again_take_no_old_slot_while_claims_of_the_former_ones_linger() {
+    let mut known = running(2, &json!({}));
+    let before = train(&known);
+    for rank in 0..2 {
+        known.put(Kind::Claim, slot_claim_json(&format!("w{rank}"), "train"));
+    }
+    lose(&mut known, &before.hostnames[0]);
+    for rank in 0..2 {
+        known.put(Kind::Pod, pod_json(&format!("w{rank}"), "train", 4));
+    }
+    known.settle(NOW);
+    assert_eq!(train(&known), before.closed(&BTreeSet::from([0])));
+    for rank in 0..2 {
+        let claim = ObjectName::new("team", &format!("w{rank}-channel"));
+        known.world.remove(Kind::Claim, &claim);
+    }
+    known.settle(NOW);
+    let after = train(&known);
+    assert!(after.are_offered() && after.closed.is_none());
+    assert!(!after.hostnames.contains(&before.hostnames[0]), "{after:?}");
 }
 
 #[test]
@@ -161,6 +207,40 @@ fn a_node_that_is_being_emptied_is_replaced_when_its_pod_is_gone_and_not_before(
 }
 
 proptest! {
+    /// Where nobody has said that nodes are replaced: while a node of a gang is away, the slots that are there are those
+    /// that claims hold, and none of its pods is let onto a node.
+    #[test]
+    fn a_gang_without_one_of_its_nodes_lets_nobody_in(
+        events in prop::collection::vec((0_usize..8, any::<bool>(), any::<bool>()), 1..12),
+    ) {
+        let mut known = running(3, &json!({}));
+        for (at, comes, claimed) in events {
+            let node = format!("n{at}");
+            if comes {
+                give_back(&mut known, &node);
+            } else {
+                lose(&mut known, &node);
+            }
+            if claimed {
+                known.put(Kind::Claim, slot_claim_json("w0", "train"));
+            } else {
+                known.world.remove(Kind::Claim, &ObjectName::new("team", "w0-channel"));
+            }
+            known.settle(NOW);
+            let slots = train(&known);
+            let away = slots.hostnames.iter().any(|it| known.world.node(it).is_none());
+            if slots.are_offered() && away {
+                let held = known.world.slots_held("train-uid");
+                prop_assert!(slots.closed.as_ref().is_some_and(|left| left.is_superset(&held)));
+                prop_assert!(slots.count <= 1, "{slots:?}");
+                let let_in = told(&known.world, NOW).iter().any(|write| write.starts_with("patch pod "));
+                prop_assert!(!let_in);
+            } else if slots.are_offered() {
+                prop_assert_eq!(slots.closed, None);
+            }
+        }
+    }
+
     /// Whatever nodes go and come: the decisions come to rest, nobody's channel changes, a clique is shared by those that
     /// are to share one, no node is lost twice or taken twice, and there are as many as the policy says.
     #[test]

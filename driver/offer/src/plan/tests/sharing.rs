@@ -1,5 +1,7 @@
 //! Devices that several claims can share.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::resource::v1::CapacityRequestPolicyRange;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tessera_device::MemoryLimiting;
@@ -65,21 +67,31 @@ fn a_device_says_native_where_the_driver_holds_its_shares_and_none_elsewhere() {
         };
         let inventory = Inventory::new(facts, gpus()).unwrap();
         let offer = plan(&inventory, &node(), DRIVER, shares(word));
-        let devices: Vec<Device> = offer.devices().cloned().collect();
+        let devices: Vec<Device> = offer.devices().map(Cow::into_owned).collect();
         let tier = |device: &Device| {
-            let name = "tessera-dra.github.io/memoryEnforcement";
-            let attribute = &device.attributes.as_ref().unwrap()[name];
-            attribute.string.clone().unwrap()
+            let attribute = |name: &str| {
+                let name = format!("tessera-dra.github.io/{name}");
+                device.attributes.as_ref().unwrap().get(&name).cloned()
+            };
+            let tier = attribute("memoryEnforcement").unwrap().string.unwrap();
+            match attribute("dynamicMemory").map(|grows| grows.bool.unwrap()) {
+                Some(true) => format!("{tier}, grows"),
+                Some(false) => format!("{tier}, fixed"),
+                None => tier,
+            }
         };
         devices.iter().map(tier).collect::<Vec<_>>()
     };
     let limits = MemoryLimiting::PerCgroup;
-    assert_eq!(tiers(limits, "memory"), ["native", "none"]);
+    assert_eq!(tiers(limits, "memory"), ["native, fixed", "none"]);
     // Whoever asks for no memory has no limit, and could take what others are to have.
-    assert_eq!(tiers(limits, "unlimited"), ["none", "none"]);
-    assert_eq!(tiers(limits, "10"), ["none", "none"]);
+    assert_eq!(tiers(limits, "unlimited"), ["none, fixed", "none"]);
+    assert_eq!(tiers(limits, "10"), ["none, fixed", "none"]);
+    let moved = MemoryLimiting::Moved;
+    assert_eq!(tiers(moved, "memory"), ["native, grows", "none"]);
+    assert_eq!(tiers(moved, "unlimited"), ["none, fixed", "none"]);
     for limits in [MemoryLimiting::NoCall, MemoryLimiting::CgroupV1] {
-        assert_eq!(tiers(limits, "memory"), ["none", "none"]);
+        assert_eq!(tiers(limits, "memory"), ["none, fixed", "none"]);
     }
 }
 
@@ -95,7 +107,7 @@ fn a_gpu_that_is_shared_by_memory_is_all_of_whoever_asks_for_no_amount() {
 fn the_other_ways_of_the_reference_count_by_shares_or_not_at_all() {
     let capacity = |word| {
         let offer = shared(vec![h100(0)], shares(word));
-        let device = offer.devices().next().unwrap().clone();
+        let device = offer.devices().next().unwrap().into_owned();
         device.capacity.unwrap()
     };
     for word in ["unlimited", "4"] {
@@ -115,7 +127,7 @@ fn a_mig_device_of_the_whole_gpu_can_be_shared_within_the_limits() {
     let offer = shared(vec![gpu], shares("10"));
     assert_eq!(offer.dropped(), []);
     let device = offer.devices().next().unwrap();
-    assert_within_limits(device);
+    assert_within_limits(&device);
     let count = device.attributes.as_ref().unwrap().len() + device.capacity.as_ref().unwrap().len();
     assert_eq!(count, ATTRIBUTES_AND_CAPACITIES_PER_DEVICE);
     assert!(

@@ -283,6 +283,43 @@ async fn the_offer_stays_the_same_while_claims_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_look_at_half_a_device_that_is_being_destroyed_withdraws_nothing() {
+    let machine = node();
+    let node = OfferNode {
+        name: "node0".to_owned(),
+        uid: "uid".to_owned(),
+    };
+    let off = ConsumableShares::Disabled;
+    allocate(&machine, "a", &[HALF]);
+    let claims = Arc::new(machine.start());
+    let own = OwnMigDevices::of(claims.clone());
+    let offer = |inventory: &tessera_device::Inventory| {
+        partitions(inventory, &own.now(), &node, "gpu.nvidia.com", off).slices(1)
+    };
+    let before = offer(&machine.looked_at_now().inventory);
+    claims.prepare(&claim("a"), soon()).await.unwrap();
+    // Its compute instance has gone, and the look is told when its record has gone as well.
+    let made = machine.cutting.gpus()[0].mig.clone().unwrap();
+    machine.cutting.change(&gpu_uuid(0), |mig| {
+        let instance = mig.instances.remove(0);
+        mig.unfinished.push(UnfinishedInstance {
+            gpu_instance: instance.gpu_instance,
+            profile: instance.profile,
+            profile_id: instance.profile_id,
+            placement: instance.placement,
+        });
+    });
+    let half = machine.looked_at_now().inventory;
+    machine.cutting.change(&gpu_uuid(0), |mig| *mig = made);
+    claims.unprepare(&claim("a"), soon()).await.unwrap();
+    assert!(machine.cutting.instances().is_empty());
+    assert_eq!(offer(&half), before);
+    // The same of somebody else is in the way of what overlaps it.
+    machine.cutting.own.lock().unwrap().places.clear();
+    assert_ne!(offer(&half), before);
+}
+
+#[tokio::test]
 async fn a_look_that_is_older_than_the_end_of_a_device_shows_nobody_elses() {
     let machine = node();
     let node = OfferNode {

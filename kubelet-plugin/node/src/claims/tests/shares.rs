@@ -126,10 +126,10 @@ async fn a_share_that_must_be_held_is_refused_and_one_that_need_not_be_is_prepar
 }
 
 /// A node whose driver takes memory limits.
-fn limiting(machine: &Machine) -> HardwareWatch {
+fn limiting(machine: &Machine, memory_limiting: MemoryLimiting) -> HardwareWatch {
     let hardware = machine.hardware();
     let facts = DriverFacts {
-        memory_limiting: MemoryLimiting::PerCgroup,
+        memory_limiting,
         ..tessera_device::testing::driver("615.71.09")
     };
     let gpus = hardware.inventory.gpus().to_vec();
@@ -142,7 +142,8 @@ fn limiting(machine: &Machine) -> HardwareWatch {
 #[tokio::test]
 async fn where_the_driver_limits_every_share_is_held_and_one_that_wants_to_grow_is_refused() {
     let machine = Machine::new();
-    let claims = machine.start_on(limiting(&machine), Fuse::default(), "boot");
+    let fixed = limiting(&machine, MemoryLimiting::PerCgroup);
+    let claims = machine.start_on(fixed, Fuse::default(), "boot");
     for (name, memory, expected) in [
         ("plain", None, Ok(true)),
         ("strict", Some(serde_json::json!({})), Ok(true)),
@@ -171,6 +172,47 @@ async fn where_the_driver_limits_every_share_is_held_and_one_that_wants_to_grow_
         });
         let held = held.as_ref().map(|held| *held).map_err(ClaimError::label);
         assert_eq!(held, expected, "{name}");
+    }
+    machine.assert_specs_match_the_journal();
+}
+
+#[tokio::test]
+async fn where_limits_are_moved_a_share_may_grow_as_far_as_its_claim_says() {
+    let machine = Machine::new();
+    let moved = limiting(&machine, MemoryLimiting::Moved);
+    let claims = machine.start_on(moved, Fuse::default(), "boot");
+    let gib = |gib: u64| tessera_device::Bytes::from_mib(gib << 10);
+    for (name, memory, expected) in [
+        ("plain", serde_json::json!({}), Ok(None)),
+        ("same", serde_json::json!({"limit": "10Gi"}), Ok(None)),
+        (
+            "growing",
+            serde_json::json!({"limit": "40Gi"}),
+            Ok(Some(gib(40))),
+        ),
+        (
+            "lax",
+            serde_json::json!({"limit": "40Gi", "enforcement": "BestEffort"}),
+            Ok(Some(gib(40))),
+        ),
+        (
+            "too-much",
+            serde_json::json!({"limit": "100Ti"}),
+            Err("ShareNotHeld"),
+        ),
+    ] {
+        machine.api.allocate_shares(name, 3, &[(name, 10)]);
+        machine.api.configure_share(name, &memory);
+        let prepared = claims.prepare(&claim(name), soon()).await;
+        let range = prepared.map(|devices| {
+            assert_eq!(devices[0].memory_limit, Some(gib(10)), "{name}");
+            devices[0].memory_ceiling
+        });
+        let range = range
+            .as_ref()
+            .map(|range| *range)
+            .map_err(ClaimError::label);
+        assert_eq!(range, expected, "{name}");
     }
     machine.assert_specs_match_the_journal();
 }

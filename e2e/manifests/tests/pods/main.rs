@@ -5,7 +5,10 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
+mod sessions;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use clap::Parser;
 use k8s_openapi::api::apps::v1::RollingUpdateDaemonSet;
@@ -16,6 +19,8 @@ use tessera_manifests::rendered::{
     controller, everything, objects, plugin, plugin_set, session_host_set,
 };
 use tessera_manifests::strict::Object;
+
+const AGENT: &str = "memory-agent";
 
 fn literals(container: &Container) -> BTreeMap<&str, &str> {
     let variables = container.env.iter().flatten();
@@ -51,10 +56,52 @@ fn the_plugin_understands_every_variable_of_its_container() {
         let Some(pod) = plugin(objects) else {
             continue;
         };
-        for container in &pod.containers {
+        let agent = |container: &&Container| container.name == AGENT;
+        for container in pod.containers.iter().filter(|other| !agent(other)) {
             understood::<tessera_kubelet_plugin::args::Args>(container, &["NAMESPACE"]);
         }
+        for container in pod.containers.iter().filter(agent) {
+            understood::<tessera_agent::args::Args>(container, &[]);
+        }
     }
+}
+
+/// It shares nothing with the plugin but what it reads, and has no token of the pod's account.
+#[test]
+fn the_memory_agent_reads_what_the_plugin_writes_and_can_write_none_of_it() {
+    let settings = "consumableShares=memory,memoryAgent.enabled=true";
+    let objects = objects(&Install::default().set(settings)).unwrap();
+    let pod = plugin(&objects).unwrap();
+    let named = |name: &str| {
+        let mut containers = pod.containers.iter();
+        containers.find(|container| container.name == name).unwrap()
+    };
+    assert_eq!(literals(named("gpus"))["MEMORY_AGENT"], "true");
+    assert!(!literals(named("compute-domains")).contains_key("MEMORY_AGENT"));
+    let agent = named(AGENT);
+    let mounts = agent.volume_mounts.as_ref().unwrap();
+    assert!(mounts.iter().all(|mount| mount.read_only == Some(true)));
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount";
+    assert!(mounts.iter().any(|mount| mount.mount_path == token));
+    let told = literals(agent);
+    for (variable, value) in &told {
+        if variable.ends_with("_PATH") && *variable != "METRICS_PATH" {
+            let is_there = mounts.iter().any(|mount| mount.mount_path == *value);
+            assert!(is_there, "{variable}");
+        }
+    }
+    let without = rendered_without_agent();
+    let pod = plugin(&without).unwrap();
+    assert!(
+        pod.containers
+            .iter()
+            .all(|container| container.name != AGENT)
+    );
+    assert!(!literals(&pod.containers[0]).contains_key("MEMORY_AGENT"));
+}
+
+fn rendered_without_agent() -> Vec<Object> {
+    objects(&Install::default().set("consumableShares=memory")).unwrap()
 }
 
 #[test]
@@ -90,71 +137,6 @@ fn the_controller_understands_every_variable_of_its_container() {
             &controller(objects).unwrap().containers[0],
             &[],
         );
-    }
-}
-
-#[test]
-fn the_session_host_understands_every_variable_of_its_container_and_is_replaced_by_nobody() {
-    for objects in everything().unwrap() {
-        let Some(set) = session_host_set(objects) else {
-            continue;
-        };
-        let strategy = set.spec.update_strategy.as_ref().unwrap();
-        assert_eq!(strategy.type_.as_deref(), Some("OnDelete"));
-        let pod = set.spec.template.spec.as_ref().unwrap();
-        // nvidia-imex is in its container.
-        assert_eq!(pod.containers[0].liveness_probe, None);
-        let grace = pod.termination_grace_period_seconds.unwrap();
-        let limit = tessera_session::decide::END_LIMIT.as_secs();
-        assert!(grace >= i64::try_from(limit).unwrap() + 5);
-        let container = Container {
-            env: pod.containers[0].env.clone().map(|mut env| {
-                // Not a literal: the pod's own address.
-                env.retain(|variable| variable.name != "POD_IP");
-                env
-            }),
-            command: Some(vec![
-                "tessera-session-host".to_owned(),
-                "--pod-ip=10.0.0.1".to_owned(),
-            ]),
-            ..pod.containers[0].clone()
-        };
-        understood::<tessera_session_host::args::Args>(&container, &[]);
-        // The plugin is told the socket that is served, in a folder of the host that both see.
-        let socket = literals(&pod.containers[0])["SESSION_SOCKET"].to_owned();
-        let domains = plugin(objects).unwrap().containers.iter();
-        let mut domains = domains.filter(|container| container.name == "compute-domains");
-        assert_eq!(literals(domains.next().unwrap())["SESSION_SOCKET"], socket);
-    }
-}
-
-#[test]
-fn session_hosts_are_there_where_they_run_the_sessions_and_the_controller_knows_it() {
-    for (setting, mode, there) in [
-        ("image.tag=dev", "clique", true),
-        (
-            "resources.computeDomains.imex.mode=driverManaged",
-            "clique",
-            true,
-        ),
-        (
-            "resources.computeDomains.imex.mode=hostManaged",
-            "hostManaged",
-            false,
-        ),
-        ("resources.computeDomains.enabled=false", "clique", false),
-    ] {
-        let objects = objects(&Install::default().set(setting)).unwrap();
-        assert_eq!(session_host_set(&objects).is_some(), there, "{setting}");
-        let named = objects
-            .iter()
-            .filter(|object| object.name().contains("session-host"));
-        assert_eq!(named.count() > 0, there, "{setting}");
-        let told = literals(&controller(&objects).unwrap().containers[0])["IMEX_MODE"].to_owned();
-        assert_eq!(told, mode, "{setting}");
-        let told = plugin(&objects).unwrap().containers.iter();
-        let mut told = told.filter(|container| literals(container).contains_key("SESSION_SOCKET"));
-        assert_eq!(told.next().is_some(), there, "{setting}");
     }
 }
 
@@ -221,7 +203,7 @@ fn the_webhook_is_asked_where_it_answers_under_a_name_of_its_certificate() {
 fn every_directory_that_the_plugin_is_told_of_is_mounted_from_the_same_path_of_the_host() {
     for objects in everything().unwrap() {
         let containers = plugin(objects).into_iter().flat_map(|pod| {
-            let each = pod.containers.iter();
+            let each = pod.containers.iter().filter(|one| one.name != AGENT);
             each.map(move |container| (pod, container))
         });
         for (pod, container) in containers {

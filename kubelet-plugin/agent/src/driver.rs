@@ -1,0 +1,60 @@
+//! The installed driver, kept open while containers have shares.
+//!
+//! Whoever loads NVML for each of many small questions pays for the loading. A library that is kept open keeps the kernel's
+//! modules from being replaced; but so do the containers that it is kept open for. Without any it is let go.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tessera_device::{Bytes, GpuUuid};
+use tessera_kubelet_plugin::driver_root::{self, DriverRoot};
+use tessera_kubelet_plugin::memory_limits::{Card, LimitOperations, SetError, nvml};
+use tessera_nvml::Nvml;
+
+/// The driver.
+#[derive(Debug)]
+pub struct OpenDriver {
+    driver_root: DriverRoot,
+    cgroups: PathBuf,
+    open: Mutex<Option<Arc<Nvml>>>,
+}
+
+impl OpenDriver {
+    /// The one below this root, for cgroups of this hierarchy. It is opened when it is needed.
+    pub fn new(driver_root: DriverRoot, cgroups: PathBuf) -> Self {
+        Self {
+            driver_root,
+            cgroups,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Lets it go, once calls that are under way have come back.
+    pub fn close(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Does something with the library. After a failure the next call loads it anew: the driver may be another by then.
+    fn with<T>(&self, act: impl FnOnce(&Nvml) -> Result<T, SetError>) -> Result<T, SetError> {
+        let nvml = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(nvml) = &*open {
+                nvml.clone()
+            } else {
+                let library = driver_root::find_nvml(&self.driver_root)?;
+                open.insert(Arc::new(Nvml::load(&library)?)).clone()
+            }
+        };
+        act(&nvml).inspect_err(|_| self.close())
+    }
+}
+
+impl LimitOperations for OpenDriver {
+    fn look(&self, gpu: &GpuUuid, cgroups: &[String]) -> Result<Card, SetError> {
+        self.with(|library| nvml::look(library, &self.cgroups, gpu, cgroups))
+    }
+
+    fn limit(&self, gpu: &GpuUuid, cgroup: &str, memory: Bytes) -> Result<(), SetError> {
+        self.with(|library| nvml::limit(library, &self.cgroups, gpu, cgroup, memory))
+    }
+}
