@@ -4,6 +4,8 @@
 //! not serve what it did: a control plane is upgraded under a running process, and takes an old version
 //! out of service. Nothing is concluded from its release, which says little about what is switched on.
 
+mod sent;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::Request;
@@ -16,6 +18,8 @@ use kube::error::DiscoveryError;
 use kube::{Client, Error, Resource};
 use serde_json::Value;
 use tessera_resource_api::{GROUP, Version};
+
+use self::sent::Sent;
 
 /// The resource API of one server.
 #[derive(Clone)]
@@ -79,8 +83,8 @@ impl ResourceApi {
 
     /// An object of a namespace as the server sends it, and the version in which it is written.
     ///
-    /// As plain JSON: a [`DynamicObject`] would take its metadata apart first, which costs more than
-    /// the rest of the reading together, and whoever wants it typed does so again.
+    /// As plain JSON, without its `managedFields`: a [`DynamicObject`] would take its metadata apart first, which costs
+    /// more than the rest of the reading together, and whoever wants it typed does so again.
     pub async fn get(
         &self,
         kind: Kind,
@@ -98,7 +102,7 @@ impl ResourceApi {
             .inspect_err(|error| {
                 self.notice(version, error);
             })
-            .map(|object| (version, object))
+            .map(|Sent(object)| (version, object))
     }
 
     /// The client itself.

@@ -307,6 +307,16 @@ impl<D: RecordedDevice> RecordOf<D> {
         formats.chain(made).max().unwrap_or(FIRST_FORMAT)
     }
 
+    /// Whether it says no more than that CDI specs are about to be written: no container can have anything of it yet, and
+    /// each spec tells its claim by its name.
+    pub fn is_mere_intent(&self) -> bool {
+        let sets = |device: &D| device.time_slice().is_some();
+        let is_file = |effect: &Effect| matches!(effect, Effect::CdiFile { .. });
+        self.phase == Phase::Preparing
+            && self.effects.iter().all(is_file)
+            && !self.devices.iter().any(sets)
+    }
+
     /// Whether its claim is prepared, and that in this boot: the effects of another are gone.
     pub fn is_prepared_in(&self, boot: &BootId) -> bool {
         self.phase == Phase::Prepared && self.boot == *boot

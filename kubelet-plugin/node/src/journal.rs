@@ -2,7 +2,8 @@
 //!
 //! What a record describes dies with the boot, so it lies on a tmpfs and is not synced to a disk:
 //! the rename makes a write atomic against a crash of this process, and nothing else can tear it.
-//! Each record has a copy in a directory beside: what damages the one leaves the other.
+//! Each record has a copy in a directory beside: what damages the one leaves the other. A mere intent has none
+//! ([`RecordOf::is_mere_intent`]): before it is the record of anything that a container can have, it is written again.
 //!
 //! # Guarantees
 //! A reader sees the former record or the new one, never a part. A damaged record hides no other,
@@ -318,7 +319,9 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
             put(&self.directory, claim, &bytes)?
         } else {
             let file = put(&self.directory, claim, &bytes)?;
-            put(&self.copies, claim, &bytes)?;
+            if !record.is_mere_intent() {
+                put(&self.copies, claim, &bytes)?;
+            }
             file
         };
         // What cannot be looked at is read when it is asked for.

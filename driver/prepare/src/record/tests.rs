@@ -12,6 +12,35 @@ fn a_record_reads_back_as_it_was_written() {
 }
 
 #[test]
+fn only_what_would_write_a_cdi_spec_and_nothing_else_is_a_mere_intent() {
+    let preparing = |record: Record| Record {
+        phase: Phase::Preparing,
+        ..record
+    };
+    let mut making = preparing(record("a", &[0]));
+    making.effects.push(Effect::Foreign {
+        what: "a MIG device".to_owned(),
+    });
+    let cases = [
+        (preparing(record("a", &[0, 3])), true),
+        (preparing(mig_record("a", 0, &["1g.10gb"])), true),
+        (record("a", &[0]), false),
+        (
+            Record {
+                phase: Phase::Released,
+                ..record("a", &[0])
+            },
+            false,
+        ),
+        (preparing(slicing(record("a", &[0]), Interval::Long)), false),
+        (making, false),
+    ];
+    for (record, is_mere) in cases {
+        assert_eq!(record.is_mere_intent(), is_mere, "{record:?}");
+    }
+}
+
+#[test]
 fn only_a_record_with_mig_devices_is_of_a_format_that_older_versions_refuse() {
     let header = |record: &Record| {
         let bytes = record.encode();

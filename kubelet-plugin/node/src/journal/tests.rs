@@ -1,4 +1,5 @@
 use tessera_prepare::ledger::Unreadable;
+use tessera_prepare::record::{Phase, Record};
 
 use super::*;
 use crate::testing::record;
@@ -198,6 +199,25 @@ fn a_first_record_is_there_before_its_copy() {
     journal.write(&record("a", &[0])).unwrap_err();
     let stored = journal.read(&uid("a")).unwrap();
     assert_eq!(stored, Some(Entry::Record(record("a", &[0]))));
+}
+
+#[test]
+fn a_mere_intent_has_no_copy_until_it_is_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path());
+    let copies = directory.path().join("copies");
+    let intent = Record {
+        phase: Phase::Preparing,
+        ..record("a", &[0])
+    };
+    assert!(intent.is_mere_intent());
+    journal.write(&intent).unwrap();
+    assert_eq!((files(directory.path()), files(&copies)), (1, 0));
+    assert_eq!(journal.read_all().unwrap().records, [intent]);
+    journal.write(&record("a", &[0])).unwrap();
+    assert_eq!((files(directory.path()), files(&copies)), (1, 1));
+    fs::remove_file(journal.path(&uid("a"))).unwrap();
+    assert_eq!(unreadable(&journal, "a").copy, Some(record("a", &[0])));
 }
 
 #[test]
