@@ -51,6 +51,8 @@ pub struct Options {
     pub drivers: Drivers,
     /// Which Kubernetes.
     pub kubernetes: Release,
+    /// The release of the last node's kubelet, if it is an older one.
+    pub last_kubelet: Option<Release>,
     /// Feature gates of every Kubernetes component.
     pub gates: Gates,
     /// Into how many racks the nodes are divided, in order. GPUs with a fabric between nodes share it
@@ -73,6 +75,7 @@ impl Default for Options {
             nodes: 1,
             drivers: Drivers::Profiles(vec!["h100".to_owned()]),
             kubernetes: Release::default(),
+            last_kubelet: None,
             gates: Gates::default(),
             racks: 1,
         }
@@ -80,6 +83,13 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The release of the kubelet of the node at this place.
+    pub(crate) fn kubelet_of(&self, place: usize) -> Release {
+        let is_last = place + 1 == usize::from(self.nodes);
+        let other = self.last_kubelet.filter(|_| is_last);
+        other.unwrap_or(self.kubernetes)
+    }
+
     /// The rack of the node at this place: each holds as many nodes as the others, or one less.
     pub(crate) fn rack_of(&self, place: usize) -> String {
         let (nodes, racks) = (
@@ -128,7 +138,7 @@ impl Cluster {
         bring_up::bring_up(options, Source::Built, progress)
     }
 
-    /// The same with these materials and their Kubernetes: nothing is built.
+    /// The same with these materials and their Kubernetes: nothing is built but a kubelet of another release, if one is wanted.
     pub fn up_of(
         materials: &Materials,
         options: &Options,
@@ -344,6 +354,19 @@ mod tests {
         assert_eq!(racks(4, 2), "0 0 1 1");
         assert_eq!(racks(3, 2), "0 0 1");
         assert_eq!(racks(2, 5), "0 1");
+    }
+
+    #[test]
+    fn only_the_last_node_has_a_kubelet_of_another_release() {
+        let options = Options {
+            nodes: 3,
+            last_kubelet: Some(Release::V1_33),
+            ..Options::default()
+        };
+        let kubelets = [0, 1, 2].map(|place| options.kubelet_of(place));
+        assert_eq!(kubelets, [Release::V1_36, Release::V1_36, Release::V1_33]);
+        let usual = Options::default();
+        assert_eq!(usual.kubelet_of(0), Release::V1_36);
     }
 
     #[test]

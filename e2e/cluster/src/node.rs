@@ -83,13 +83,13 @@ fn tunable(home: &Path, name: &str) -> PathBuf {
     home.join("sysctl").join(name)
 }
 
-/// The plan of a node's first process.
-pub(crate) fn plan(dir: &StateDir, node: NodeIndex, has_driver: bool) -> Plan {
+/// The plan of a node's first process. `kubelet` is the name of its program among those of the cluster.
+pub(crate) fn plan(dir: &StateDir, node: NodeIndex, kubelet: &str, has_driver: bool) -> Plan {
     let name = node.name();
     let home = dir.of(&name);
     let kernel = has_driver.then(|| kernel(dir, node));
     let runtime = containerd(dir, node, &home);
-    let kubelet = kubelet(dir, node, &home, has_driver);
+    let kubelet = kubelet_part(dir, node, kubelet, has_driver);
     Plan {
         host_name: name.clone(),
         mounts: mounts(&home, Path::new("/var/run").is_symlink()),
@@ -167,10 +167,11 @@ fn containerd(dir: &StateDir, node: NodeIndex, home: &Path) -> Part {
     }
 }
 
-fn kubelet(dir: &StateDir, node: NodeIndex, home: &Path, has_driver: bool) -> Part {
+fn kubelet_part(dir: &StateDir, node: NodeIndex, program: &str, has_driver: bool) -> Part {
     let name = node.name();
+    let home = dir.of(&name);
     let mut argv = vec![
-        dir.bin().join("kubelet").display().to_string(),
+        dir.bin().join(program).display().to_string(),
         format!("--config={}", home.join("kubelet.json").display()),
         format!("--kubeconfig={}", dir.kubeconfig(&name).display()),
         format!("--hostname-override={name}"),
@@ -200,9 +201,10 @@ mod tests {
         let node = NodeIndex::first(1).unwrap()[0];
         let label = "--node-labels=nvidia.com/gpu.present=true".to_owned();
         for has_driver in [true, false] {
-            let mut parts = plan(&dir, node, has_driver).parts;
+            let mut parts = plan(&dir, node, "kubelet-1.33", has_driver).parts;
             let kubelet = parts.pop().unwrap();
             assert_eq!(kubelet.argv.contains(&label), has_driver);
+            assert_eq!(kubelet.argv[0], "/state/bin/kubelet-1.33");
             let has_kernel = parts.iter().any(|part| part.name == "simulated-kernel");
             assert_eq!(has_kernel, has_driver);
         }

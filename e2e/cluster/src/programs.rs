@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use build::kubelet;
 pub use build::{Programs, obtain};
 
 use crate::digest;
@@ -57,6 +58,9 @@ const KUBERNETES: &[Program] = &[
     program("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
     program("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
 ];
+
+/// What a node of another release than the control plane's has of it.
+const KUBELET: &[Program] = &[program("kubelet", "k8s.io/kubernetes/cmd/kubelet")];
 
 /// Everything that a cluster runs, in the order in which it is built.
 pub(crate) fn families(kubernetes: Release) -> Vec<Family> {
@@ -207,6 +211,14 @@ impl Family {
             tags: "",
             set,
             cgo: false,
+        }
+    }
+
+    /// The kubelet alone of a Kubernetes, where the whole of it keeps it.
+    fn kubelet_alone(self) -> Self {
+        Self {
+            programs: KUBELET,
+            ..self
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod manifests;
 pub(crate) mod mig;
 pub(crate) mod mixes;
 pub(crate) mod odd_claims;
+pub(crate) mod old_kubelet;
 pub(crate) mod plugin;
 pub(crate) mod policies;
 pub(crate) mod racks;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use tessera_cluster::{Node, Release, interrupt};
 
 use crate::failure::Failure;
-use crate::kubernetes::Kubernetes;
 
 /// Something that a kubelet writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +41,8 @@ pub(crate) struct KubeletLog {
 
 impl KubeletLog {
     /// From now on.
-    pub(crate) fn of(kubernetes: Kubernetes<'_>, node: &Node) -> Result<Self, Failure> {
-        let release = kubernetes.cluster().kubernetes();
+    pub(crate) fn of(node: &Node) -> Result<Self, Failure> {
+        let release = node.kubelet();
         let path = node.log("kubelet");
         let length = std::fs::metadata(&path).map(|file| file.len());
         match length {

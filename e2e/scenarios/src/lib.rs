@@ -35,4 +35,4 @@ pub use ground::Ground;
 pub use installation::{Installation, Installed};
 pub use list::SCENARIOS;
 pub use need::{Need, NotServed};
-pub use scenario::{Form, Outcome, Scenario, Trouble};
+pub use scenario::{Form, LeftOut, Outcome, Scenario, Trouble};

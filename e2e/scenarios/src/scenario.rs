@@ -1,5 +1,6 @@
 //! A scenario, and what came of it.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use tessera_cluster::{Cluster, Release};
@@ -40,6 +41,24 @@ pub struct Scenario {
     /// What its long form does more than the short one, if it has both.
     pub long: Option<&'static str>,
     pub(crate) run: fn(&Context<'_>) -> Result<(), Failure>,
+}
+
+/// Why a scenario does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeftOut {
+    /// The release of Kubernetes does not have what it needs.
+    NotServed(NotServed),
+    /// It takes more time than a run has by default.
+    OnlyLong(&'static str),
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotServed(reason) => reason.fmt(f),
+            Self::OnlyLong(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// What came of a scenario.
@@ -105,8 +124,15 @@ impl Scenario {
         result.and(ended)
     }
 
+    /// Why it is left out of a run in this form on this release, if it is.
+    pub fn left_out(&self, release: Release, form: Form) -> Option<LeftOut> {
+        let not_served = self.not_served_by(release).map(LeftOut::NotServed);
+        let only_long = self.ground.only_long().filter(|_| form == Form::Short);
+        not_served.or(only_long.map(LeftOut::OnlyLong))
+    }
+
     /// Why it cannot run on this release, if it cannot.
-    pub fn not_served_by(&self, release: Release) -> Option<NotServed> {
+    pub(crate) fn not_served_by(&self, release: Release) -> Option<NotServed> {
         NotServed::of(self.needs, release)
     }
 

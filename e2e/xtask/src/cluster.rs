@@ -54,6 +54,9 @@ pub(crate) struct Up {
     /// Which Kubernetes: 1.33, 1.34 or 1.36. Another than the last is built when it is first wanted.
     #[arg(long, default_value_t = Release::default())]
     kubernetes: Release,
+    /// Another release of the last node's kubelet: nodes are upgraded after the control plane.
+    #[arg(long, value_name = "RELEASE")]
+    last_kubelet: Option<Release>,
     /// Kubernetes feature gates for every component: Name=true,Other=false.
     #[arg(long, default_value = "")]
     gates: Gates,
@@ -77,6 +80,7 @@ impl Up {
             nodes: self.nodes,
             drivers,
             kubernetes: self.kubernetes,
+            last_kubelet: self.last_kubelet,
             gates: self.gates.clone(),
             racks: self.racks,
         }

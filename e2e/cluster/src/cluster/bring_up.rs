@@ -8,6 +8,7 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -19,10 +20,11 @@ use super::{Cluster, ClusterError, Node, Options, firsts, node};
 use crate::cgroup::Hierarchies;
 use crate::materials::Materials;
 use crate::names::NodeIndex;
-use crate::paths::StateDir;
+use crate::paths::{StateDir, checkout};
 use crate::process::LOOK_AGAIN;
 use crate::progress::{Progress, step};
-use crate::{control_plane, images, interrupt, network, node as node_plan, teardown};
+use crate::release::Release;
+use crate::{control_plane, images, interrupt, network, node as node_plan, programs, teardown};
 
 /// The user of the machine's own kubeconfig.
 pub(super) const ADMIN: &str = "admin";
@@ -40,6 +42,13 @@ pub(super) enum Source<'a> {
     Built,
     /// They are there.
     Given(&'a Materials),
+}
+
+/// What a cluster is made of.
+struct Given<'a> {
+    materials: &'a Materials,
+    /// The program of [`Options::last_kubelet`].
+    last_kubelet: Option<PathBuf>,
 }
 
 pub(super) fn bring_up(
@@ -83,6 +92,14 @@ fn try_bring_up(
             &built
         }
     };
+    let kubelet = options.last_kubelet.map(|release| {
+        let modules = checkout().join("e2e/programs");
+        programs::kubelet(&modules, release, progress)
+    });
+    let given = Given {
+        materials,
+        last_kubelet: kubelet.transpose()?,
+    };
     let options = &Options {
         kubernetes: materials.kubernetes,
         gates: materials.kubernetes.gates(&options.gates),
@@ -98,7 +115,7 @@ fn try_bring_up(
         lifelines: Mutex::default(),
         turn: Some(turn),
     };
-    match start(&mut cluster, options, &nodes, materials, progress) {
+    match start(&mut cluster, options, &nodes, &given, progress) {
         Ok(()) => Ok(cluster),
         Err(error) => {
             // Asked before the cluster is dropped, which forgets the interrupt.
@@ -166,11 +183,12 @@ fn start(
     cluster: &mut Cluster,
     options: &Options,
     nodes: &[NodeIndex],
-    materials: &Materials,
+    given: &Given<'_>,
     progress: &dyn Progress,
 ) -> Result<(), ClusterError> {
     let dir = cluster.dir.clone();
-    let archives = write_files(cluster, options, nodes, materials)?;
+    let materials = given.materials;
+    let archives = write_files(cluster, options, nodes, given)?;
     step(progress, "start the control plane", || {
         let control = start_control(cluster, options, materials)?;
         for index in nodes {
@@ -224,7 +242,13 @@ fn start_node(
     let owner = index.name();
     let profile = options.drivers.of(index.number()).map(ToOwned::to_owned);
     Hierarchies::of_machine().make(&index.cgroup())?;
-    let plan = node_plan::plan(&cluster.dir, index, profile.is_some());
+    let kubelet = options.kubelet_of(index.number());
+    let program = if kubelet == options.kubernetes {
+        "kubelet".to_owned()
+    } else {
+        kubelet_program(kubelet)
+    };
+    let plan = node_plan::plan(&cluster.dir, index, &program, profile.is_some());
     let mut started = firsts::launch(&cluster.dir, &materials.init, &owner, &plan)?;
     connect(&owner, &network::of_node(index, started.pid, control, all))?;
     firsts::go(&mut started, &owner)?;
@@ -232,10 +256,19 @@ fn start_node(
     cluster.lifelines().insert(owner, lifeline);
     cluster.nodes.push(Node::new(
         &cluster.dir,
-        &NodeRecord { index, profile },
+        &NodeRecord {
+            index,
+            profile,
+            kubelet,
+        },
         started.pid,
     ));
     Ok(())
+}
+
+/// The name of the last node's kubelet among the cluster's programs, where it is one of another release than the others.
+fn kubelet_program(release: Release) -> String {
+    format!("kubelet-{release}")
 }
 
 fn connect(owner: &str, commands: &[(network::Within, Vec<String>)]) -> Result<(), ClusterError> {
@@ -250,7 +283,7 @@ fn write_files(
     cluster: &Cluster,
     options: &Options,
     nodes: &[NodeIndex],
-    materials: &Materials,
+    given: &Given<'_>,
 ) -> Result<Vec<PathBuf>, ClusterError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -263,7 +296,12 @@ fn write_files(
     }
     fs::create_dir_all(&logs).map_err(failed(&logs))?;
     write::record(cluster, options, nodes)?;
+    let materials = given.materials;
     materials.programs.link_into(&bin).map_err(failed(&bin))?;
+    if let (Some(release), Some(kubelet)) = (options.last_kubelet, &given.last_kubelet) {
+        let link = bin.join(kubelet_program(release));
+        symlink(kubelet, &link).map_err(failed(&link))?;
+    }
     let plugin = &materials.plugin;
     plugin.link_into(&bin).map_err(failed(&bin))?;
     let parts = &materials.driver;
@@ -275,8 +313,8 @@ fn write_files(
         .map_err(failed(&corefile))?;
     for index in nodes {
         let name = index.name();
-        node_plan::write_configuration(dir, *index, &options.gates)
-            .map_err(failed(&dir.of(&name)))?;
+        let gates = options.kubelet_of(index.number()).gates(&options.gates);
+        node_plan::write_configuration(dir, *index, &gates).map_err(failed(&dir.of(&name)))?;
         if let Some(profile) = options.drivers.of(index.number()) {
             let rack = options.rack_of(index.number());
             parts.install(&dir.driver_root(&name), profile, &name, &rack)?;

@@ -18,6 +18,7 @@ use crate::names::NodeIndex;
 use crate::node::RUNTIME_SOCKET;
 use crate::paths::StateDir;
 use crate::process::run;
+use crate::release::Release;
 
 const IMPORT_LIMIT: Duration = Duration::from_mins(2);
 
@@ -28,6 +29,7 @@ pub struct Node {
     index: NodeIndex,
     name: String,
     profile: Option<String>,
+    kubelet: Release,
     /// Another after a reboot, for whoever holds a copy of this value too.
     pid: Arc<AtomicU32>,
 }
@@ -40,6 +42,7 @@ impl Node {
             index,
             name: index.name(),
             profile,
+            kubelet: record.kubelet,
             pid: Arc::new(AtomicU32::new(pid)),
         }
     }
@@ -66,6 +69,11 @@ impl Node {
     /// The profile of its simulated hardware, if it has a driver.
     pub fn profile(&self) -> Option<&str> {
         self.profile.as_deref()
+    }
+
+    /// The release of its kubelet, which can be older than the control plane's.
+    pub fn kubelet(&self) -> Release {
+        self.kubelet
     }
 
     /// Its first process, as the machine counts processes.
@@ -222,6 +230,7 @@ mod tests {
         let record = NodeRecord {
             index: NodeIndex::first(1).unwrap()[0],
             profile: None,
+            kubelet: Release::default(),
         };
         let node = Node::new(&StateDir::at(Path::new("/state")), &record, 42);
         for (on_node, here) in [

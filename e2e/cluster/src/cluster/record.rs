@@ -41,6 +41,9 @@ pub(crate) struct Record {
 pub(crate) struct NodeRecord {
     pub(crate) index: NodeIndex,
     pub(crate) profile: Option<String>,
+    /// The release of its kubelet.
+    #[serde(default)]
+    pub(crate) kubelet: Release,
 }
 
 impl Record {

@@ -36,22 +36,41 @@ pub fn obtain(
     kubernetes: Release,
     progress: &dyn Progress,
 ) -> Result<Programs, ProgramsError> {
-    let cache = cache_of_environment();
     let mut files = Vec::new();
     for family in families(kubernetes) {
-        let home = family.home(modules, &cache)?;
-        let missing = |program: &&Program| !home.join(program.name).is_file();
-        if family.programs.iter().any(|program| missing(&program)) {
-            build_family(&family, modules, &home, progress)?;
-        }
-        files.extend(
-            family
-                .programs
-                .iter()
-                .map(|program| home.join(program.name)),
-        );
+        files.extend(programs_of(&family, modules, progress)?);
     }
     Ok(Programs { files })
+}
+
+/// Returns the kubelet of this Kubernetes, after building it if the cache lacks it: without a control plane that takes minutes
+/// less.
+pub(crate) fn kubelet(
+    modules: &Path,
+    kubernetes: Release,
+    progress: &dyn Progress,
+) -> Result<PathBuf, ProgramsError> {
+    let family = kubernetes.family().kubelet_alone();
+    let files = programs_of(&family, modules, progress)?;
+    let kubelet = files.into_iter().next();
+    Ok(kubelet.expect("a family has a file for each of its programs, and this one has one"))
+}
+
+fn programs_of(
+    family: &Family,
+    modules: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<PathBuf>, ProgramsError> {
+    let home = family.home(modules, &cache_of_environment())?;
+    let files: Vec<_> = family
+        .programs
+        .iter()
+        .map(|program| home.join(program.name))
+        .collect();
+    if files.iter().any(|file| !file.is_file()) {
+        build_family(family, modules, &home, progress)?;
+    }
+    Ok(files)
 }
 
 impl Programs {

@@ -172,7 +172,7 @@ pub(crate) fn full_read_only_and_vanished_directories_fail_a_claim_with_the_reas
     let state = full_node.run_dir().join(DRIVER);
     fs::remove_dir_all(&state).map_err(file_failure(&state))?;
     let sockets = stuck_node.kubelet_dir().join("plugins").join(DRIVER);
-    let log = KubeletLog::of(context.kubernetes(), stuck_node)?;
+    let log = KubeletLog::of(stuck_node)?;
     fs::remove_dir_all(&sockets).map_err(file_failure(&sockets))?;
     context.apply(&one_gpu_on(full_node, "after-state"))?;
     // A pod that meets the moment between the old socket and the new one waits for more than a minute.

@@ -42,7 +42,7 @@ pub(crate) fn slices_are_back_within_half_a_second_at_each_of_twenty_kubelet_res
     let started = containers(&context.running(&["before"])?["before"]);
     let presence = Presence::of(context.kubernetes(), node, START_LIMIT)?;
     for restart in 0..KUBELET_RESTARTS {
-        let log = KubeletLog::of(context.kubernetes(), node)?;
+        let log = KubeletLog::of(node)?;
         node.restart_kubelet()?;
         let what = "slices after those that the kubelet deletes when it starts";
         presence.wait(what, START_LIMIT, |history| {

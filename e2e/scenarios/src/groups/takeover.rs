@@ -41,7 +41,7 @@ pub(crate) fn the_claims_of_the_reference_driver_are_taken_over_with_their_runni
     let held = uuids(&context.held(&owned)?);
     let claims = ["shared", &owned, &half, &other_half];
     let known = Known::of(context, node, &claims)?;
-    let log = KubeletLog::of(context.kubernetes(), node)?;
+    let log = KubeletLog::of(node)?;
     become_the_reference(context, node, known)?;
     // A pod that comes before waits for more than a minute.
     log.wait(&[Said::Registered], START_LIMIT)?;

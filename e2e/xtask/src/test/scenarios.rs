@@ -7,7 +7,7 @@ use tessera_cluster::progress::{Progress as _, Screen, step};
 use tessera_cluster::{Cluster, ClusterError, Materials, Profile, Release, interrupt};
 use tessera_scenarios::kubernetes::Kubernetes;
 use tessera_scenarios::{
-    Failure, Form, Ground, Installed, NotServed, Outcome, SCENARIOS, Scenario, release,
+    Failure, Form, Ground, Installed, LeftOut, Outcome, SCENARIOS, Scenario, release,
 };
 
 use super::tally::Tally;
@@ -87,7 +87,7 @@ struct OnGround<'a> {
 }
 
 impl OnGround<'_> {
-    /// Runs these scenarios. There is no cluster if its Kubernetes serves none of them.
+    /// Runs these scenarios. There is no cluster if all of them are left out.
     fn run(&self, scenarios: &[&Scenario], keep: bool) -> anyhow::Result<Vec<Ran>> {
         let Grounds {
             image,
@@ -95,8 +95,8 @@ impl OnGround<'_> {
             materials,
         } = self.of;
         let kubernetes = materials.kubernetes();
-        let served = |scenario: &&Scenario| scenario.not_served_by(kubernetes);
-        if let Some(reasons) = scenarios.iter().map(served).collect::<Option<Vec<_>>>() {
+        let left_out = |scenario: &&Scenario| scenario.left_out(kubernetes, self.form);
+        if let Some(reasons) = scenarios.iter().map(left_out).collect::<Option<Vec<_>>>() {
             return Ok(reasons.into_iter().map(Ran::Not).collect());
         }
         eprintln!("on {}", self.ground.in_words());
@@ -115,10 +115,10 @@ impl OnGround<'_> {
         let mut installed = Installed::first();
         let mut results = Vec::new();
         for scenario in scenarios {
-            results.push(match scenario.not_served_by(kubernetes) {
+            results.push(match left_out(scenario) {
                 None => Ran::Ended(announced(scenario, &cluster, self.form, &mut installed)?),
                 Some(reason) => {
-                    eprintln!("  – {}: not applicable: {reason}", scenario.name);
+                    eprintln!("  – {}: {}: {reason}", scenario.name, called(&reason));
                     Ran::Not(reason)
                 }
             });
@@ -141,8 +141,8 @@ impl OnGround<'_> {
 enum Ran {
     /// It ran to its end.
     Ended(Outcome),
-    /// It cannot run on this Kubernetes.
-    Not(NotServed),
+    /// It is left out.
+    Not(LeftOut),
 }
 
 /// Runs one scenario with its line on the screen, and the whole story if it failed.
@@ -197,7 +197,7 @@ fn shown(scenarios: &[&Scenario], results: &[Ran], form: Form) -> String {
                 scenario.guarantee.to_owned(),
             ),
             // A guarantee that is not looked at is not shown.
-            Ran::Not(reason) => (String::new(), "not applicable", "", reason.to_string()),
+            Ran::Not(reason) => (String::new(), called(reason), "", reason.to_string()),
         };
         [
             scenario.name.to_owned(),
@@ -212,6 +212,14 @@ fn shown(scenarios: &[&Scenario], results: &[Ran], form: Form) -> String {
         ["SCENARIO", "SECONDS", "RESULT", "FORM", "GUARANTEE"],
         &rows,
     )
+}
+
+/// What a scenario that is left out has for a result.
+fn called(left_out: &LeftOut) -> &'static str {
+    match left_out {
+        LeftOut::NotServed(_) => "not applicable",
+        LeftOut::OnlyLong(_) => "not run",
+    }
 }
 
 /// Which form of the scenario ran; most have but one.
@@ -276,9 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn a_scenario_that_takes_too_long_is_counted_apart_and_runs_where_there_is_time() {
+        let (slow, reason) = SCENARIOS
+            .iter()
+            .find_map(|scenario| {
+                let reason = scenario.left_out(Release::V1_36, Form::Short)?;
+                Some((scenario, reason))
+            })
+            .unwrap();
+        assert_eq!(slow.left_out(Release::V1_36, Form::Long), None);
+        let results = [Ran::Not(reason.clone())];
+        let text = shown(&[slow], &results, Form::Short);
+        assert!(
+            text.contains("not run") && text.contains(&reason.to_string()),
+            "{text}"
+        );
+        assert_eq!(counted(&results).skipped, 1);
+    }
+
+    #[test]
     fn a_scenario_that_a_release_cannot_serve_is_counted_apart_and_says_why() {
         let needy = SCENARIOS.iter().find_map(|scenario| {
-            let reason = scenario.not_served_by(Release::V1_34)?;
+            let reason = scenario.left_out(Release::V1_34, Form::Long)?;
             Some((scenario, reason))
         });
         let (scenario, reason) = needy.unwrap();

@@ -29,6 +29,7 @@ pub(super) fn record(
     let of = |index: &NodeIndex| NodeRecord {
         index: *index,
         profile: options.drivers.of(index.number()).map(ToOwned::to_owned),
+        kubelet: options.kubelet_of(index.number()),
     };
     let dir = &cluster.dir;
     let record = Record {
