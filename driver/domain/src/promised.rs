@@ -1,6 +1,6 @@
 //! What is promised to domains: what is stored, and what was decided since.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use tessera_api::ComputeDomain;
@@ -17,7 +17,7 @@ pub(crate) struct Promised {
     slots: BTreeMap<String, (Slots, ObjectName)>,
     /// The cluster with all of that held, from when it is first asked for: to look at every node takes longer than
     /// to plan, and most domains see the same cluster.
-    cluster: OnceCell<Cluster>,
+    cluster: OnceCell<RefCell<Cluster>>,
 }
 
 impl Promised {
@@ -50,14 +50,20 @@ impl Promised {
             self.cluster.take();
         }
         if let Some(cluster) = self.cluster.get_mut() {
-            hold(cluster, world, &slots);
+            hold(cluster.get_mut(), world, &slots);
         }
         self.slots.insert(slots.domain.clone(), (slots, template));
     }
 
-    /// The cluster in which what was decided is held, made by `make` if nobody has asked for it yet.
-    pub(crate) fn cluster(&self, make: impl FnOnce() -> Cluster) -> &Cluster {
-        self.cluster.get_or_init(make)
+    /// A look at the cluster in which what was decided is held, made by `make` if nobody has asked for it yet. Who holds
+    /// more in it lets that go again.
+    pub(crate) fn with_cluster<R>(
+        &self,
+        make: impl FnOnce() -> Cluster,
+        look: impl FnOnce(&mut Cluster) -> R,
+    ) -> R {
+        let cluster = self.cluster.get_or_init(|| RefCell::new(make()));
+        look(&mut cluster.borrow_mut())
     }
 
     /// The slots that are offered to a domain.

@@ -75,7 +75,10 @@ impl Round<'_> {
             }
             Err(why) => match self.preemption(domain, &demand, earlier) {
                 Some(slots) => (Situation::Preempting(self.progress(&slots)), Some(slots)),
-                None => (Situation::NotPlaced(why), None),
+                None => {
+                    self.waits(domain, &demand, &why);
+                    (Situation::NotPlaced(why), None)
+                }
             },
         }
     }
