@@ -296,7 +296,7 @@ impl<'a> Site<'a> {
         cliques: &BTreeSet<CliqueId>,
     ) -> Result<u32, NotPlaced> {
         let gang = GangId::from(domain.metadata.uid.clone().unwrap_or_default());
-        let mut channels = self.channels();
+        let mut channels = self.channels(cliques);
         if takes_all(domain) {
             for clique in cliques {
                 channels.grant_all(&gang, clique)?;
@@ -314,15 +314,16 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// The channels that are taken, those in quarantine among them.
-    fn channels(&self) -> Channels {
+    /// The channels that are taken in these cliques, those in quarantine among them.
+    fn channels(&self, within: &BTreeSet<CliqueId>) -> Channels {
         let mut channels = Channels::new();
         for slots in self.promised.all() {
             let gang = GangId::from(slots.domain.as_str());
-            for clique in self.cliques(slots) {
+            let cliques = self.promised.cliques(slots, || self.cliques(slots));
+            for clique in cliques.intersection(within) {
                 // Contradictions keep what was there first: nobody new gets either number.
                 let grant = ChannelNumber::new(slots.channel).map_or(Grant::All, Grant::One);
-                let _known = channels.restore(&gang, &clique, grant, [], false);
+                let _known = channels.restore(&gang, clique, grant, [], false);
             }
         }
         channels
