@@ -135,8 +135,8 @@ fn hold(cluster: &mut Cluster, head: Option<&Head>, demand: &Demand, placement: 
     if let Some(head) = head {
         head.lift(cluster);
     }
-    let held = cluster.hold(&demand.gang, placement);
-    held.expect("a plan takes only what is free, and nothing came between");
+    let taken = cluster.hold(&demand.gang, placement);
+    taken.expect("a plan takes only what is free, and nothing came between");
     if let Some(head) = head {
         head.lay(cluster);
     }
