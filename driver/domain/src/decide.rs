@@ -8,8 +8,8 @@
 //! # Guarantees
 //! - The slots are the first write of a plan and its only record, so that a crash between any two writes
 //!   is made good by the next decision.
-//! - Domains are gone through in one order, by priority and age: of two that cannot both be placed it is the
-//!   same that waits, whatever the order of events.
+//! - Domains are gone through in one order, by priority and age, those that have waited for long first: of two that cannot
+//!   both be placed it is the same that waits, whatever the order of events.
 //! - A domain that is deleted stays until no pod uses it, and then goes whatever nodes say: what they have not
 //!   let go of is kept in quarantine by the slice, not by the domain.
 
@@ -17,12 +17,12 @@ mod end;
 mod gang;
 pub mod outlook;
 mod preemption;
+mod queue;
 mod recovery;
 mod report;
 mod slices;
 
 use std::cell::OnceCell;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -31,13 +31,14 @@ use tessera_api::{ComputeDomain, DomainSize};
 use tessera_gang::Levels;
 use tessera_gang::running::Running;
 
+use self::queue::in_order;
 use self::slices::slots_writes;
 use crate::apart::apart;
 use crate::cliques::Sessions;
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
 use crate::notice::{self, Notice};
-use crate::place::{Site, template_name};
+use crate::place::{Ahead, Site, template_name};
 use crate::promised::{self, Promised};
 use crate::situation::{Placed, Situation};
 use crate::slots::{Holds, Slots};
@@ -80,7 +81,7 @@ pub struct Rules {
 /// What is to be written now.
 pub fn decide(world: &World, rules: &Rules, now: Timestamp) -> Decisions {
     let mut round = Round::new(world, rules, now);
-    for domain in in_order(world) {
+    for domain in in_order(world, now) {
         let decision = round.domain(domain);
         round.note(decision);
     }
@@ -99,16 +100,6 @@ pub fn decide(world: &World, rules: &Rules, now: Timestamp) -> Decisions {
 /// The time so long after another; the end of time if there is none.
 fn after(start: Timestamp, pause: SignedDuration) -> Timestamp {
     start.checked_add(pause).unwrap_or(Timestamp::MAX)
-}
-
-/// Domains of higher priority first, of the same the older.
-fn in_order(world: &World) -> Vec<&ComputeDomain> {
-    let mut domains: Vec<&ComputeDomain> = world.domains().collect();
-    domains.sort_by_cached_key(|domain| {
-        let priorities = world.pods_of(domain).map(|pod| pod.priority);
-        (Reverse(priorities.max().unwrap_or(0)), seniority(domain))
-    });
-    domains
 }
 
 /// The oldest domain that wants each template.
@@ -143,6 +134,8 @@ struct Round<'w> {
     stored: BTreeMap<&'w str, StoredSlots>,
     users: BTreeMap<&'w str, Vec<String>>,
     promised: Promised,
+    /// The first gang that waits for room, once it is known.
+    ahead: Option<Ahead>,
     /// The domains that are being ended, by their UIDs, each with the one for which it is.
     ending: BTreeMap<String, ObjectName>,
     running: OnceCell<Vec<Running>>,
@@ -162,6 +155,7 @@ impl<'w> Round<'w> {
             sessions: Sessions::of(world),
             users: world.users(),
             promised: Promised::of(&stored, world),
+            ahead: None,
             ending: preemption::ending(&stored),
             running: OnceCell::new(),
             claimants: claimants(world),
@@ -330,6 +324,7 @@ impl<'w> Round<'w> {
             fabric: &self.fabric,
             sessions: &self.sessions,
             promised: &self.promised,
+            ahead: self.ahead.as_ref(),
             levels: &self.rules.levels,
             now: self.now,
         }

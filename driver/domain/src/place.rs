@@ -1,25 +1,26 @@
 //! Chooses the nodes and the channel of a domain: the facts in the planner's terms, and its answer as slots.
 
+mod cluster;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tessera_api::{AllocationMode, ComputeDomain};
 use tessera_gang::channels::{ChannelNumber, ChannelRefusal, Grant};
 use tessera_gang::{
-    Blocked, CapacityType, Channels, CliqueId, Cluster, Demand, GangId, Health, Levels,
-    NodeFacts as GangNode, NodeName, Placement, Shape,
+    Blocked, Channels, CliqueId, Demand, GangId, Levels, NodeName, Placement, Shape,
 };
 use thiserror::Error;
 
+pub(crate) use self::cluster::Ahead;
 use crate::cliques::Sessions;
 use crate::demand::{self, Wanted};
 use crate::facts::{FabricFacts, NodeFacts, ObjectName};
 use crate::keys;
 use crate::policy::{Chosen, PolicyRefusal};
-use crate::promised::{self, Promised};
-use crate::room::{self, Holder};
+use crate::promised::Promised;
 use crate::slots::{Holds, MOST_SLOTS, Slots};
+use crate::status;
 use crate::world::World;
 
 /// Slots beyond those of the pods that are there, so that one more pod is no write.
@@ -31,6 +32,17 @@ pub enum NotPlaced {
     /// The planner has no nodes for it.
     #[error(transparent)]
     Blocked(#[from] Blocked),
+    /// There are nodes, and they are kept for a domain that waits before it.
+    #[error(
+        "{wanted} nodes would fit, but they are kept for ComputeDomain {ahead}, which waits before this one; wait until \
+         that one has its nodes, or give the pods of this one a higher priority"
+    )]
+    Behind {
+        /// The least number of nodes that it wants.
+        wanted: u32,
+        /// Who waits before it.
+        ahead: ObjectName,
+    },
     /// There are nodes, and no channel on them.
     #[error(transparent)]
     Channel(#[from] ChannelRefusal),
@@ -59,6 +71,7 @@ impl NotPlaced {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Blocked(blocked) => blocked.reason(),
+            Self::Behind { .. } => "BlockedByShadow",
             Self::Channel(_) | Self::NoCommonChannel { .. } => "NoChannel",
             Self::NoNodes => "NoEligibleNode",
             Self::Policy(refusal) => refusal.reason(),
@@ -80,6 +93,7 @@ pub(crate) struct Site<'a> {
     pub(crate) fabric: &'a BTreeMap<&'a str, &'a FabricFacts>,
     pub(crate) sessions: &'a Sessions<'a>,
     pub(crate) promised: &'a Promised,
+    pub(crate) ahead: Option<&'a Ahead>,
     pub(crate) levels: &'a Levels,
     pub(crate) now: Timestamp,
 }
@@ -114,7 +128,7 @@ impl<'a> Site<'a> {
             shape: Shape::new(wanted.gpus_per_node, wanted.eligibility.clone()),
             policy: chosen.policy.clone(),
             priority: wanted.priority,
-            waiting: age(domain, self.now),
+            waiting: status::waiting(domain, self.now),
             runs_for: None,
         }
     }
@@ -126,7 +140,7 @@ impl<'a> Site<'a> {
         demand: &Demand,
         earlier: Option<&Slots>,
     ) -> Result<Slots, NotPlaced> {
-        let placement = self.with_cluster(domain, |cluster| tessera_gang::plan(cluster, demand))?;
+        let placement = self.with_cluster(domain, |cluster| self.plan(cluster, demand))?;
         self.slots(domain, demand, &placement, earlier)
     }
 
@@ -252,84 +266,6 @@ impl<'a> Site<'a> {
         u32::try_from(self.world.pods_of(domain).count()).unwrap_or(u32::MAX)
     }
 
-    /// The cluster as the planner sees it for `domain`: what is promised is held, and cliques that it cannot have for
-    /// the sake of channels are left out.
-    pub(crate) fn with_cluster<R>(
-        &self,
-        domain: &ComputeDomain,
-        look: impl FnOnce(&Cluster) -> R,
-    ) -> R {
-        let excluded = self.excluded(domain, None);
-        if excluded.is_empty() {
-            look(
-                self.promised
-                    .cluster(|| self.cluster(&excluded, &BTreeSet::new())),
-            )
-        } else {
-            look(&self.cluster(&excluded, &BTreeSet::new()))
-        }
-    }
-
-    /// The cluster as it will be for `domain` when these domains, by their UIDs, are ended.
-    pub(crate) fn cluster_without(
-        &self,
-        domain: &ComputeDomain,
-        leaving: &BTreeSet<String>,
-    ) -> Cluster {
-        self.cluster(&self.excluded(domain, None), leaving)
-    }
-
-    /// The cluster without these cliques, and without what these domains hold and use.
-    fn cluster(&self, excluded: &BTreeSet<CliqueId>, leaving: &BTreeSet<String>) -> Cluster {
-        let leaves = |slots: &Slots| leaving.contains(&slots.domain);
-        let known = self.promised.known();
-        let accounted = known.filter(|(slots, _)| slots.are_offered() || leaves(slots));
-        let holders: Vec<Holder<'_>> = accounted.map(|held| self.holder(held)).collect();
-        let used = room::used(self.world, &holders);
-        let mut cluster = Cluster::new(self.levels.clone());
-        for (node, fabric, _) in self.candidates() {
-            if excluded.contains(&clique(node, fabric)) {
-                continue;
-            }
-            cluster.upsert(GangNode {
-                name: node.name.as_str().into(),
-                clique: fabric.clique.as_deref().map(Into::into),
-                capacity: CapacityType::of(&node.labels),
-                gpus: gpus(node, fabric),
-                used: used.get(&node.name).copied().unwrap_or(0),
-                health: self.health(node, fabric),
-                taints: taints(node),
-                labels: node.labels.clone(),
-            });
-        }
-        for (slots, _) in self.promised.offered() {
-            if !leaves(slots) {
-                promised::hold(&mut cluster, self.world, slots);
-            }
-        }
-        cluster
-    }
-
-    fn health(&self, node: &NodeFacts, fabric: &FabricFacts) -> Health {
-        if node.unschedulable {
-            Health::Draining
-        } else if fabric.is_ready() && self.sessions.is_ready(&node.name) {
-            Health::Healthy
-        } else {
-            Health::Unfit
-        }
-    }
-
-    fn holder<'s>(&'s self, (slots, template): &'s (Slots, ObjectName)) -> Holder<'s> {
-        Holder {
-            namespace: &template.namespace,
-            template: &template.name,
-            nodes: nodes(self.world, slots)
-                .map(|node| node.name.as_str())
-                .collect(),
-        }
-    }
-
     /// Cliques that a domain cannot have for the sake of channels: those in which somebody has all; for a
     /// domain that wants all itself, those in which anybody has one; and those in which another has the
     /// channel that it must have.
@@ -360,7 +296,7 @@ impl<'a> Site<'a> {
         cliques: &BTreeSet<CliqueId>,
     ) -> Result<u32, NotPlaced> {
         let gang = GangId::from(domain.metadata.uid.clone().unwrap_or_default());
-        let mut channels = self.channels();
+        let mut channels = self.channels(cliques);
         if takes_all(domain) {
             for clique in cliques {
                 channels.grant_all(&gang, clique)?;
@@ -378,15 +314,16 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// The channels that are taken, those in quarantine among them.
-    fn channels(&self) -> Channels {
+    /// The channels that are taken in these cliques, those in quarantine among them.
+    fn channels(&self, within: &BTreeSet<CliqueId>) -> Channels {
         let mut channels = Channels::new();
         for slots in self.promised.all() {
             let gang = GangId::from(slots.domain.as_str());
-            for clique in self.cliques(slots) {
+            let cliques = self.promised.cliques(slots, || self.cliques(slots));
+            for clique in cliques.intersection(within) {
                 // Contradictions keep what was there first: nobody new gets either number.
                 let grant = ChannelNumber::new(slots.channel).map_or(Grant::All, Grant::One);
-                let _known = channels.restore(&gang, &clique, grant, [], false);
+                let _known = channels.restore(&gang, clique, grant, [], false);
             }
         }
         channels
@@ -440,9 +377,4 @@ fn taints(node: &NodeFacts) -> Vec<tessera_gang::node::Taint> {
             })
         })
         .collect()
-}
-
-fn age(domain: &ComputeDomain, now: Timestamp) -> Duration {
-    let created = crate::facts::time(domain.metadata.creation_timestamp.as_ref());
-    Duration::try_from(now.duration_since(created)).unwrap_or_default()
 }

@@ -1,10 +1,11 @@
 //! What is promised to domains: what is stored, and what was decided since.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use tessera_api::ComputeDomain;
-use tessera_gang::{Cluster, NodeName};
+use tessera_gang::{CliqueId, Cluster, NodeName};
 
 use crate::facts::{NodeFacts, ObjectName};
 use crate::place::{nodes, template_name};
@@ -17,7 +18,10 @@ pub(crate) struct Promised {
     slots: BTreeMap<String, (Slots, ObjectName)>,
     /// The cluster with all of that held, from when it is first asked for: to look at every node takes longer than
     /// to plan, and most domains see the same cluster.
-    cluster: OnceCell<Cluster>,
+    cluster: OnceCell<RefCell<Cluster>>,
+    /// The cliques in which each domain may have its channel, as far as somebody has asked: each domain that is placed asks for
+    /// those of all others.
+    cliques: RefCell<BTreeMap<String, Rc<BTreeSet<CliqueId>>>>,
 }
 
 impl Promised {
@@ -40,6 +44,7 @@ impl Promised {
         Self {
             slots: all.collect(),
             cluster: OnceCell::new(),
+            cliques: RefCell::default(),
         }
     }
 
@@ -50,14 +55,32 @@ impl Promised {
             self.cluster.take();
         }
         if let Some(cluster) = self.cluster.get_mut() {
-            hold(cluster, world, &slots);
+            hold(cluster.get_mut(), world, &slots);
         }
+        self.cliques.get_mut().remove(&slots.domain);
         self.slots.insert(slots.domain.clone(), (slots, template));
     }
 
-    /// The cluster in which what was decided is held, made by `make` if nobody has asked for it yet.
-    pub(crate) fn cluster(&self, make: impl FnOnce() -> Cluster) -> &Cluster {
-        self.cluster.get_or_init(make)
+    /// A look at the cluster in which what was decided is held, made by `make` if nobody has asked for it yet. Who holds
+    /// more in it lets that go again.
+    pub(crate) fn with_cluster<R>(
+        &self,
+        make: impl FnOnce() -> Cluster,
+        look: impl FnOnce(&mut Cluster) -> R,
+    ) -> R {
+        let cluster = self.cluster.get_or_init(|| RefCell::new(make()));
+        look(&mut cluster.borrow_mut())
+    }
+
+    /// The cliques in which somebody may have the channel of slots that are promised, found by `find` if nobody has asked yet.
+    pub(crate) fn cliques(
+        &self,
+        slots: &Slots,
+        find: impl FnOnce() -> BTreeSet<CliqueId>,
+    ) -> Rc<BTreeSet<CliqueId>> {
+        let mut known = self.cliques.borrow_mut();
+        let cliques = known.entry(slots.domain.clone());
+        cliques.or_insert_with(|| Rc::new(find())).clone()
     }
 
     /// The slots that are offered to a domain.

@@ -16,22 +16,31 @@ pub(crate) struct Holder<'a> {
     pub(crate) nodes: BTreeSet<&'a str>,
 }
 
-impl Holder<'_> {
-    fn has(&self, pod: &PodFacts) -> bool {
-        pod.name.namespace == self.namespace
-            && pod.templates.contains(self.template)
-            && pod
-                .node
-                .as_ref()
-                .is_some_and(|node| self.nodes.contains(node.as_str()))
-    }
+/// The holders, by namespace and template.
+type Holders<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Holder<'a>>>;
+
+/// Whether a pod is of a holder, on a node that this one holds.
+fn is_of(holders: &Holders<'_>, pod: &PodFacts) -> bool {
+    let Some(node) = pod.node.as_deref() else {
+        return false;
+    };
+    pod.templates.iter().any(|template| {
+        let named = holders.get(&(pod.name.namespace.as_str(), template.as_str()));
+        let mut named = named.into_iter().flatten();
+        named.any(|holder| holder.nodes.contains(node))
+    })
 }
 
 /// GPUs that are used on each node by others than the holders' pods.
 pub(crate) fn used(world: &World, holders: &[Holder<'_>]) -> BTreeMap<String, u32> {
+    let mut named = Holders::new();
+    for holder in holders {
+        let holders = named.entry((holder.namespace, holder.template));
+        holders.or_default().push(holder);
+    }
     let members: BTreeSet<&ObjectName> = world
         .pods()
-        .filter(|pod| holders.iter().any(|holder| holder.has(pod)))
+        .filter(|pod| is_of(&named, pod))
         .map(|pod| &pod.name)
         .collect();
     let devices: BTreeSet<&HeldDevice> = world

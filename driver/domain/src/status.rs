@@ -1,5 +1,7 @@
 //! The status of a domain: its situation as Kubernetes' conventions have it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tessera_api::{ComputeDomain, ComputeDomainNode, ComputeDomainStatus, Readiness};
@@ -8,6 +10,9 @@ use crate::situation::{Said, Situation};
 
 /// The condition that is all others in one.
 pub const READY: &str = "Ready";
+
+/// The condition that says whether it has nodes.
+const PLACED: &str = "Placed";
 
 /// The condition that says whether pods of the domain are there.
 pub const IN_USE: &str = "InUse";
@@ -28,7 +33,7 @@ pub(crate) fn status(
     let ready = situation.ready();
     let said = [
         (READY, ready.clone()),
-        ("Placed", situation.placed()),
+        (PLACED, situation.placed()),
         ("Reserved", situation.reserved()),
         ("FabricReady", situation.fabric()),
         (IN_USE, used),
@@ -56,6 +61,17 @@ fn said(holds: bool, reason: &'static str, message: &str) -> Said {
         reason,
         message: message.to_owned(),
     }
+}
+
+/// How long a domain has been without nodes while its pods are there: as the stored status says, or from now on.
+pub(crate) fn waiting(domain: &ComputeDomain, now: Timestamp) -> Duration {
+    let since = |kind: &str, status: &str| {
+        let condition = condition(domain.status.as_ref()?, kind)?;
+        (condition.status == status).then_some(condition.last_transition_time.0)
+    };
+    let began = since(PLACED, "False").zip(since(IN_USE, "True"));
+    let began = began.map_or(now, |(placed, in_use)| placed.max(in_use));
+    Duration::try_from(now.duration_since(began)).unwrap_or_default()
 }
 
 /// The condition of a kind.

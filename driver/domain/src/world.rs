@@ -10,111 +10,27 @@
 
 mod held;
 mod hostnames;
+mod index;
+mod object;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique};
 
 pub use self::held::StoredSlots;
 use self::hostnames::Hostnames;
+use self::index::Index;
+pub use self::object::{Kind, Object};
 use self::shelf::Shelf;
 use crate::facts::{
     ClaimFacts, FabricFacts, NodeFacts, ObjectName, PodFacts, PodStage, PolicyFacts, TemplateFacts,
 };
-use crate::seen::{SeenClaim, SeenNode, SeenPod, SeenPolicy};
+use crate::place::template_name;
 use crate::slots::SliceFacts;
-
-/// The kinds that are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// `ComputeDomain`.
-    Domain,
-    /// `ResourceClaimTemplate`, its metadata.
-    Template,
-    /// `ResourceSlice` of the driver of domains.
-    Slice,
-    /// `Node`.
-    Node,
-    /// `Pod`.
-    Pod,
-    /// `ResourceClaim`.
-    Claim,
-    /// `NVLinkClique`.
-    Clique,
-    /// `DomainPolicy`.
-    Policy,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Domain,
-        Self::Template,
-        Self::Slice,
-        Self::Node,
-        Self::Pod,
-        Self::Claim,
-        Self::Clique,
-        Self::Policy,
-    ];
-
-    /// How a label of a metric calls it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Domain => "computedomain",
-            Self::Template => "resourceclaimtemplate",
-            Self::Slice => "resourceslice",
-            Self::Node => "node",
-            Self::Pod => "pod",
-            Self::Claim => "resourceclaim",
-            Self::Clique => "nvlinkclique",
-            Self::Policy => "domainpolicy",
-        }
-    }
-}
-
-/// An object as a watch or an answer brings it.
-#[derive(Clone, Debug)]
-pub enum Object {
-    /// A domain.
-    Domain(Box<ComputeDomain>),
-    /// The metadata of a template.
-    Template(Box<ObjectMeta>),
-    /// A slice.
-    Slice(Box<ResourceSlice>),
-    /// A node.
-    Node(Box<SeenNode>),
-    /// A pod.
-    Pod(Box<SeenPod>),
-    /// A claim.
-    Claim(Box<SeenClaim>),
-    /// A clique.
-    Clique(Box<NVLinkClique>),
-    /// A policy.
-    Policy(Box<SeenPolicy>),
-}
-
-impl Object {
-    /// An object of a kind as the API server writes it.
-    pub fn read(kind: Kind, mut object: serde_json::Value) -> serde_json::Result<Self> {
-        use serde_json::from_value as typed;
-        Ok(match kind {
-            Kind::Domain => Self::Domain(Box::new(typed(object)?)),
-            Kind::Template => Self::Template(Box::new(typed(object["metadata"].take())?)),
-            Kind::Slice => Self::Slice(Box::new(typed(object)?)),
-            Kind::Node => Self::Node(Box::new(typed(object)?)),
-            Kind::Pod => Self::Pod(Box::new(typed(object)?)),
-            Kind::Claim => Self::Claim(Box::new(typed(object)?)),
-            Kind::Clique => Self::Clique(Box::new(typed(object)?)),
-            Kind::Policy => Self::Policy(Box::new(typed(object)?)),
-        })
-    }
-}
 
 /// All that is known.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +44,7 @@ pub struct World {
     cliques: Shelf<NVLinkClique>,
     policies: Shelf<PolicyFacts>,
     hostnames: Hostnames,
+    index: Index,
     /// Pods that a `PodDisruptionBudget` keeps, with what the API server said.
     budgets: BTreeMap<ObjectName, String>,
 }
@@ -178,7 +95,9 @@ impl World {
             Object::Domain(mut domain) => {
                 domain.metadata.managed_fields = None;
                 let (name, version) = identity(&domain.metadata);
-                self.domains.put(name, version, Some(*domain));
+                self.change_domains(&name.clone(), |domains| {
+                    domains.put(name, version, Some(*domain));
+                });
             }
             Object::Template(metadata) => {
                 let (name, version) = identity(&metadata);
@@ -197,7 +116,9 @@ impl World {
             }
             Object::Pod(pod) => {
                 let (name, version) = identity(&pod.metadata);
-                self.pods.put(name, version, PodFacts::of(*pod));
+                self.change_pods(&name.clone(), |pods| {
+                    pods.put(name, version, PodFacts::of(*pod));
+                });
             }
             Object::Claim(claim) => {
                 let (name, version) = identity(&claim.metadata);
@@ -220,7 +141,11 @@ impl World {
     pub fn remove(&mut self, kind: Kind, name: &ObjectName) {
         match kind {
             Kind::Node => self.change_nodes(name, |nodes| drop(nodes.facts.remove(name))),
-            Kind::Pod => drop(self.budgets.remove(name)),
+            Kind::Domain => self.change_domains(name, |domains| drop(domains.facts.remove(name))),
+            Kind::Pod => {
+                self.budgets.remove(name);
+                self.change_pods(name, |pods| drop(pods.facts.remove(name)));
+            }
             _ => {}
         }
         on_shelf!(self, kind, shelf => drop(shelf.facts.remove(name)));
@@ -237,6 +162,31 @@ impl World {
         let now = label(&self.nodes);
         self.hostnames
             .change(&name.name, before.as_deref(), now.as_deref());
+    }
+
+    /// Changes what is known of a pod, and by which templates it is found.
+    fn change_pods(&mut self, name: &ObjectName, change: impl FnOnce(&mut Shelf<PodFacts>)) {
+        let templates = |pods: &Shelf<PodFacts>| {
+            let pod = pods.get(name);
+            pod.map(|pod| pod.templates.clone()).unwrap_or_default()
+        };
+        let before = templates(&self.pods);
+        change(&mut self.pods);
+        let now = templates(&self.pods);
+        self.index.change_pod(name, &before, &now);
+    }
+
+    /// Changes what is known of a domain, and by which UID it is found.
+    fn change_domains(
+        &mut self,
+        name: &ObjectName,
+        change: impl FnOnce(&mut Shelf<ComputeDomain>),
+    ) {
+        let uid = |domains: &Shelf<ComputeDomain>| domains.get(name)?.metadata.uid.clone();
+        let before = uid(&self.domains);
+        change(&mut self.domains);
+        let now = uid(&self.domains);
+        self.index.change_domain(name, before, now);
     }
 
     /// The API server has begun to end a pod, as it was asked to.
@@ -272,8 +222,10 @@ impl World {
                     self.hostnames.change(&name.name, None, node.hostname());
                 }
             }
+            Kind::Domain => self.index.list_domains(&self.domains),
             Kind::Pod => {
                 let pods = &self.pods;
+                self.index.list_pods(pods);
                 self.budgets.retain(|pod, _| pods.get(pod).is_some());
             }
             _ => {}
@@ -300,8 +252,7 @@ impl World {
 
     /// The domain of a UID.
     pub fn domain_of_uid(&self, uid: &str) -> Option<&ComputeDomain> {
-        self.domains()
-            .find(|domain| domain.metadata.uid.as_deref() == Some(uid))
+        self.domains.get(self.index.domain(uid)?)
     }
 
     /// The template of a name.
@@ -344,10 +295,8 @@ impl World {
 
     /// The pods that name a domain's template.
     pub fn pods_of<'a>(&'a self, domain: &'a ComputeDomain) -> impl Iterator<Item = &'a PodFacts> {
-        let namespace = domain.metadata.namespace.as_deref().unwrap_or_default();
-        let template = &domain.spec.channel.resource_claim_template.name;
-        self.pods()
-            .filter(move |pod| pod.name.namespace == namespace && pod.templates.contains(template))
+        let named = self.index.pods(&template_name(domain));
+        named.filter_map(|pod| self.pods.get(pod))
     }
 
     /// Every claim that matters.

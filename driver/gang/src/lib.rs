@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod demand;
 pub mod eligibility;
 mod fill;
+pub mod head;
 mod intern;
 pub mod names;
 pub mod node;

@@ -58,7 +58,7 @@ impl Round<'_> {
         let open = tainted.filter(|node| !held.contains(node.name.as_str()));
         writes.extend(open.map(write::untaint));
         for (domain, stored) in &self.stored {
-            let living = self.world.domains().any(|other| uid(other) == *domain);
+            let living = self.world.domain_of_uid(domain).is_some();
             if stored.slots.are_offered() {
                 if !living {
                     let withdrawn = stored.slots.withdrawn(self.now);

@@ -4,11 +4,11 @@ use std::num::NonZeroU32;
 
 use jiff::{SignedDuration, Timestamp};
 use tessera_api::ComputeDomain;
-use tessera_gang::Policy;
+use tessera_gang::{Demand, Policy};
 
 use super::{Round, after, uid};
 use crate::demand;
-use crate::place::template_name;
+use crate::place::{NotPlaced, template_name};
 use crate::policy;
 use crate::situation::Situation;
 use crate::slots::Slots;
@@ -73,11 +73,23 @@ impl Round<'_> {
                 let placed = self.placed(&slots, Some(slots.hostnames.len()));
                 (Situation::Placed(placed), Some(slots))
             }
-            Err(why) => match self.preemption(domain, &demand, earlier) {
-                Some(slots) => (Situation::Preempting(self.progress(&slots)), Some(slots)),
-                None => (Situation::NotPlaced(why), None),
-            },
+            Err(why) => self.without_room(domain, &demand, earlier, why),
         }
+    }
+
+    /// A gang for which there is no room as things are: others are ended for it, or it waits.
+    fn without_room(
+        &mut self,
+        domain: &ComputeDomain,
+        demand: &Demand,
+        earlier: Option<&Slots>,
+        why: NotPlaced,
+    ) -> (Situation, Option<Slots>) {
+        if let Some(slots) = self.preemption(domain, demand, earlier) {
+            return (Situation::Preempting(self.progress(&slots)), Some(slots));
+        }
+        self.waits(domain, demand, &why);
+        (Situation::NotPlaced(why), None)
     }
 
     /// A gang that has its slots: they stay, grow with its pods, are closed, or are taken back.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tessera_api::{ComputeDomain, DomainSize};
 use tessera_gang::eligibility::Toleration;
 use tessera_gang::survey::survey;
-use tessera_gang::{CliquePolicy, Demand, Eligibility, NodeCount, Placement};
+use tessera_gang::{Blocked, CliquePolicy, Demand, Eligibility, NodeCount, Placement};
 use thiserror::Error;
 
 use super::{Round, Rules, in_order, uid};
@@ -131,7 +131,7 @@ pub fn outlook(
     now: Timestamp,
 ) -> Result<Outlook, NoDomain> {
     let mut round = Round::new(world, rules, now);
-    for domain in in_order(world) {
+    for domain in in_order(world, now) {
         if ObjectName::of(&domain.metadata) == *name {
             return Ok(round.outlook(domain, gpus));
         }
@@ -266,11 +266,11 @@ impl Round<'_> {
         change("no capacityTypes".to_owned(), &|other| {
             other.policy.capacity.clear();
         });
-        self.site().with_cluster(domain, |cluster| {
-            let blocked = tessera_gang::plan(cluster, demand).err();
-            let fits = match blocked {
-                Some(tessera_gang::Blocked::InsufficientFree { fits, .. }) => fits,
-                Some(tessera_gang::Blocked::TooLarge { possible, .. }) => possible,
+        let site = self.site();
+        site.with_cluster(domain, |cluster| {
+            let fits = match site.plan(cluster, demand) {
+                Err(NotPlaced::Blocked(Blocked::InsufficientFree { fits, .. })) => fits,
+                Err(NotPlaced::Blocked(Blocked::TooLarge { possible, .. })) => possible,
                 _ => 0,
             };
             if let Ok(nodes) = NodeCount::exactly(fits) {
@@ -278,20 +278,21 @@ impl Round<'_> {
                 smaller.nodes = nodes;
                 changed.push((format!("numNodes {fits}"), smaller));
             }
-            let tried = changed.into_iter().map(|(change, demand)| {
-                match tessera_gang::plan(cluster, &demand) {
-                    Ok(placement) => Other {
-                        change,
-                        fits: true,
-                        outcome: put(&placement),
-                    },
-                    Err(blocked) => Other {
-                        change,
-                        fits: false,
-                        outcome: blocked.to_string(),
-                    },
-                }
-            });
+            let tried =
+                changed
+                    .into_iter()
+                    .map(|(change, demand)| match site.plan(cluster, &demand) {
+                        Ok(placement) => Other {
+                            change,
+                            fits: true,
+                            outcome: put(&placement),
+                        },
+                        Err(why) => Other {
+                            change,
+                            fits: false,
+                            outcome: why.to_string(),
+                        },
+                    });
             tried.collect()
         })
     }

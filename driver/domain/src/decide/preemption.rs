@@ -66,9 +66,12 @@ impl Round<'_> {
         let running = self.running();
         let site = self.site();
         let preemption = if leaving.is_empty() {
-            site.with_cluster(domain, |cluster| preempt(cluster, &demand, running))
+            site.behind(domain, &demand, |cluster| {
+                preempt(cluster, &demand, running)
+            })
         } else {
-            let cluster = site.cluster_without(domain, &leaving);
+            let mut cluster = site.cluster_without(domain, &leaving);
+            site.keep(&mut cluster, &demand);
             preempt(&cluster, &demand, running)
         }?;
         let slots = site
@@ -88,7 +91,7 @@ impl Round<'_> {
     }
 
     /// The domains that are being ended, or will be after this round, but for those that a budget keeps.
-    fn leaving(&self) -> BTreeSet<String> {
+    pub(super) fn leaving(&self) -> BTreeSet<String> {
         let waiting = self.promised.all().filter(|slots| slots.wait());
         let awaited = waiting.flat_map(|slots| &slots.awaits);
         let kept = |uid: &&String| {
@@ -279,7 +282,10 @@ fn rank(world: &World, domain: &ComputeDomain) -> Option<i32> {
     })?
 }
 
-fn bound<'a>(world: &'a World, domain: &'a ComputeDomain) -> impl Iterator<Item = &'a PodFacts> {
+pub(super) fn bound<'a>(
+    world: &'a World,
+    domain: &'a ComputeDomain,
+) -> impl Iterator<Item = &'a PodFacts> {
     let pods = world.pods_of(domain);
     pods.filter(|pod| pod.stage == PodStage::Bound)
 }

@@ -156,9 +156,9 @@ impl Round<'_> {
         demand: &Demand,
         mut placement: Placement,
     ) -> Option<Placement> {
-        let more = self
-            .site()
-            .with_cluster(domain, |cluster| regrow(cluster, demand, &placement));
+        let more = self.site().behind(domain, demand, |cluster| {
+            regrow(cluster, demand, &placement)
+        });
         if more.is_empty() {
             return None;
         }

@@ -5,6 +5,7 @@ mod life;
 mod placing;
 mod policies;
 mod preemption;
+mod queue;
 mod recovery;
 mod sessions;
 
@@ -93,22 +94,27 @@ impl Known {
                 return;
             }
             for write in slices {
-                match write.verb {
-                    Verb::Create(slice) => self.put(Kind::Slice, slice),
-                    Verb::Merge(mut patch) => {
-                        patch["metadata"]["name"] = json!(write.name.name);
-                        let annotations = patch["metadata"]["annotations"].as_object_mut();
-                        annotations.unwrap().retain(|_, value| !value.is_null());
-                        self.put(Kind::Slice, patch);
-                    }
-                    Verb::Delete(_) => self.world.remove(Kind::Slice, &write.name),
-                    Verb::Json(_) | Verb::Status(_) | Verb::Evict(_) => {
-                        unreachable!("slices are not patched so")
-                    }
-                }
+                self.slice(write);
             }
         }
         panic!("it never comes to rest: {:#?}", writes(&self.world, now));
+    }
+
+    /// As after a slice has been written.
+    fn slice(&mut self, write: Write) {
+        match write.verb {
+            Verb::Create(slice) => self.put(Kind::Slice, slice),
+            Verb::Merge(mut patch) => {
+                patch["metadata"]["name"] = json!(write.name.name);
+                let annotations = patch["metadata"]["annotations"].as_object_mut();
+                annotations.unwrap().retain(|_, value| !value.is_null());
+                self.put(Kind::Slice, patch);
+            }
+            Verb::Delete(_) => self.world.remove(Kind::Slice, &write.name),
+            Verb::Json(_) | Verb::Status(_) | Verb::Evict(_) => {
+                unreachable!("slices are not patched so")
+            }
+        }
     }
 
     /// As after the slots that are decided now have been written.

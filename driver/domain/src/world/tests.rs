@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::node_json;
+use crate::testing::{domain_json, node_json, pod_json};
 
 /// A node with this label.
 fn labelled(name: &str, hostname: &str, version: u64) -> Object {
@@ -63,6 +63,67 @@ proptest! {
                 // Its own name comes first, then the first by name.
                 let own = same.iter().find(|name| ***name == hostname);
                 prop_assert_eq!(found, own.or(same.first()).copied());
+            }
+        }
+    }
+}
+
+/// A pod that names the templates of these domains.
+fn naming(pod: &str, domains: &[u8], version: u64) -> Object {
+    let mut json = pod_json(pod, "d0", 0);
+    json["metadata"]["resourceVersion"] = json!(version.to_string());
+    let claims = domains.iter().map(|domain| {
+        json!({"name": format!("c{domain}"), "resourceClaimTemplateName": format!("d{domain}-channel")})
+    });
+    json["spec"]["resourceClaims"] = claims.collect();
+    Object::read(Kind::Pod, json).unwrap()
+}
+
+/// A domain of one of two UIDs.
+fn made(name: &str, again: bool, version: u64) -> Object {
+    let mut json = domain_json(name, 2);
+    json["metadata"]["resourceVersion"] = json!(version.to_string());
+    if again {
+        json["metadata"]["uid"] = json!(format!("{name}-again"));
+    }
+    Object::read(Kind::Domain, json).unwrap()
+}
+
+proptest! {
+    /// Whatever comes, changes, goes and is listed: what is looked up is what a look at everything finds.
+    #[test]
+    fn pods_are_found_by_their_templates_and_domains_by_their_uids(
+        events in prop::collection::vec(
+            (0_u8..6, 0_u8..4, prop::collection::vec(0_u8..3, 0..3), any::<bool>()), 1..24,
+        ),
+    ) {
+        let mut world = World::default();
+        for domain in 0..3 {
+            world.apply(made(&format!("d{domain}"), false, 1));
+        }
+        for (version, (kind, which, domains, again)) in (2..).zip(events) {
+            let (pod, domain) = (format!("p{which}"), format!("d{}", which % 3));
+            match kind {
+                0 | 1 => world.apply(naming(&pod, &domains, version)),
+                2 => world.remove(Kind::Pod, &ObjectName::new("team", &pod)),
+                3 => world.apply(made(&domain, again, version)),
+                4 => world.remove(Kind::Domain, &ObjectName::new("team", &domain)),
+                _ => {
+                    let kind = if again { Kind::Pod } else { Kind::Domain };
+                    world.begin_list(kind);
+                    world.apply(naming(&pod, &domains, version));
+                    world.apply(made(&domain, false, version));
+                    world.end_list(kind);
+                }
+            }
+            for domain in world.domains() {
+                let template = &domain.spec.channel.resource_claim_template.name;
+                let all: Vec<_> = world.pods().filter(|pod| pod.templates.contains(template)).collect();
+                prop_assert_eq!(world.pods_of(domain).collect::<Vec<_>>(), all);
+            }
+            for uid in (0..3).flat_map(|domain| [format!("d{domain}-uid"), format!("d{domain}-again")]) {
+                let found = world.domains().find(|domain| domain.metadata.uid.as_ref() == Some(&uid));
+                prop_assert_eq!(world.domain_of_uid(&uid), found);
             }
         }
     }

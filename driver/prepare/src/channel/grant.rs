@@ -110,6 +110,8 @@ fn not_found(claim: &ClaimRef, wanted: &Wanted, missing: String) -> ChannelRefus
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::channel::testing::{all_of, allocation, domain};
     use crate::channel::wanted;
@@ -154,6 +156,25 @@ mod tests {
                 matches!(refusal, ChannelRefusal::NotFound { .. }),
                 "{refusal}"
             );
+        }
+    }
+
+    proptest! {
+        /// S5: whatever pool, device and domain a tenant writes into its claim, what the slice says decides.
+        #[test]
+        fn s5_a_channel_is_granted_to_claims_of_its_domain_and_namespace_alone(
+            pool in "(domain-d[12]|node0)", named in "d[12]", namespace in "team-[ab]",
+            of in "d[12]", of_namespace in "team-[ab]", all in any::<bool>(),
+        ) {
+            let mut claimed = allocation("a", &pool, "slot-0", Some(&named));
+            claimed.claim.namespace.clone_from(&namespace);
+            let claimed = if all { all_of(claimed) } else { claimed };
+            let facts = slot(&of, &of_namespace);
+            let wanted = wanted(&claimed, "node0").map(|mut wanted| wanted.remove(0));
+            let granted = wanted.and_then(|wanted| Ok(grant(&claimed.claim, wanted, &facts)?));
+            let own = (&named, &namespace) == (&of, &of_namespace);
+            prop_assert!(own || granted.is_err(), "{granted:?}");
+            prop_assert!(!own || pool != format!("domain-{of}") || granted.is_ok(), "{granted:?}");
         }
     }
 
