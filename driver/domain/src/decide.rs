@@ -27,13 +27,13 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use tessera_api::{ComputeDomain, DomainSize};
+use tessera_api::{ComputeDomain, DomainSize, SessionsOf};
 use tessera_gang::Levels;
 use tessera_gang::running::Running;
 
 use self::slices::slots_writes;
 use crate::apart::apart;
-use crate::cliques::Sessions;
+use crate::cliques::{Flaw, Sessions, Sharer};
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
 use crate::notice::{self, Notice};
@@ -42,6 +42,7 @@ use crate::promised::{self, Promised};
 use crate::situation::{Placed, Situation};
 use crate::slots::{Holds, Slots};
 use crate::template;
+use crate::tenants::Tenants;
 use crate::world::{Kind, StoredSlots, World};
 use crate::write::{self, Verb, Write};
 
@@ -75,6 +76,8 @@ pub struct Rules {
     pub levels: Levels,
     /// Whether domains are ended for others of higher priority, where a policy says so.
     pub preemption: bool,
+    /// Whose NVLink sessions are. Where each domain has one of its own, it has its nodes to itself.
+    pub sessions_of: SessionsOf,
 }
 
 /// What is to be written now.
@@ -141,6 +144,8 @@ struct Round<'w> {
     fabric: BTreeMap<&'w str, &'w FabricFacts>,
     sessions: Sessions<'w>,
     stored: BTreeMap<&'w str, StoredSlots>,
+    /// Who has which node, where each domain has a session of its own.
+    tenants: Option<Tenants<'w>>,
     users: BTreeMap<&'w str, Vec<String>>,
     promised: Promised,
     /// The domains that are being ended, by their UIDs, each with the one for which it is.
@@ -161,7 +166,11 @@ impl<'w> Round<'w> {
             fabric: world.fabric(),
             sessions: Sessions::of(world),
             users: world.users(),
-            promised: Promised::of(&stored, world),
+            promised: Promised::of(&stored, world, rules.sessions_of),
+            tenants: match rules.sessions_of {
+                SessionsOf::Clique => None,
+                SessionsOf::Domain => Some(Tenants::of(world, &stored)),
+            },
             ending: preemption::ending(&stored),
             running: OnceCell::new(),
             claimants: claimants(world),
@@ -273,6 +282,11 @@ impl<'w> Round<'w> {
 
     fn placed(&self, slots: &Slots, gang: Option<usize>) -> Placed {
         let (mut lost, mut unready, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let mut starting = Vec::new();
+        let sharer = Sharer {
+            domain: &slots.domain,
+            chosen: gang.is_some(),
+        };
         for share in slots.shares() {
             let here = |hostname: &String| self.world.node_by_hostname(hostname);
             let names = || share.iter().filter_map(here).map(|node| node.name.as_str());
@@ -290,7 +304,11 @@ impl<'w> Round<'w> {
                 ready.push((node, *fabric));
                 // A gang shares memory among its nodes of a clique, pods that are followed with whom they meet.
                 let others = names().filter(|_| gang.is_some());
-                unready.extend(self.sessions.wrong(&node.name, others));
+                match self.sessions.wrong(&node.name, sharer, others) {
+                    None => {}
+                    Some(Flaw::Starting(node)) => starting.push(node),
+                    Some(Flaw::Unready(node)) => unready.push(node),
+                }
             }
             left.extend(apart(&ready));
         }
@@ -301,6 +319,7 @@ impl<'w> Round<'w> {
             gpus_per_node: slots.gpus_per_node,
             lost,
             unready,
+            starting,
             // What follows its pods was never in one clique.
             apart: gang.map(|_| left).unwrap_or_default(),
         }
@@ -330,6 +349,7 @@ impl<'w> Round<'w> {
             fabric: &self.fabric,
             sessions: &self.sessions,
             promised: &self.promised,
+            tenants: self.tenants.as_ref(),
             levels: &self.rules.levels,
             now: self.now,
         }

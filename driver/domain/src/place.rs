@@ -1,5 +1,7 @@
 //! Chooses the nodes and the channel of a domain: the facts in the planner's terms, and its answer as slots.
 
+mod whole_nodes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::policy::{Chosen, PolicyRefusal};
 use crate::promised::{self, Promised};
 use crate::room::{self, Holder};
 use crate::slots::{Holds, MOST_SLOTS, Slots};
+use crate::tenants::Tenants;
 use crate::world::World;
 
 /// Slots beyond those of the pods that are there, so that one more pod is no write.
@@ -31,6 +34,17 @@ pub enum NotPlaced {
     /// The planner has no nodes for it.
     #[error(transparent)]
     Blocked(#[from] Blocked),
+    /// The planner has none, where nodes that others have are out of the question however much room they have.
+    #[error(
+        "{blocked}; each domain has an nvidia-imex session of its own, so that a node is one domain's at a time: {}",
+        .held.join(", ")
+    )]
+    NodesOfOthers {
+        /// What the planner says.
+        blocked: Blocked,
+        /// Who has nodes, and which.
+        held: Vec<String>,
+    },
     /// There are nodes, and no channel on them.
     #[error(transparent)]
     Channel(#[from] ChannelRefusal),
@@ -46,7 +60,8 @@ pub enum NotPlaced {
     /// Nothing to be placed on.
     #[error(
         "no node offers NVLink fabric to this domain; check that the plugin's DaemonSet has pods that run, and \
-         that no domain with allocationMode All has every clique"
+         that no domain with allocationMode All has every clique; with resources.computeDomains.imex.mode=domain, that others \
+         leave it a node"
     )]
     NoNodes,
     /// Nobody can say how it is to be placed.
@@ -58,7 +73,7 @@ impl NotPlaced {
     /// The machine-readable reason.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Blocked(blocked) => blocked.reason(),
+            Self::Blocked(blocked) | Self::NodesOfOthers { blocked, .. } => blocked.reason(),
             Self::Channel(_) | Self::NoCommonChannel { .. } => "NoChannel",
             Self::NoNodes => "NoEligibleNode",
             Self::Policy(refusal) => refusal.reason(),
@@ -80,6 +95,7 @@ pub(crate) struct Site<'a> {
     pub(crate) fabric: &'a BTreeMap<&'a str, &'a FabricFacts>,
     pub(crate) sessions: &'a Sessions<'a>,
     pub(crate) promised: &'a Promised,
+    pub(crate) tenants: Option<&'a Tenants<'a>>,
     pub(crate) levels: &'a Levels,
     pub(crate) now: Timestamp,
 }
@@ -126,7 +142,9 @@ impl<'a> Site<'a> {
         demand: &Demand,
         earlier: Option<&Slots>,
     ) -> Result<Slots, NotPlaced> {
-        let placement = self.with_cluster(domain, |cluster| tessera_gang::plan(cluster, demand))?;
+        let asked = self.asked(demand);
+        let placement = self.with_cluster(domain, |cluster| tessera_gang::plan(cluster, &asked));
+        let placement = placement.map_err(|blocked| self.blocked(domain, blocked))?;
         self.slots(domain, demand, &placement, earlier)
     }
 
@@ -197,8 +215,10 @@ impl<'a> Site<'a> {
         stored: Option<&Slots>,
     ) -> Result<Slots, NotPlaced> {
         let excluded = self.excluded(domain, stored.map(|stored| stored.channel));
+        let of_others = self.nodes_of_others(domain);
         let open = |(node, fabric, _): &(&NodeFacts, &FabricFacts, &str)| {
-            !excluded.contains(&clique(node, fabric))
+            let free = fabric.clique.is_none() || !of_others.contains(node.name.as_str());
+            free && !excluded.contains(&clique(node, fabric))
         };
         let candidates: Vec<_> = self.candidates().filter(open).collect();
         if candidates.is_empty() {
@@ -260,13 +280,15 @@ impl<'a> Site<'a> {
         look: impl FnOnce(&Cluster) -> R,
     ) -> R {
         let excluded = self.excluded(domain, None);
-        if excluded.is_empty() {
-            look(
-                self.promised
-                    .cluster(|| self.cluster(&excluded, &BTreeSet::new())),
-            )
+        let uid = domain.metadata.uid.as_deref().unwrap_or_default();
+        // Nodes that it has from before are not in its own way.
+        let has_nodes = self.tenants.is_some_and(|tenants| tenants.has_any(uid));
+        let own = has_nodes && !self.promised.is_offered(uid);
+        let leaving: BTreeSet<String> = own.then(|| uid.to_owned()).into_iter().collect();
+        if excluded.is_empty() && leaving.is_empty() {
+            look(self.promised.cluster(|| self.cluster(&excluded, &leaving)))
         } else {
-            look(&self.cluster(&excluded, &BTreeSet::new()))
+            look(&self.cluster(&excluded, &leaving))
         }
     }
 
@@ -301,6 +323,10 @@ impl<'a> Site<'a> {
                 taints: taints(node),
                 labels: node.labels.clone(),
             });
+        }
+        if let Some(tenants) = self.tenants {
+            tenants.hold(&mut cluster, self.world, self.promised, leaving);
+            return cluster;
         }
         for (slots, _) in self.promised.offered() {
             if !leaves(slots) {

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tessera_api::ComputeDomain;
+use tessera_api::{ComputeDomain, SessionsOf};
 use tessera_gang::{Cluster, NodeName};
 
 use crate::facts::{NodeFacts, ObjectName};
@@ -18,11 +18,17 @@ pub(crate) struct Promised {
     /// The cluster with all of that held, from when it is first asked for: to look at every node takes longer than
     /// to plan, and most domains see the same cluster.
     cluster: OnceCell<Cluster>,
+    /// Whether domains have nodes as a whole, because each has a session of its own.
+    in_whole_nodes: bool,
 }
 
 impl Promised {
     /// What is stored.
-    pub(crate) fn of(stored: &BTreeMap<&str, StoredSlots>, world: &World) -> Self {
+    pub(crate) fn of(
+        stored: &BTreeMap<&str, StoredSlots>,
+        world: &World,
+        sessions_of: SessionsOf,
+    ) -> Self {
         let templates: BTreeMap<&str, &ComputeDomain> = world
             .domains()
             .filter_map(|domain| Some((domain.metadata.uid.as_deref()?, domain)))
@@ -40,13 +46,15 @@ impl Promised {
         Self {
             slots: all.collect(),
             cluster: OnceCell::new(),
+            in_whole_nodes: sessions_of == SessionsOf::Domain,
         }
     }
 
     /// With what was decided for one more.
     pub(crate) fn put(&mut self, world: &World, slots: Slots, template: ObjectName) {
-        if !slots.are_offered() {
-            // GPUs that its pods go on using are used by somebody else from now on: that is counted anew.
+        if self.in_whole_nodes || !slots.are_offered() {
+            // GPUs that its pods go on using are used by somebody else from now on: that is counted anew. So is what is
+            // held where that is more than slots say.
             self.cluster.take();
         }
         if let Some(cluster) = self.cluster.get_mut() {
@@ -64,6 +72,12 @@ impl Promised {
     pub(crate) fn offered_to(&self, domain: &str) -> Option<&Slots> {
         let (slots, _) = self.slots.get(domain)?;
         slots.are_offered().then_some(slots)
+    }
+
+    /// The name of a domain that has slots, or had until now.
+    pub(crate) fn name_of(&self, domain: &str) -> Option<String> {
+        let (slots, _) = self.slots.get(domain)?;
+        Some(format!("ComputeDomain {}", slots.name))
     }
 
     /// Whether a domain has slots.

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique};
+use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique, SessionsOf};
 
 pub use self::held::StoredSlots;
 use self::hostnames::Hostnames;
@@ -216,6 +216,11 @@ impl World {
         }
     }
 
+    /// The version of an object that is known.
+    pub fn version(&mut self, kind: Kind, name: &ObjectName) -> Option<u64> {
+        on_shelf!(self, kind, shelf => shelf.facts.get(name).map(|(version, _)| *version))
+    }
+
     /// An object is gone.
     pub fn remove(&mut self, kind: Kind, name: &ObjectName) {
         match kind {
@@ -363,6 +368,17 @@ impl World {
     /// Every clique.
     pub fn cliques(&self) -> impl Iterator<Item = &NVLinkClique> {
         self.cliques.iter().map(|(_, clique)| clique)
+    }
+
+    /// Whose sessions the controller keeps, as its cliques tell.
+    pub fn sessions_of(&self) -> SessionsOf {
+        let mut cliques = self.cliques();
+        let apart = cliques.any(|clique| clique.spec.sessions_of == SessionsOf::Domain);
+        if apart {
+            SessionsOf::Domain
+        } else {
+            SessionsOf::Clique
+        }
     }
 
     /// The clique of a name.

@@ -266,8 +266,9 @@ impl Round<'_> {
         change("no capacityTypes".to_owned(), &|other| {
             other.policy.capacity.clear();
         });
-        self.site().with_cluster(domain, |cluster| {
-            let blocked = tessera_gang::plan(cluster, demand).err();
+        let site = self.site();
+        site.with_cluster(domain, |cluster| {
+            let blocked = tessera_gang::plan(cluster, &site.asked(demand)).err();
             let fits = match blocked {
                 Some(tessera_gang::Blocked::InsufficientFree { fits, .. }) => fits,
                 Some(tessera_gang::Blocked::TooLarge { possible, .. }) => possible,
@@ -279,7 +280,7 @@ impl Round<'_> {
                 changed.push((format!("numNodes {fits}"), smaller));
             }
             let tried = changed.into_iter().map(|(change, demand)| {
-                match tessera_gang::plan(cluster, &demand) {
+                match tessera_gang::plan(cluster, &site.asked(&demand)) {
                     Ok(placement) => Other {
                         change,
                         fits: true,
@@ -309,9 +310,9 @@ impl Round<'_> {
                 *of.entry(slots.name.to_string()).or_default() += 1;
             }
         }
-        let rooms = self
-            .site()
-            .with_cluster(domain, |cluster| survey(cluster, demand));
+        let site = self.site();
+        let asked = site.asked(demand);
+        let rooms = site.with_cluster(domain, |cluster| survey(cluster, &asked));
         let cliques = rooms.into_iter().map(|(id, room)| {
             let clique = id.map(|id| id.as_str().to_owned());
             let held_by = holders.remove(&clique);

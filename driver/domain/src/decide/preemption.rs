@@ -65,11 +65,12 @@ impl Round<'_> {
         let leaving = self.leaving();
         let running = self.running();
         let site = self.site();
+        let asked = site.asked(&demand);
         let preemption = if leaving.is_empty() {
-            site.with_cluster(domain, |cluster| preempt(cluster, &demand, running))
+            site.with_cluster(domain, |cluster| preempt(cluster, &asked, running))
         } else {
             let cluster = site.cluster_without(domain, &leaving);
-            preempt(&cluster, &demand, running)
+            preempt(&cluster, &asked, running)
         }?;
         let slots = site
             .slots(domain, &demand, &preemption.placement, earlier)
