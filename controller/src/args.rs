@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
-use tessera_domain::{Levels, LevelsError, Rules, SessionsBy};
+use tessera_domain::{Levels, LevelsError, Rules, SessionsBy, SessionsOf};
 use tessera_shell::args::{LogArgs, PageArgs};
 use uuid::Uuid;
 
@@ -62,8 +62,8 @@ pub struct Args {
     )]
     pub compute_domains: bool,
 
-    /// Who runs nvidia-imex: clique, the session hosts of this driver, one session for each NVLink clique;
-    /// or hostManaged, whoever administers the hosts.
+    /// Who runs nvidia-imex: clique, the session hosts of this driver, one session for each NVLink clique; domain, the
+    /// same, one session for each domain, which has its nodes to itself; or hostManaged, whoever administers the hosts.
     #[arg(long, env = "IMEX_MODE", value_enum, default_value = "clique")]
     pub imex_mode: ImexMode,
 
@@ -119,6 +119,9 @@ pub enum ImexMode {
     /// The session hosts of this driver, one session for each clique.
     #[value(name = "clique")]
     Clique,
+    /// The session hosts of this driver, one session for each domain.
+    #[value(name = "domain")]
+    Domain,
     /// Whoever administers the hosts.
     #[value(name = "hostManaged")]
     HostManaged,
@@ -128,7 +131,8 @@ impl ImexMode {
     /// The same in the terms of the decisions.
     pub fn sessions(self) -> SessionsBy {
         match self {
-            Self::Clique => SessionsBy::SessionHosts,
+            Self::Clique => SessionsBy::SessionHosts(SessionsOf::Clique),
+            Self::Domain => SessionsBy::SessionHosts(SessionsOf::Domain),
             Self::HostManaged => SessionsBy::Administrators,
         }
     }
@@ -146,12 +150,18 @@ pub enum Command {
 impl Args {
     /// How compute domains are served.
     pub fn domains(&self) -> Result<Settings, LevelsError> {
+        let sessions = self.imex_mode.sessions();
         Ok(Settings {
-            sessions: self.imex_mode.sessions(),
+            namespace: self.namespace.clone(),
             rules: Rules {
                 levels: Levels::chosen(&self.topology_preset, &self.topology_levels)?,
                 preemption: self.preemption,
+                sessions_of: match sessions {
+                    SessionsBy::SessionHosts(sessions_of) => sessions_of,
+                    SessionsBy::Administrators => SessionsOf::Clique,
+                },
             },
+            sessions,
         })
     }
 

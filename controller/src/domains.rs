@@ -37,6 +37,8 @@ use crate::lease::Leadership;
 pub struct Settings {
     /// Who runs NVLink sessions.
     pub sessions: SessionsBy,
+    /// Where the session hosts are: the own namespace.
+    pub namespace: String,
     /// What the administrator says of domains.
     pub rules: Rules,
 }

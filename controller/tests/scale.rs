@@ -177,7 +177,7 @@ async fn a_large_cluster_is_known_within_its_memory_and_planned_in() {
     let (known, kept) = (begun.elapsed(), resident().saturating_sub(before));
     let rules = Rules {
         levels: Levels::preset("zones").unwrap(),
-        preemption: false,
+        ..Rules::default()
     };
     let begun = Instant::now();
     let decisions = decide(&world, &rules, Timestamp::UNIX_EPOCH);

@@ -111,11 +111,12 @@ impl Command {
 }
 
 impl Asking {
-    /// What the cluster's administrator says, as whoever asks has it.
+    /// What the cluster's administrator says, as whoever asks has it. Whose sessions are is known of the cluster.
     pub fn rules(&self) -> Result<Rules, LevelsError> {
         Ok(Rules {
             levels: Levels::chosen(&self.topology_preset, &self.topology_levels)?,
             preemption: self.preemption,
+            ..Rules::default()
         })
     }
 }

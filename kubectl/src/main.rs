@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn answer(args: &Args) -> anyhow::Result<String> {
     let asking = args.command.asking();
-    let rules = asking.rules()?;
+    let mut rules = asking.rules()?;
     let kubectl = Kubectl::new(asking);
     let namespace = match &asking.namespace {
         Some(namespace) => namespace.clone(),
@@ -39,6 +39,7 @@ fn answer(args: &Args) -> anyhow::Result<String> {
     };
     let text = file.map(contents).transpose()?;
     let mut world = read(&kubectl)?;
+    rules.sessions_of = world.sessions_of();
     let name = match (&args.command, text) {
         (_, Some(text)) => manifest::apply(&mut world, &text, &namespace)?,
         (Command::Plan { name, .. }, None) => {

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tessera_domain::notice::Notice;
 use tessera_domain::testing::{domain_json, fabric_json, node_json, pod_json};
-use tessera_domain::{Kind, Object, Rules, SessionsBy, World, Write, keys};
+use tessera_domain::{Kind, Object, Rules, SessionsBy, SessionsOf, World, Write, keys};
 
 use self::server::{Death, Server, schedule};
 use super::Settings;
@@ -59,8 +59,13 @@ impl Process {
                 Rc::clone(server),
                 Settings {
                     sessions,
+                    namespace: "tessera".to_owned(),
                     rules: Rules {
                         preemption: true,
+                        sessions_of: match sessions {
+                            SessionsBy::SessionHosts(sessions_of) => sessions_of,
+                            SessionsBy::Administrators => SessionsOf::Clique,
+                        },
                         ..Rules::default()
                     },
                 },
@@ -247,7 +252,7 @@ async fn wherever_the_writer_dies_a_lost_node_is_replaced_all_the_same() {
 
 /// Cliques come, a node leaves one, its session hosts say where they are, and in the end nobody keeps them.
 async fn life_of_cliques(server: &Rc<Server>) -> Vec<Value> {
-    let mut process = Process::start_with(server, SessionsBy::SessionHosts);
+    let mut process = Process::start_with(server, SessionsBy::SessionHosts(SessionsOf::Clique));
     process.settle(START).await;
     for (node, address) in [("n0", "10.0.0.1"), ("n1", "10.0.0.2")] {
         let mut clique = server.get(Kind::Clique, "", "c.0").unwrap();
@@ -287,6 +292,55 @@ async fn wherever_the_writer_of_cliques_dies_their_members_are_the_same() {
         let end = life_of_cliques(server).await;
         assert_eq!(spec(&end), spec(&cliques), "{death:?}");
         assert_eq!(server.end(), calm.end(), "{death:?}");
+    })
+    .await;
+}
+
+/// Two domains want the same two nodes, each for a session of its own; the first goes, and the second has them.
+async fn life_of_own_sessions(server: &Rc<Server>) -> Vec<Value> {
+    for node in ["n2", "n3"] {
+        server.remove(Kind::Node, "", node);
+    }
+    let by = SessionsBy::SessionHosts(SessionsOf::Domain);
+    let mut process = Process::start_with(server, by);
+    process.settle(START).await;
+    let idle = |node: &str| json!({"nodeName": node, "state": "NO_DOMAIN"});
+    let status = json!({"status": {"sessions": [idle("n0"), idle("n1")]}});
+    server.change(Kind::Clique, "", "c.0", &status);
+    for name in ["a", "b"] {
+        server.put(Kind::Domain, domain_json(name, 2));
+        server.put(Kind::Pod, pod_json(&format!("{name}-w"), name, 0));
+        process.settle(START).await;
+    }
+    let tenants = |server: &Server| -> Vec<Value> {
+        let clique = server.get(Kind::Clique, "", "c.0").unwrap();
+        let members = clique["spec"]["members"].as_array().unwrap().iter();
+        members.map(|member| member["domain"].clone()).collect()
+    };
+    let first = tenants(server);
+    let (reason, message) = ready(server, "b");
+    assert_eq!(reason, "InsufficientFree");
+    assert!(
+        message.contains("ComputeDomain team/a (nodes n0, n1)"),
+        "{message}"
+    );
+    server.remove(Kind::Pod, "team", "a-w");
+    server.remove(Kind::Claim, "team", "a-w-channel");
+    server.delete(Kind::Domain, "team", "a");
+    for seconds in [1, 20, 40] {
+        process.settle(after(seconds)).await;
+    }
+    [first, tenants(server)].concat()
+}
+
+/// I8, for domains with a session of their own.
+#[tokio::test(start_paused = true)]
+async fn wherever_the_writer_dies_no_node_is_taken_from_the_session_of_a_domain_for_another() {
+    let calm = cluster();
+    let tenants = life_of_own_sessions(&calm).await;
+    assert_eq!(tenants, ["a-uid", "a-uid", "b-uid", "b-uid"]);
+    at_each_death(&calm, async |server, death| {
+        assert_eq!(life_of_own_sessions(server).await, tenants, "{death:?}");
     })
     .await;
 }

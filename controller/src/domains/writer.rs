@@ -1,7 +1,9 @@
 //! The one that writes: does what was decided, in order, and knows at once what came of it.
 
 use jiff::Timestamp;
-use tessera_domain::{Decision, Decisions, World, cliques, decide, policies};
+use tessera_domain::{
+    Decision, Decisions, Verb, World, Write, cliques, decide, policies, session_pods,
+};
 use tessera_shell::logging::chain;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -55,6 +57,12 @@ impl<A: Api> Writer<A> {
             look_again,
         } = decide(world, &self.settings.rules, now);
         each.extend(cliques(world, self.settings.sessions, now));
+        let Settings {
+            sessions,
+            namespace,
+            ..
+        } = &self.settings;
+        each.extend(session_pods(world, *sessions, namespace));
         each.extend(policies(world, &self.settings.rules, now));
         self.metrics.stand(&reasons);
         self.pauses
@@ -99,6 +107,7 @@ impl<A: Api> Writer<A> {
                 return Outcome::Deposed;
             }
             let (kind, verb) = (write.kind.as_str(), write.verb.as_str());
+            let before = world.version(write.kind, &write.name);
             match self.api.write(write).await {
                 Ok(written) => {
                     self.metrics.wrote(write, "ok");
@@ -107,6 +116,15 @@ impl<A: Api> Writer<A> {
                         Written::Stored(object) => world.apply(object),
                         Written::Gone => world.remove(write.kind, &write.name),
                         Written::Ending => world.evicted(&write.name),
+                    }
+                    let now = world.version(write.kind, &write.name);
+                    if now.is_some_and(|now| now > 0 && before == Some(now)) && is_patch(write) {
+                        warn!(
+                            kind, name = %write.name,
+                            "the API server kept nothing of it; it may have resource definitions of another version of the \
+                             chart: apply charts/tessera/crds"
+                        );
+                        return Outcome::Failed;
                     }
                 }
                 Err(error) => {
@@ -138,6 +156,11 @@ enum Outcome {
     Done,
     Failed,
     Deposed,
+}
+
+/// Whether a write changes fields of an object. One that has changed nothing would be decided again at once.
+fn is_patch(write: &Write) -> bool {
+    matches!(write.verb, Verb::Merge(_) | Verb::Json(_) | Verb::Status(_))
 }
 
 /// The name under which a decision waits after a failure: its domain's; of what no domain has, the object's.

@@ -45,9 +45,22 @@ pub struct NVLinkCliqueSpec {
     /// daemon reads it once; so this never shrinks.
     #[serde(default)]
     pub room: u32,
+    /// Whose the sessions of its members are.
+    #[serde(default)]
+    pub sessions_of: SessionsOf,
     /// The members.
     #[serde(default)]
     pub members: Vec<NVLinkCliqueMember>,
+}
+
+/// Whose a session is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionsOf {
+    /// One is that of all members.
+    #[default]
+    Clique,
+    /// Each domain has one of its own, among the members that it has. A member that no domain has is in none.
+    Domain,
 }
 
 /// A member of a clique.
@@ -61,6 +74,9 @@ pub struct NVLinkCliqueMember {
     /// Where its session listens; empty where that is not known yet.
     #[serde(default)]
     pub address: String,
+    /// UID of the domain that has the node, where each domain has a session of its own; empty where none has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
 }
 
 /// How the session of a clique fares.
@@ -87,7 +103,7 @@ pub struct NVLinkCliqueSession {
     /// What `nvidia-imex-ctl` says of it, such as READY, or why there is nothing to ask, such as
     /// `NOT_INSTALLED`.
     pub state: String,
-    /// The epoch of the members that it was configured with.
+    /// The epoch of the members that it was configured with; 0 of a session that is that of a domain.
     #[serde(default)]
     pub epoch: i64,
     /// Where it listens.
@@ -96,4 +112,7 @@ pub struct NVLinkCliqueSession {
     /// Nodes of other members to which it has no connection.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreachable: Vec<String>,
+    /// UID of the domain whose session it is, where each domain has one of its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
 }

@@ -26,6 +26,7 @@ mod vfio;
 
 pub use clique::{
     NVLinkClique, NVLinkCliqueMember, NVLinkCliqueSession, NVLinkCliqueSpec, NVLinkCliqueStatus,
+    SessionsOf,
 };
 pub use compute_domain::{AllocationMode, ComputeDomainChannelConfig, ComputeDomainDaemonConfig};
 pub use config::{Config, Driver, GpuConfig, Kind, MigDeviceConfig};

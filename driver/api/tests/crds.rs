@@ -19,7 +19,7 @@ use tessera_api::{
     CapacityType, CliquePolicy, ComputeDomain, ComputeDomainNode, ComputeDomainSpec,
     ComputeDomainStatus, DomainPolicy, DomainPolicySpec, DomainPolicyStatus, NVLinkClique,
     NVLinkCliqueMember, NVLinkCliqueSession, NVLinkCliqueSpec, NVLinkCliqueStatus, Readiness,
-    Replacement, Topology,
+    Replacement, SessionsOf, Topology,
 };
 
 /// The CRD of `K` out of the chart, as written and as the API server's type.
@@ -159,12 +159,17 @@ fn the_crd_of_cliques_has_the_fields_of_the_type() {
         clique_id: "c.0".to_owned(),
         epoch: 1,
         room: 18,
-        members: vec![NVLinkCliqueMember::default()],
+        sessions_of: SessionsOf::Domain,
+        members: vec![NVLinkCliqueMember {
+            domain: "d".to_owned(),
+            ..NVLinkCliqueMember::default()
+        }],
     };
     let status = NVLinkCliqueStatus {
         sessions: vec![NVLinkCliqueSession {
             address: "10.0.0.1".to_owned(),
             unreachable: vec!["n".to_owned()],
+            domain: "d".to_owned(),
             ..NVLinkCliqueSession::default()
         }],
         conditions: vec![condition()],

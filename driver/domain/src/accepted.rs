@@ -103,7 +103,7 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             levels: Levels::new(["zone".to_owned()]).unwrap(),
-            preemption: false,
+            ..Rules::default()
         }
     }
 

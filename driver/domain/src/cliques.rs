@@ -9,6 +9,9 @@
 //!   plugin away, stays where it was.
 //! - No two members have one index, a newcomer has the lowest that is free, and the room never shrinks.
 //! - The epoch grows with each change of members, and with nothing else.
+//! - Whose sessions are changes while no container of the clique can have a channel, because it ends all of them.
+
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,14 +19,17 @@ use jiff::Timestamp;
 use serde_json::json;
 use tessera_api::{
     NVLinkClique, NVLinkCliqueMember, NVLinkCliqueSession, NVLinkCliqueSpec, OWN_API_VERSION,
+    SessionsOf,
 };
-use tessera_session::report::NOT_INSTALLED;
 use tessera_session::roster::{HIGHEST_INDEX, object_name, room_for};
+
+use self::sessions::said;
+pub(crate) use self::sessions::{Flaw, Sessions, Sharer};
 
 use crate::decide::Decision;
 use crate::facts::ObjectName;
-use crate::situation::{Names, Said};
 use crate::status;
+use crate::tenants::{Tenants, may_be_used};
 use crate::world::{Kind, World};
 use crate::write::{Verb, Write};
 
@@ -33,21 +39,32 @@ const READY: &str = "Ready";
 /// Who runs the NVLink sessions of cliques.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionsBy {
-    /// The session hosts of this driver.
-    SessionHosts,
+    /// The session hosts of this driver: one for each clique, or for each domain.
+    SessionHosts(SessionsOf),
     /// Whoever administers the hosts: nothing of ours knows of members.
     Administrators,
 }
 
 /// What is to be written about cliques now.
 pub fn cliques(world: &World, by: SessionsBy, now: Timestamp) -> Vec<Decision> {
-    let wanted = match by {
-        SessionsBy::SessionHosts => members(world),
-        SessionsBy::Administrators => BTreeMap::new(),
+    let (wanted, sessions_of) = match by {
+        SessionsBy::SessionHosts(sessions_of) => (members(world), sessions_of),
+        SessionsBy::Administrators => (BTreeMap::new(), SessionsOf::default()),
+    };
+    let apart = [sessions_of, world.sessions_of()].contains(&SessionsOf::Domain);
+    let tenants = if apart {
+        Tenants::of(world, &world.slots())
+    } else {
+        Tenants::default()
+    };
+    let cast = |nodes| Cast {
+        nodes,
+        sessions_of,
+        tenants: &tenants,
     };
     let mut decisions: Vec<Decision> = wanted
         .iter()
-        .map(|(clique, nodes)| of_one(world, clique, nodes, now))
+        .map(|(clique, nodes)| of_one(world, clique, &cast(nodes), now))
         .collect();
     let over = world
         .cliques()
@@ -55,6 +72,13 @@ pub fn cliques(world: &World, by: SessionsBy, now: Timestamp) -> Vec<Decision> {
     decisions.extend(over.map(|stored| alone(end(stored))));
     decisions.retain(|decision| !decision.writes.is_empty());
     decisions
+}
+
+/// Who is to be in a clique.
+struct Cast<'a> {
+    nodes: &'a BTreeSet<&'a str>,
+    sessions_of: SessionsOf,
+    tenants: &'a Tenants<'a>,
 }
 
 /// The nodes of each clique.
@@ -85,13 +109,23 @@ fn members(world: &World) -> BTreeMap<&str, BTreeSet<&str>> {
     cliques
 }
 
-fn of_one(world: &World, clique: &str, nodes: &BTreeSet<&str>, now: Timestamp) -> Decision {
+fn of_one(world: &World, clique: &str, cast: &Cast<'_>, now: Timestamp) -> Decision {
     let Some(name) = object_name(clique) else {
         return Decision::default();
     };
     let name = ObjectName::new("", &name);
     let stored = world.clique(&name);
-    let spec = renewed(stored, clique, nodes);
+    let sessions_of = stored.map_or(cast.sessions_of, |stored| {
+        sessions_of(world, &stored.spec, cast.sessions_of)
+    });
+    let spec = renewed(
+        stored,
+        clique,
+        &Cast {
+            sessions_of,
+            ..*cast
+        },
+    );
     let write = |verb| Write {
         kind: Kind::Clique,
         name: name.clone(),
@@ -129,12 +163,25 @@ fn of_one(world: &World, clique: &str, nodes: &BTreeSet<&str>, now: Timestamp) -
     alone(write(Verb::Status(json!({"status": status}))))
 }
 
+/// Whose the sessions of a clique are: as it is wanted, once no container can have a channel there.
+fn sessions_of(world: &World, stored: &NVLinkCliqueSpec, wanted: SessionsOf) -> SessionsOf {
+    if stored.sessions_of == wanted {
+        return wanted;
+    }
+    let fabric = world.fabric();
+    let mut members = stored.members.iter();
+    let in_use = members.any(|member| {
+        world.node(&member.node_name).is_some()
+            && may_be_used(fabric.get(member.node_name.as_str()).copied())
+    });
+    if in_use { stored.sessions_of } else { wanted }
+}
+
 /// The members as they should be: those that are there still, with their indices, and those that are new.
-fn renewed(
-    stored: Option<&NVLinkClique>,
-    clique: &str,
-    nodes: &BTreeSet<&str>,
-) -> NVLinkCliqueSpec {
+fn renewed(stored: Option<&NVLinkClique>, clique: &str, cast: &Cast<'_>) -> NVLinkCliqueSpec {
+    let nodes = cast.nodes;
+    // A server with a resource definition from before drops what it does not know, and then no domain is written either.
+    let keeps_domains = stored.is_some_and(|it| it.spec.sessions_of == SessionsOf::Domain);
     let before = stored.map(|stored| &stored.spec);
     let mut taken: BTreeMap<u32, NVLinkCliqueMember> = BTreeMap::new();
     let mut known: BTreeSet<&str> = BTreeSet::new();
@@ -153,7 +200,7 @@ fn renewed(
         let member = NVLinkCliqueMember {
             node_name: (*node).to_owned(),
             index,
-            address: String::new(),
+            ..NVLinkCliqueMember::default()
         };
         taken.insert(index, member);
     }
@@ -162,6 +209,11 @@ fn renewed(
         if let Some(session) = session.filter(|session| !session.address.is_empty()) {
             member.address.clone_from(&session.address);
         }
+        let tenant = match cast.sessions_of {
+            SessionsOf::Domain if keeps_domains => cast.tenants.of_node(&member.node_name),
+            SessionsOf::Domain | SessionsOf::Clique => None,
+        };
+        tenant.unwrap_or_default().clone_into(&mut member.domain);
     }
     let highest = taken.last_key_value().map(|(index, _)| *index);
     let members: Vec<NVLinkCliqueMember> = taken.into_values().collect();
@@ -175,6 +227,7 @@ fn renewed(
             epoch
         },
         room: room.max(room_for(highest).min(HIGHEST_INDEX + 1)),
+        sessions_of: cast.sessions_of,
         members,
     }
 }
@@ -182,142 +235,6 @@ fn renewed(
 fn session<'a>(clique: &'a NVLinkClique, node: &str) -> Option<&'a NVLinkCliqueSession> {
     let mut sessions = clique.status.iter().flat_map(|status| &status.sessions);
     sessions.find(|session| session.node_name == node)
-}
-
-/// How the sessions of a clique fare, all in one.
-fn said(clique: &NVLinkClique) -> Said {
-    let (mut missing, mut unready, mut apart) = (Vec::new(), Vec::new(), Vec::new());
-    for member in &clique.spec.members {
-        let node = &member.node_name;
-        match session(clique, node) {
-            Some(session) if session.state == NOT_INSTALLED => missing.push(node.clone()),
-            session => match Standing::of(session) {
-                Standing::Unready(state) => unready.push(format!("{node} ({state})")),
-                Standing::Ready(session) => {
-                    let members = clique.spec.members.iter().map(|it| it.node_name.as_str());
-                    let lost = lost(session, members);
-                    if !lost.is_empty() {
-                        apart.push(no_connection(node, &lost));
-                    }
-                }
-            },
-        }
-    }
-    let no = |reason, message| Said {
-        holds: false,
-        reason,
-        message,
-    };
-    if !unready.is_empty() {
-        let nodes = Names("node", &unready);
-        return no(
-            "SessionNotReady",
-            format!("the NVLink session is not ready on {nodes}"),
-        );
-    }
-    if !apart.is_empty() {
-        let nodes = Names("node", &apart);
-        return no(
-            "PeerUnreachable",
-            format!("sessions have lost each other: {nodes}"),
-        );
-    }
-    if !missing.is_empty() {
-        let nodes = Names("node", &missing);
-        return no(
-            "NotInstalled",
-            format!(
-                "the driver installation has no nvidia-imex on {nodes}; install it there, or set \
-                 resources.computeDomains.imex.mode=hostManaged where somebody else runs it"
-            ),
-        );
-    }
-    Said {
-        holds: true,
-        reason: "SessionsReady",
-        message: format!(
-            "the NVLink sessions of {} nodes are ready and connected",
-            clique.spec.members.len()
-        ),
-    }
-}
-
-/// How the session of a member stands.
-enum Standing<'a> {
-    /// Not ready, for what it says of itself.
-    Unready(&'a str),
-    Ready(&'a NVLinkCliqueSession),
-}
-
-impl<'a> Standing<'a> {
-    fn of(session: Option<&'a NVLinkCliqueSession>) -> Self {
-        match session {
-            None => Self::Unready("nothing is heard of it"),
-            // What nobody here runs is not waited for.
-            Some(session) if matches!(session.state.as_str(), "READY" | NOT_INSTALLED) => {
-                Self::Ready(session)
-            }
-            Some(session) => Self::Unready(&session.state),
-        }
-    }
-}
-
-/// Those of `others` to which a session has no connection.
-fn lost<'a>(session: &NVLinkCliqueSession, others: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let unreachable = |node: &&str| session.unreachable.iter().any(|other| other == node);
-    others.filter(unreachable).map(str::to_owned).collect()
-}
-
-fn no_connection(node: &str, lost: &[String]) -> String {
-    format!("{node} (no connection to {})", Names("node", lost))
-}
-
-/// What the session hosts say, by node.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sessions<'a>(BTreeMap<&'a str, Option<&'a NVLinkCliqueSession>>);
-
-impl<'a> Sessions<'a> {
-    /// Of everything that is known.
-    pub(crate) fn of(world: &'a World) -> Self {
-        let mut sessions = BTreeMap::new();
-        for clique in world.cliques() {
-            for member in &clique.spec.members {
-                let node = member.node_name.as_str();
-                sessions.insert(node, session(clique, node));
-            }
-        }
-        Self(sessions)
-    }
-
-    /// Whether a node's session can be used, as far as there is to be one.
-    pub(crate) fn is_ready(&self, node: &str) -> bool {
-        let session = self.0.get(node);
-        session.is_none_or(|session| matches!(Standing::of(*session), Standing::Ready(_)))
-    }
-
-    /// Where a node's session listens.
-    pub(crate) fn address(&self, node: &str) -> Option<&'a str> {
-        self.0
-            .get(node)
-            .copied()
-            .flatten()
-            .map(|session| session.address.as_str())
-    }
-
-    /// What is wrong with a node's session for one that is to share memory with `others`.
-    pub(crate) fn wrong<'n>(
-        &self,
-        node: &str,
-        others: impl Iterator<Item = &'n str>,
-    ) -> Option<String> {
-        match Standing::of(*self.0.get(node)?) {
-            Standing::Unready(state) => Some(format!("{node} (session: {state})")),
-            Standing::Ready(session) => {
-                let lost = lost(session, others);
-                (!lost.is_empty()).then(|| no_connection(node, &lost))
-            }
-        }
-    }
 }
 
 /// The end of a clique's object.

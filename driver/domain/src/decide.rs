@@ -27,14 +27,14 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use tessera_api::{ComputeDomain, DomainSize};
+use tessera_api::{ComputeDomain, DomainSize, SessionsOf};
 use tessera_gang::Levels;
 use tessera_gang::running::Running;
 
 use self::queue::in_order;
 use self::slices::slots_writes;
 use crate::apart::apart;
-use crate::cliques::Sessions;
+use crate::cliques::{Flaw, Sessions, Sharer};
 use crate::facts::{FabricFacts, ObjectName, PodStage};
 use crate::keys;
 use crate::notice::{self, Notice};
@@ -43,6 +43,7 @@ use crate::promised::{self, Promised};
 use crate::situation::{Placed, Situation};
 use crate::slots::{Holds, Slots};
 use crate::template;
+use crate::tenants::Tenants;
 use crate::world::{Kind, StoredSlots, World};
 use crate::write::{self, Verb, Write};
 
@@ -76,6 +77,8 @@ pub struct Rules {
     pub levels: Levels,
     /// Whether domains are ended for others of higher priority, where a policy says so.
     pub preemption: bool,
+    /// Whose NVLink sessions are. Where each domain has one of its own, it has its nodes to itself.
+    pub sessions_of: SessionsOf,
 }
 
 /// What is to be written now.
@@ -132,6 +135,8 @@ struct Round<'w> {
     fabric: BTreeMap<&'w str, &'w FabricFacts>,
     sessions: Sessions<'w>,
     stored: BTreeMap<&'w str, StoredSlots>,
+    /// Who has which node, where each domain has a session of its own.
+    tenants: Option<Tenants<'w>>,
     users: BTreeMap<&'w str, Vec<String>>,
     promised: Promised,
     /// The first gang that waits for room, once it is known.
@@ -154,7 +159,11 @@ impl<'w> Round<'w> {
             fabric: world.fabric(),
             sessions: Sessions::of(world),
             users: world.users(),
-            promised: Promised::of(&stored, world),
+            promised: Promised::of(&stored, world, rules.sessions_of),
+            tenants: match rules.sessions_of {
+                SessionsOf::Clique => None,
+                SessionsOf::Domain => Some(Tenants::of(world, &stored)),
+            },
             ahead: None,
             ending: preemption::ending(&stored),
             running: OnceCell::new(),
@@ -267,6 +276,11 @@ impl<'w> Round<'w> {
 
     fn placed(&self, slots: &Slots, gang: Option<usize>) -> Placed {
         let (mut lost, mut unready, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let mut starting = Vec::new();
+        let sharer = Sharer {
+            domain: &slots.domain,
+            chosen: gang.is_some(),
+        };
         for share in slots.shares() {
             let here = |hostname: &String| self.world.node_by_hostname(hostname);
             let names = || share.iter().filter_map(here).map(|node| node.name.as_str());
@@ -284,7 +298,11 @@ impl<'w> Round<'w> {
                 ready.push((node, *fabric));
                 // A gang shares memory among its nodes of a clique, pods that are followed with whom they meet.
                 let others = names().filter(|_| gang.is_some());
-                unready.extend(self.sessions.wrong(&node.name, others));
+                match self.sessions.wrong(&node.name, sharer, others) {
+                    None => {}
+                    Some(Flaw::Starting(node)) => starting.push(node),
+                    Some(Flaw::Unready(node)) => unready.push(node),
+                }
             }
             left.extend(apart(&ready));
         }
@@ -295,6 +313,7 @@ impl<'w> Round<'w> {
             gpus_per_node: slots.gpus_per_node,
             lost,
             unready,
+            starting,
             // What follows its pods was never in one clique.
             apart: gang.map(|_| left).unwrap_or_default(),
         }
@@ -325,6 +344,7 @@ impl<'w> Round<'w> {
             sessions: &self.sessions,
             promised: &self.promised,
             ahead: self.ahead.as_ref(),
+            tenants: self.tenants.as_ref(),
             levels: &self.rules.levels,
             now: self.now,
         }

@@ -60,7 +60,7 @@ pub enum PodStage {
     Bound,
 }
 
-/// What is known of a pod that names a template of claims or asks for GPUs, and has not ended.
+/// What is known of a pod that names a template of claims, asks for GPUs or hosts a session, and has not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodFacts {
     /// Its name.
@@ -96,6 +96,15 @@ pub struct PodFacts {
     pub never_preempts: bool,
     /// Whose pod it is.
     pub owner: Option<OwnerReference>,
+    /// What is known of it as a session host, if it is one.
+    pub session_host: Option<SessionHost>,
+}
+
+/// What is known of a pod that a DaemonSet has as a session host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionHost {
+    /// Its label [`keys::DOMAIN_LABEL`].
+    pub domain: Option<String>,
 }
 
 impl PodFacts {
@@ -123,10 +132,19 @@ impl PodFacts {
                 None => awaited.extend(template),
             }
         }
-        if templates.is_empty() && gpus == 0 {
+        let owners = pod.metadata.owner_references.unwrap_or_default();
+        let owner = owners
+            .into_iter()
+            .find(|owner| owner.controller == Some(true));
+        let labels = pod.metadata.labels.unwrap_or_default();
+        let hosts = labels.get(keys::COMPONENT_LABEL).map(String::as_str)
+            == Some(keys::SESSION_HOST)
+            && owner
+                .as_ref()
+                .is_some_and(|owner| owner.kind == "DaemonSet");
+        if templates.is_empty() && gpus == 0 && !hosts {
             return None;
         }
-        let owners = pod.metadata.owner_references.unwrap_or_default();
         Some(Self {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
@@ -148,9 +166,10 @@ impl PodFacts {
             tolerations: spec.tolerations,
             priority: spec.priority.unwrap_or(0),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
-            owner: owners
-                .into_iter()
-                .find(|owner| owner.controller == Some(true)),
+            owner,
+            session_host: hosts.then(|| SessionHost {
+                domain: labels.get(keys::DOMAIN_LABEL).cloned(),
+            }),
         })
     }
 
@@ -382,6 +401,11 @@ impl HeldChannels {
         let numbers = text.split(',').filter(|number| !number.is_empty());
         let parsed: Result<BTreeSet<u32>, _> = numbers.map(str::parse).collect();
         parsed.map_or(Self::Any, Self::These)
+    }
+
+    /// Whether the node has none.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::These(channels) if channels.is_empty())
     }
 
     /// Whether the node may still have the channel.

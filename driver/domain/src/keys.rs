@@ -22,8 +22,17 @@ pub const CHANNEL_REQUEST: &str = "channel";
 /// controller can be deleted by this one.
 pub const FINALIZER: &str = "resource.nvidia.com/computeDomain";
 
-/// On a template: the UID of its domain.
+/// On a template, and on the session host of a node that a domain has: the UID of the domain.
 pub const DOMAIN_LABEL: &str = "resource.nvidia.com/computeDomain";
+
+/// What [`DOMAIN_LABEL`] says of a session host that serves all domains of a clique.
+pub const CLIQUE_SESSION: &str = "clique-session";
+
+/// The label that tells what of the product a pod is.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+
+/// [`COMPONENT_LABEL`] of session hosts.
+pub const SESSION_HOST: &str = "session-host";
 
 /// On a template: whom it is for.
 pub const TARGET_LABEL: &str = "resource.nvidia.com/computeDomainTarget";

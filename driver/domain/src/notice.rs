@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tessera_api::{API_VERSION, ComputeDomain};
 
 use crate::facts::{ObjectName, PodFacts};
-use crate::situation::Situation;
+use crate::situation::{SESSION_STARTING, Situation};
 use crate::status::{READY, condition};
 use crate::world::World;
 
@@ -55,6 +55,10 @@ pub(crate) fn notices(world: &World, domain: &ComputeDomain, situation: &Situati
         | Situation::Preempted { .. }
         | Situation::InUse { .. } => true,
         Situation::Preempting(preempting) => preempting.kept.is_some(),
+        // Each domain with a session of its own begins so.
+        Situation::Placed(_) if ready.reason == SESSION_STARTING => {
+            before.is_some_and(|before| before.status == "True")
+        }
         Situation::Placed(_) => !ready.holds,
         Situation::AwaitingPods { .. } | Situation::AwaitingClaims { .. } | Situation::Ending => {
             return Vec::new();

@@ -1,6 +1,7 @@
 //! Chooses the nodes and the channel of a domain: the facts in the planner's terms, and its answer as slots.
 
 mod cluster;
+mod whole_nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use crate::policy::{Chosen, PolicyRefusal};
 use crate::promised::Promised;
 use crate::slots::{Holds, MOST_SLOTS, Slots};
 use crate::status;
+use crate::tenants::Tenants;
 use crate::world::World;
 
 /// Slots beyond those of the pods that are there, so that one more pod is no write.
@@ -43,6 +45,17 @@ pub enum NotPlaced {
         /// Who waits before it.
         ahead: ObjectName,
     },
+    /// The planner has none, where nodes that others have are out of the question however much room they have.
+    #[error(
+        "{blocked}; each domain has an nvidia-imex session of its own, so that a node is one domain's at a time: {}",
+        .held.join(", ")
+    )]
+    NodesOfOthers {
+        /// What the planner says.
+        blocked: Blocked,
+        /// Who has nodes, and which.
+        held: Vec<String>,
+    },
     /// There are nodes, and no channel on them.
     #[error(transparent)]
     Channel(#[from] ChannelRefusal),
@@ -58,7 +71,8 @@ pub enum NotPlaced {
     /// Nothing to be placed on.
     #[error(
         "no node offers NVLink fabric to this domain; check that the plugin's DaemonSet has pods that run, and \
-         that no domain with allocationMode All has every clique"
+         that no domain with allocationMode All has every clique; with resources.computeDomains.imex.mode=domain, that others \
+         leave it a node"
     )]
     NoNodes,
     /// Nobody can say how it is to be placed.
@@ -67,10 +81,22 @@ pub enum NotPlaced {
 }
 
 impl NotPlaced {
+    /// What the planner says, if it was asked.
+    pub(crate) fn blocked(&self) -> Option<&Blocked> {
+        match self {
+            Self::Blocked(blocked) | Self::NodesOfOthers { blocked, .. } => Some(blocked),
+            Self::Behind { .. }
+            | Self::Channel(_)
+            | Self::NoCommonChannel { .. }
+            | Self::NoNodes
+            | Self::Policy(_) => None,
+        }
+    }
+
     /// The machine-readable reason.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Blocked(blocked) => blocked.reason(),
+            Self::Blocked(blocked) | Self::NodesOfOthers { blocked, .. } => blocked.reason(),
             Self::Behind { .. } => "BlockedByShadow",
             Self::Channel(_) | Self::NoCommonChannel { .. } => "NoChannel",
             Self::NoNodes => "NoEligibleNode",
@@ -94,6 +120,7 @@ pub(crate) struct Site<'a> {
     pub(crate) sessions: &'a Sessions<'a>,
     pub(crate) promised: &'a Promised,
     pub(crate) ahead: Option<&'a Ahead>,
+    pub(crate) tenants: Option<&'a Tenants<'a>>,
     pub(crate) levels: &'a Levels,
     pub(crate) now: Timestamp,
 }
@@ -140,7 +167,7 @@ impl<'a> Site<'a> {
         demand: &Demand,
         earlier: Option<&Slots>,
     ) -> Result<Slots, NotPlaced> {
-        let placement = self.with_cluster(domain, |cluster| self.plan(cluster, demand))?;
+        let placement = self.with_cluster(domain, |cluster| self.plan(cluster, domain, demand))?;
         self.slots(domain, demand, &placement, earlier)
     }
 
@@ -211,8 +238,10 @@ impl<'a> Site<'a> {
         stored: Option<&Slots>,
     ) -> Result<Slots, NotPlaced> {
         let excluded = self.excluded(domain, stored.map(|stored| stored.channel));
+        let of_others = self.nodes_of_others(domain);
         let open = |(node, fabric, _): &(&NodeFacts, &FabricFacts, &str)| {
-            !excluded.contains(&clique(node, fabric))
+            let free = fabric.clique.is_none() || !of_others.contains(node.name.as_str());
+            free && !excluded.contains(&clique(node, fabric))
         };
         let candidates: Vec<_> = self.candidates().filter(open).collect();
         if candidates.is_empty() {

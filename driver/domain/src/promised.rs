@@ -4,7 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use tessera_api::ComputeDomain;
+use tessera_api::{ComputeDomain, SessionsOf};
 use tessera_gang::{CliqueId, Cluster, NodeName};
 
 use crate::facts::{NodeFacts, ObjectName};
@@ -22,11 +22,17 @@ pub(crate) struct Promised {
     /// The cliques in which each domain may have its channel, as far as somebody has asked: each domain that is placed asks for
     /// those of all others.
     cliques: RefCell<BTreeMap<String, Rc<BTreeSet<CliqueId>>>>,
+    /// Whether domains have nodes as a whole, because each has a session of its own.
+    in_whole_nodes: bool,
 }
 
 impl Promised {
     /// What is stored.
-    pub(crate) fn of(stored: &BTreeMap<&str, StoredSlots>, world: &World) -> Self {
+    pub(crate) fn of(
+        stored: &BTreeMap<&str, StoredSlots>,
+        world: &World,
+        sessions_of: SessionsOf,
+    ) -> Self {
         let templates: BTreeMap<&str, &ComputeDomain> = world
             .domains()
             .filter_map(|domain| Some((domain.metadata.uid.as_deref()?, domain)))
@@ -45,13 +51,15 @@ impl Promised {
             slots: all.collect(),
             cluster: OnceCell::new(),
             cliques: RefCell::default(),
+            in_whole_nodes: sessions_of == SessionsOf::Domain,
         }
     }
 
     /// With what was decided for one more.
     pub(crate) fn put(&mut self, world: &World, slots: Slots, template: ObjectName) {
-        if !slots.are_offered() {
-            // GPUs that its pods go on using are used by somebody else from now on: that is counted anew.
+        if self.in_whole_nodes || !slots.are_offered() {
+            // GPUs that its pods go on using are used by somebody else from now on: that is counted anew. So is what is
+            // held where that is more than slots say.
             self.cluster.take();
         }
         if let Some(cluster) = self.cluster.get_mut() {
@@ -87,6 +95,12 @@ impl Promised {
     pub(crate) fn offered_to(&self, domain: &str) -> Option<&Slots> {
         let (slots, _) = self.slots.get(domain)?;
         slots.are_offered().then_some(slots)
+    }
+
+    /// The name of a domain that has slots, or had until now.
+    pub(crate) fn name_of(&self, domain: &str) -> Option<String> {
+        let (slots, _) = self.slots.get(domain)?;
+        Some(format!("ComputeDomain {}", slots.name))
     }
 
     /// Whether a domain has slots.

@@ -9,6 +9,9 @@ use crate::slots::Holds;
 /// Names that a sentence has at most; the others are counted.
 const NAMES: usize = 3;
 
+/// The reason of a domain whose own session is not ready.
+pub(crate) const SESSION_STARTING: &str = "SessionStarting";
+
 /// How things stand with a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Situation {
@@ -69,6 +72,8 @@ pub struct Placed {
     pub lost: Vec<String>,
     /// Nodes of it whose fabric or session is not ready.
     pub unready: Vec<String>,
+    /// Nodes of it on which its own session is not ready yet, where each domain has one.
+    pub starting: Vec<String>,
     /// Nodes of a gang that are in another NVLink clique than the rest of it.
     pub apart: Vec<String>,
 }
@@ -229,6 +234,15 @@ impl Situation {
                 ),
             );
         }
+        if !placed.starting.is_empty() {
+            return Said::no(
+                SESSION_STARTING,
+                format!(
+                    "the NVLink session of this domain is being started, and its pods wait for it on {}",
+                    Names("node", &placed.starting)
+                ),
+            );
+        }
         Said::yes("FabricReady", "NVLink is up on its nodes")
     }
 }
@@ -252,7 +266,7 @@ impl Placed {
         }
         // A domain that follows its pods is ready where it is ready.
         if let Some(nodes) = self.gang {
-            if !(self.unready.is_empty() && self.apart.is_empty()) {
+            if !(self.unready.is_empty() && self.apart.is_empty() && self.starting.is_empty()) {
                 return Situation::Placed(self.clone()).fabric();
             }
             return Said::yes(

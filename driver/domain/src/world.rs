@@ -19,7 +19,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique};
+use tessera_api::{ComputeDomain, ConfigError, DomainPolicySpec, NVLinkClique, SessionsOf};
 
 pub use self::held::StoredSlots;
 use self::hostnames::Hostnames;
@@ -135,6 +135,11 @@ impl World {
                 self.policies.put(name, version, Some(facts));
             }
         }
+    }
+
+    /// The version of an object that is known.
+    pub fn version(&mut self, kind: Kind, name: &ObjectName) -> Option<u64> {
+        on_shelf!(self, kind, shelf => shelf.facts.get(name).map(|(version, _)| *version))
     }
 
     /// An object is gone.
@@ -312,6 +317,17 @@ impl World {
     /// Every clique.
     pub fn cliques(&self) -> impl Iterator<Item = &NVLinkClique> {
         self.cliques.iter().map(|(_, clique)| clique)
+    }
+
+    /// Whose sessions the controller keeps, as its cliques tell.
+    pub fn sessions_of(&self) -> SessionsOf {
+        let mut cliques = self.cliques();
+        let apart = cliques.any(|clique| clique.spec.sessions_of == SessionsOf::Domain);
+        if apart {
+            SessionsOf::Domain
+        } else {
+            SessionsOf::Clique
+        }
     }
 
     /// The clique of a name.

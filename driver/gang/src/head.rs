@@ -12,6 +12,9 @@ use crate::queue::Rules;
 use crate::running::Running;
 use crate::shadow::Shadow;
 
+/// GPUs of a node, and few enough to be added up.
+const MORE_THAN_ANY_HAS: u32 = 1 << 16;
+
 /// The first gang of a queue that waits for others to end, and its [`Shadow`].
 ///
 /// The shadow lies on a cluster as a hold of the head, on nodes that others use too: what becomes free of them, a single
@@ -19,6 +22,9 @@ use crate::shadow::Shadow;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     shadow: Shadow,
+    /// Under which name the shadow lies on a cluster: apart from what the gang may still hold there.
+    holder: GangId,
+    /// GPUs of each node that the shadow covers.
     gpus_per_node: u32,
     /// Whether its nodes are kept although nobody knows when it begins.
     promoted: bool,
@@ -45,23 +51,35 @@ impl Head {
             }
             (_, anew) => anew?,
         };
-        Some(Self {
-            shadow,
-            gpus_per_node: demand.shape.gpus_per_node(),
-            promoted: demand.waiting >= rules.promote_after,
-        })
+        let promoted = demand.waiting >= rules.promote_after;
+        Some(Self::waiting_for(shadow, demand, promoted))
     }
 
     /// A gang that has room as soon as those have gone who are on their way out: its nodes are kept at once.
     pub fn about_to_begin(demand: &Demand, placement: &Placement) -> Self {
+        let shadow = Shadow {
+            gang: demand.gang.clone(),
+            nodes: placement.nodes().cloned().collect(),
+            begins_in: Some(Duration::ZERO),
+        };
+        Self::waiting_for(shadow, demand, false)
+    }
+
+    fn waiting_for(shadow: Shadow, demand: &Demand, promoted: bool) -> Self {
         Self {
-            shadow: Shadow {
-                gang: demand.gang.clone(),
-                nodes: placement.nodes().cloned().collect(),
-                begins_in: Some(Duration::ZERO),
-            },
+            holder: GangId::from(format!("shadow of {}", shadow.gang)),
+            shadow,
             gpus_per_node: demand.shape.gpus_per_node(),
-            promoted: false,
+            promoted,
+        }
+    }
+
+    /// The same where a node is one gang's at a time: nobody is to have a part of one that is kept.
+    #[must_use]
+    pub fn keeping_whole_nodes(self) -> Self {
+        Self {
+            gpus_per_node: MORE_THAN_ANY_HAS,
+            ..self
         }
     }
 
@@ -89,12 +107,12 @@ impl Head {
     /// Puts the shadow on a cluster.
     pub fn lay(&self, cluster: &mut Cluster) {
         let nodes: Vec<NodeName> = self.shadow.nodes.clone();
-        cluster.restore(&self.shadow.gang, nodes, self.gpus_per_node);
+        cluster.restore(&self.holder, nodes, self.gpus_per_node);
     }
 
     /// Takes the shadow off again.
     pub fn lift(&self, cluster: &mut Cluster) {
-        cluster.release(&self.shadow.gang);
+        cluster.release(&self.holder);
     }
 
     /// Where a gang behind it is to be put, or why it is not, on a cluster on which the shadow lies: on other nodes if there

@@ -36,8 +36,13 @@ pub const LONGEST_RELOAD_PAUSE: Duration = Duration::from_mins(2);
 pub enum Wanted {
     /// It is not known yet.
     Unknown,
-    /// The node is in no session.
+    /// The node is in no clique, and in no session.
     Nobody,
+    /// It is in this clique, and in no session: no domain has it.
+    Idle {
+        /// The clique.
+        clique: String,
+    },
     /// These.
     Members(Roster),
     /// Members of whom no session can be made.
@@ -154,8 +159,8 @@ pub fn decide(wanted: &Wanted, daemon: &Daemon, now: Duration) -> Decision {
         }
         (Daemon::NotInstalled, _)
         | (_, Wanted::Unknown | Wanted::Invalid(_))
-        | (Daemon::Down { .. }, Wanted::Nobody) => Decision::default(),
-        (Daemon::Up(_), Wanted::Nobody) => Decision::steps(&[Step::End]),
+        | (Daemon::Down { .. }, Wanted::Nobody | Wanted::Idle { .. }) => Decision::default(),
+        (Daemon::Up(_), Wanted::Nobody | Wanted::Idle { .. }) => Decision::steps(&[Step::End]),
         (Daemon::Down { failures, since }, Wanted::Members(_)) => {
             let start = since.saturating_add(pause(*failures));
             if now >= start {
@@ -221,7 +226,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::roster;
+    use crate::testing::{known_by, of_domains, roster};
 
     fn running(roster: &Roster, told: Option<Duration>) -> Running {
         Running {
@@ -360,6 +365,27 @@ mod tests {
             decide(&members, &Daemon::NotInstalled, s(9)),
             Decision::default()
         );
+    }
+
+    #[test]
+    fn a_domain_that_comes_to_an_idle_node_has_a_daemon_started_and_another_has_another() {
+        let of = |domain| known_by("a", &of_domains(&[("a", 0, "", domain)]));
+        let idle = Wanted::Idle {
+            clique: "c.1".to_owned(),
+        };
+        let down = Daemon::Down {
+            failures: 0,
+            since: s(0),
+        };
+        assert_eq!(decide(&idle, &down, s(9)), Decision::default());
+        let one = Wanted::Members(of("one"));
+        let started = decide(&one, &down, s(9));
+        assert_eq!(started.steps, [Step::WriteFiles, Step::Start]);
+        let up = Daemon::Up(running(&of("one"), None));
+        assert_eq!(decide(&one, &up, s(9)), Decision::default());
+        for gone in [idle, Wanted::Members(of("two"))] {
+            assert_eq!(decide(&gone, &up, s(9)).steps, [Step::End]);
+        }
     }
 
     proptest! {

@@ -15,4 +15,4 @@ pub mod testing;
 pub use control::{DaemonState, Domain};
 pub use decide::{Daemon, Decision, Step, decide};
 pub use report::{Report, SessionState};
-pub use roster::{Roster, RosterError};
+pub use roster::{Roster, RosterError, Seat};

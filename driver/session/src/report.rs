@@ -18,6 +18,8 @@ pub enum SessionState {
     Unknown,
     /// The node is in no clique: there is nobody to have a session with.
     NoClique,
+    /// The node is in a clique in which each domain has a session of its own, and no domain has it.
+    NoDomain,
     /// The driver installation has no `nvidia-imex`.
     NotInstalled,
     /// The members are such that no session can be made of them.
@@ -36,6 +38,9 @@ impl SessionState {
         let roster = match wanted {
             Wanted::Unknown => return Self::Unknown,
             Wanted::Nobody => return Self::NoClique,
+            // Nobody will wait for a session here, and that is known before a domain comes.
+            Wanted::Idle { .. } if *daemon == Daemon::NotInstalled => return Self::NotInstalled,
+            Wanted::Idle { .. } => return Self::NoDomain,
             Wanted::Invalid(_) => return Self::InvalidMembers,
             Wanted::Members(roster) => roster,
         };
@@ -63,6 +68,7 @@ impl fmt::Display for SessionState {
         match self {
             Self::Unknown => f.write_str("UNKNOWN"),
             Self::NoClique => f.write_str("NO_CLIQUE"),
+            Self::NoDomain => f.write_str(NO_DOMAIN),
             Self::NotInstalled => f.write_str(NOT_INSTALLED),
             Self::InvalidMembers => f.write_str("INVALID_MEMBERS"),
             Self::Stopped => f.write_str("STOPPED"),
@@ -75,6 +81,9 @@ impl fmt::Display for SessionState {
 /// The state of a node whose driver installation has no `nvidia-imex`.
 pub const NOT_INSTALLED: &str = "NOT_INSTALLED";
 
+/// The state of a node that no domain has, where each domain has a session of its own.
+pub const NO_DOMAIN: &str = "NO_DOMAIN";
+
 /// One line on the socket: whoever connects is told the state of the session, and each change of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,6 +93,9 @@ pub struct Report {
     /// The clique, if there is one.
     #[serde(default)]
     pub clique: String,
+    /// UID of the domain whose session it is; empty where it is that of the whole clique.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
     /// The epoch of the members.
     #[serde(default)]
     pub epoch: i64,
@@ -105,13 +117,19 @@ pub enum Verdict {
 }
 
 impl Report {
-    /// What a pod does that needs the session. Where the session host has nothing to run, the session is
-    /// somebody else's, and is not waited for.
-    pub fn verdict(&self) -> Verdict {
+    /// What a pod of this domain does that needs the session. Where the session host has nothing to run, the
+    /// session is somebody else's, and is not waited for.
+    pub fn verdict(&self, domain: &str) -> Verdict {
         match self.state.as_str() {
-            "READY" | NOT_INSTALLED => Verdict::Go,
+            NOT_INSTALLED => Verdict::Go,
+            "READY" if !self.is_of_another(domain) => Verdict::Go,
             _ => Verdict::Wait,
         }
+    }
+
+    /// Whether it is the session of another domain than this one.
+    pub fn is_of_another(&self, domain: &str) -> bool {
+        !(self.domain.is_empty() || self.domain == domain)
     }
 
     /// The line.
@@ -149,6 +167,9 @@ mod tests {
         let down = Daemon::Down {
             failures: 3,
             since: Duration::ZERO,
+        };
+        let idle = Wanted::Idle {
+            clique: "c.1".to_owned(),
         };
         let recovering = DaemonState::parse("WAITING_FOR_RECOVERY");
         for (wanted, daemon, said, expected, verdict) in [
@@ -196,6 +217,14 @@ mod tests {
                 "NO_CLIQUE",
                 Verdict::Wait,
             ),
+            (&idle, up(2), DaemonState::Ready, "NO_DOMAIN", Verdict::Wait),
+            (
+                &idle,
+                Daemon::NotInstalled,
+                DaemonState::Ready,
+                "NOT_INSTALLED",
+                Verdict::Go,
+            ),
         ] {
             let state = SessionState::of(wanted, &daemon, &said);
             assert_eq!(state.to_string(), expected);
@@ -204,7 +233,26 @@ mod tests {
                 state: state.to_string(),
                 ..Report::default()
             };
-            assert_eq!(report.verdict(), verdict, "{expected}");
+            assert_eq!(report.verdict("d1"), verdict, "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_session_of_a_domain_is_for_its_pods_alone() {
+        let report = |state: &str, domain: &str| Report {
+            state: state.to_owned(),
+            domain: domain.to_owned(),
+            ..Report::default()
+        };
+        for (state, of, verdict) in [
+            ("READY", "", Verdict::Go),
+            ("READY", "d1", Verdict::Go),
+            ("READY", "d2", Verdict::Wait),
+            ("STOPPED", "d1", Verdict::Wait),
+            ("NO_DOMAIN", "", Verdict::Wait),
+            (NOT_INSTALLED, "d2", Verdict::Go),
+        ] {
+            assert_eq!(report(state, of).verdict("d1"), verdict, "{state} {of}");
         }
     }
 
@@ -213,6 +261,7 @@ mod tests {
         let report = Report {
             state: "READY".to_owned(),
             clique: "c.1".to_owned(),
+            domain: "d1".to_owned(),
             epoch: 4,
             unreachable: vec!["b".to_owned()],
             message: "a\nb".to_owned(),

@@ -6,12 +6,16 @@
 //! could be, taken or not. Where a name leads stands in the hosts file, which the daemon reads again when
 //! it is told to (`SIGUSR1`, driver 570.158.01 and later). A member that comes, goes or gets another
 //! address is a change of the hosts file alone, and ends nobody's session.
+//!
+//! Where each domain has a session of its own, its UID is part of every name. The lists of two domains
+//! differ, so that daemons of different domains do not talk, even if an address of one has become that of
+//! another; and no name of a domain leads to a node that another has.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use tessera_api::NVLinkCliqueSpec;
+use tessera_api::{NVLinkCliqueMember, NVLinkCliqueSpec, SessionsOf};
 use thiserror::Error;
 
 /// Members for which there is room at least, and the step by which the room grows: the trays of an NVL72
@@ -34,10 +38,25 @@ const LONGEST_NAME: usize = 253;
 /// Characters of the longest IP address as text.
 const LONGEST_ADDRESS: usize = 45;
 
-/// The members of a clique, as the session of one of its nodes has to know them.
+/// What a clique has of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// It is no member.
+    None,
+    /// It is a member of this clique and in no session: sessions are those of domains, and no domain has it.
+    Idle {
+        /// The clique.
+        clique: String,
+    },
+    /// It is in a session with these.
+    Session(Roster),
+}
+
+/// The members of a session, as one of its nodes has to know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roster {
     clique: String,
+    domain: Option<String>,
     epoch: i64,
     own: u32,
     own_address: IpAddr,
@@ -49,6 +68,15 @@ pub struct Roster {
 struct Member {
     node: String,
     address: Option<IpAddr>,
+}
+
+impl From<&NVLinkCliqueMember> for Member {
+    fn from(member: &NVLinkCliqueMember) -> Self {
+        Self {
+            node: member.node_name.clone(),
+            address: member.address.parse().ok(),
+        }
+    }
 }
 
 /// Why no session can be made of a clique's members.
@@ -85,58 +113,52 @@ pub enum RosterError {
 }
 
 impl Roster {
-    /// The members as `node` has to know them, which listens at `own_address`; none where it is no member.
+    /// What the clique has of `node`, which listens at `own_address`.
     ///
     /// An address that is none yet, or cannot be read, leads nowhere.
     pub fn of(
         spec: &NVLinkCliqueSpec,
         node: &str,
         own_address: IpAddr,
-    ) -> Result<Option<Self>, RosterError> {
-        let mut members: BTreeMap<u32, Member> = BTreeMap::new();
-        let mut own = None;
-        for member in &spec.members {
-            let (index, name) = (member.index, member.node_name.clone());
-            if index > HIGHEST_INDEX {
-                return Err(RosterError::TooHigh {
-                    clique: spec.clique_id.clone(),
-                    index,
-                    node: name,
-                });
-            }
-            if name == node {
-                own = Some(index);
-            }
-            let address = member.address.parse().ok();
-            let before = members.insert(
-                index,
-                Member {
-                    node: name.clone(),
-                    address,
-                },
-            );
-            if let Some(before) = before {
-                return Err(RosterError::Twice {
-                    clique: spec.clique_id.clone(),
-                    index,
-                    first: before.node,
-                    second: name,
-                });
-            }
-        }
-        Ok(own.map(|own| Self {
-            clique: spec.clique_id.clone(),
+    ) -> Result<Seat, RosterError> {
+        let all = by_index(spec)?;
+        let own = all.iter().find(|(_, member)| member.node_name == node);
+        let Some((&own, seat)) = own else {
+            return Ok(Seat::None);
+        };
+        let clique = spec.clique_id.clone();
+        let domain = match spec.sessions_of {
+            SessionsOf::Clique => None,
+            SessionsOf::Domain if seat.domain.is_empty() => return Ok(Seat::Idle { clique }),
+            SessionsOf::Domain => Some(seat.domain.clone()),
+        };
+        let room = spec.room.min(HIGHEST_INDEX + 1);
+        let room = room.max(room_for(all.last_key_value().map(|(index, _)| *index)));
+        let is_with = |member: &NVLinkCliqueMember| {
+            domain
+                .as_ref()
+                .is_none_or(|domain| *domain == member.domain)
+        };
+        let members = all.into_iter().filter(|(_, member)| is_with(member));
+        Ok(Seat::Session(Self {
+            clique,
             epoch: spec.epoch,
             own,
             own_address,
-            room: spec.room.min(HIGHEST_INDEX + 1).max(needed(&members)),
-            members,
+            room,
+            members: members.map(|(at, it)| (at, Member::from(it))).collect(),
+            domain,
         }))
     }
 
     /// The clique.
     pub fn clique(&self) -> &str {
         &self.clique
+    }
+
+    /// UID of the domain whose session it is; none where it is that of the whole clique.
+    pub fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
     }
 
     /// The epoch of its members.
@@ -151,7 +173,7 @@ impl Roster {
 
     /// The list of nodes: one name a line, in the order of indices. The same for every member.
     pub fn nodes_file(&self) -> String {
-        let names = (0..self.room).map(|index| name(index) + "\n");
+        let names = (0..self.room).map(|index| self.name(index) + "\n");
         names.collect()
     }
 
@@ -169,7 +191,7 @@ impl Roster {
         for index in 0..self.room {
             let address = self.address(index);
             let address = address.map_or_else(|| NOWHERE.to_owned(), |address| address.to_string());
-            let name = name(index);
+            let name = self.name(index);
             // Writing to a string does not fail.
             let _ = writeln!(text, "{address:<LONGEST_ADDRESS$} {name}");
         }
@@ -198,6 +220,14 @@ impl Roster {
         self.peers().next().is_some()
     }
 
+    /// The name of an index.
+    fn name(&self, index: u32) -> String {
+        match &self.domain {
+            None => format!("{NAME}{index:04}"),
+            Some(domain) => format!("{NAME}{domain}-{index:04}"),
+        }
+    }
+
     fn address(&self, index: u32) -> Option<IpAddr> {
         if index == self.own {
             return Some(self.own_address);
@@ -206,9 +236,28 @@ impl Roster {
     }
 }
 
-/// For how many members a list must have a name.
-fn needed(members: &BTreeMap<u32, Member>) -> u32 {
-    room_for(members.last_key_value().map(|(index, _)| *index))
+/// All members of a clique by their index.
+fn by_index(spec: &NVLinkCliqueSpec) -> Result<BTreeMap<u32, &NVLinkCliqueMember>, RosterError> {
+    let mut all: BTreeMap<u32, &NVLinkCliqueMember> = BTreeMap::new();
+    for member in &spec.members {
+        let index = member.index;
+        if index > HIGHEST_INDEX {
+            return Err(RosterError::TooHigh {
+                clique: spec.clique_id.clone(),
+                index,
+                node: member.node_name.clone(),
+            });
+        }
+        if let Some(before) = all.insert(index, member) {
+            return Err(RosterError::Twice {
+                clique: spec.clique_id.clone(),
+                index,
+                first: before.node_name.clone(),
+                second: member.node_name.clone(),
+            });
+        }
+    }
+    Ok(all)
 }
 
 /// For how many members a list has a name whose highest index this is: some beyond it, so that one that
@@ -228,16 +277,12 @@ pub fn object_name(clique: &str) -> Option<String> {
     (name.len() <= LONGEST_NAME && name.split('.').all(part)).then_some(name)
 }
 
-fn name(index: u32) -> String {
-    format!("{NAME}{index:04}")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{OWN, known_by, roster, spec};
+    use crate::testing::{OWN, known_by, of_domains, roster, spec};
 
     #[test]
     fn every_index_has_a_name_and_a_place_whether_it_is_taken_or_not() {
@@ -264,7 +309,38 @@ mod tests {
 
     #[test]
     fn a_node_that_is_no_member_has_no_roster() {
-        assert_eq!(Roster::of(&spec(3, &[("a", 0, "")]), "b", OWN), Ok(None));
+        assert_eq!(
+            Roster::of(&spec(3, &[("a", 0, "")]), "b", OWN),
+            Ok(Seat::None)
+        );
+    }
+
+    #[test]
+    fn a_domain_has_a_session_of_its_own_nodes_under_names_of_its_own() {
+        let spec = of_domains(&[
+            ("a", 0, "10.0.0.1", "one"),
+            ("b", 1, "10.0.0.2", "two"),
+            ("c", 2, "10.0.0.3", "one"),
+            ("d", 3, "10.0.0.4", ""),
+        ]);
+        let roster = known_by("a", &spec);
+        assert_eq!(roster.domain(), Some("one"));
+        assert_eq!(roster.peers().collect::<Vec<_>>(), [2]);
+        assert_eq!(roster.nodes([1, 2, 3]), ["c"]);
+        let hosts = roster.hosts_file("");
+        for (address, led_to) in [("10.0.0.3", true), ("10.0.0.2", false), ("10.0.0.4", false)] {
+            assert_eq!(hosts.contains(address), led_to, "{hosts}");
+        }
+        let same = known_by("c", &spec).nodes_file();
+        assert_eq!(roster.nodes_file(), same);
+        assert_eq!(same.lines().nth(2), Some("tessera-imex-one-0002"));
+        let other = known_by("b", &spec).nodes_file();
+        assert!(!other.lines().any(|name| same.contains(name)), "{other}");
+        let idle = Seat::Idle {
+            clique: "c.1".to_owned(),
+        };
+        assert_eq!(Roster::of(&spec, "d", OWN), Ok(idle));
+        assert_eq!(Roster::of(&spec, "e", OWN), Ok(Seat::None));
     }
 
     #[test]
@@ -341,6 +417,30 @@ mod tests {
                 others.push(("new".to_owned(), index, "10.0.3.1".to_owned()));
             }
             prop_assert_eq!(list(&others), before);
+        }
+
+        #[test]
+        fn no_node_is_led_to_one_that_another_domain_has(
+            domains in prop::collection::vec(prop_oneof![Just("one"), Just("two"), Just("")], 1..20),
+        ) {
+            let address = |index: usize| format!("10.0.1.{index}");
+            let members: Vec<(String, u32, String, &str)> = (0..).zip(&domains)
+                .map(|(index, domain)| (format!("n{index}"), index, address(index as usize), *domain))
+                .collect();
+            let spec = of_domains(&members);
+            for (node, own, _, domain) in &members {
+                let Seat::Session(roster) = Roster::of(&spec, node, OWN).unwrap() else {
+                    prop_assert!(domain.is_empty());
+                    continue;
+                };
+                let others = members.iter().filter(|(_, index, _, other)| index != own && other == domain);
+                prop_assert_eq!(roster.peers().collect::<Vec<_>>(), others.map(|(_, index, ..)| *index).collect::<Vec<_>>());
+                for (_, index, address, other) in &members {
+                    let hosts = roster.hosts_file("");
+                    let led = hosts.lines().any(|line| line.split_whitespace().next() == Some(address));
+                    prop_assert_eq!(led, index != own && other == domain);
+                }
+            }
         }
 
         #[test]

@@ -57,6 +57,7 @@ const SETTINGS: &[&str] = &[
     "sessionHost.networkPolicy.enabled=true,sessionHost.serverPort=51000,sessionHost.commandPort=51005",
     "sessionHost.metrics.enabled=false,sessionHost.networkPolicy.enabled=true,sessionHost.priorityClassName=,sessionHost.podAnnotations.a=b",
     "sessionHost.env[0].name=HOSTS_FILE,sessionHost.env[0].value=/etc/hosts,resources.computeDomains.imex.mode=driverManaged",
+    "resources.computeDomains.imex.mode=domain,resources.computeDomains.preemption.enabled=true",
 ];
 
 /// Why there are no objects of an installation.

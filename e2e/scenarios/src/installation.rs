@@ -24,22 +24,24 @@ pub enum Installation {
     Turns,
     /// Nodes run nvidia-imex themselves.
     HostImex,
+    /// Each domain has an NVLink session of its own.
+    OwnSessions,
 }
 
 impl Installation {
     /// A value for each key that any of them changes, because a change keeps what it does not name.
     fn values(self) -> [String; 5] {
         let (shares, turns) = match self {
-            Self::Usual | Self::Parts | Self::HostImex => ("", false),
+            Self::Usual | Self::Parts | Self::HostImex | Self::OwnSessions => ("", false),
             Self::Shares | Self::Views => ("memory", false),
             Self::Turns => ("10", true),
         };
         let parts = self.has_parts();
         let imex = "resources.computeDomains.imex";
-        let mode = if self == Self::HostImex {
-            "hostManaged"
-        } else {
-            "clique"
+        let mode = match self {
+            Self::HostImex => "hostManaged",
+            Self::OwnSessions => "domain",
+            _ => "clique",
         };
         [
             format!("{imex}.mode={mode}"),

@@ -280,6 +280,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     sessions::where_the_hosts_run_nvidia_imex_a_pod_waits_until_that_of_its_node_is_ready
         => "Where the hosts run nvidia-imex, a pod waits until that of its node says that it is ready, and is told what is missing of it; then it has the channel of its domain."
         ; on Racks ; with HostImex ; needs [ResourceV1],
+    sessions::where_each_domain_has_its_session_the_guides_pod_runs_and_another_waits_for_the_node
+        => "Where each domain has an NVLink session of its own, the AWS guide's pod runs, and the pods of its session are found by its UID; another domain for the same node waits, is told whose it is, and runs when the first is gone."
+        ; on Racks ; with OwnSessions ; needs [ResourceV1],
     domain_events::an_uninstalled_chart_lets_domains_go
         => "A chart that is uninstalled while there is a domain leaves no slot and no taint, and the domain can be deleted."
         ; on Racks ; needs [ResourceV1, ExtendedResource],
@@ -373,6 +376,7 @@ mod tests {
                 Installation::Views,
                 Installation::Turns,
                 Installation::HostImex,
+                Installation::OwnSessions,
             ]
         );
     }

@@ -305,7 +305,11 @@ where
         let Ports { session, waits, .. } = &self.ports;
         let heard = Heard::nothing();
         let waiting = || WaitingFor::Session { why: heard.now() };
-        let ready = session.ready(&heard, deadline);
+        let domains: Vec<&str> = granted
+            .iter()
+            .map(|granted| granted.domain.as_str())
+            .collect();
+        let ready = session.ready(&domains, &heard, deadline);
         let ready = waits.during(Operation::prepare, claim, waiting, ready);
         Ok(ready.await??)
     }

@@ -13,7 +13,7 @@ pub const KEPT: &str = "--kept";
 /// Runs the NVLink session of one node.
 ///
 /// It supervises nvidia-imex of the node's driver installation: configures it with the members of the node's
-/// NVLink clique, keeps it running, tells it of changes, and says whether the session is ready, on a Unix
+/// NVLink clique, or with those that the domain has which has the node, keeps it running, tells it of changes, and says whether the session is ready, on a Unix
 /// socket and in the status of the clique. Where the driver installation has no nvidia-imex, or the node
 /// is in no clique, it does nothing and says so. What nvidia-imex itself writes goes where this process logs,
 /// as it is.
@@ -55,6 +55,15 @@ pub struct Args {
         default_value = "/run/tessera-session"
     )]
     pub session_directory: PathBuf,
+
+    /// Directory in which the daemon keeps what it must know after an unclean end. Emptied before a daemon is started for
+    /// another session.
+    #[arg(
+        long,
+        env = "IMEX_STATE_DIRECTORY",
+        default_value = "/var/run/nvidia-imex"
+    )]
+    pub imex_state_directory: PathBuf,
 
     /// The hosts file of the daemon.
     #[arg(long, env = "HOSTS_FILE", default_value = "/etc/hosts")]

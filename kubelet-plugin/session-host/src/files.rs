@@ -37,6 +37,7 @@ pub struct Files {
     hosts: PathBuf,
     ports: Ports,
     security: Security,
+    state: Option<PathBuf>,
 }
 
 impl Files {
@@ -47,6 +48,16 @@ impl Files {
             hosts: hosts.to_owned(),
             ports,
             security,
+            state: None,
+        }
+    }
+
+    /// With the directory in which the daemon keeps what it must know after an unclean end.
+    #[must_use]
+    pub fn with_state(self, directory: &Path) -> Self {
+        Self {
+            state: Some(directory.to_owned()),
+            ..self
         }
     }
 
@@ -89,12 +100,32 @@ impl Files {
             }
         }
         let nodes = self.directory.join("nodes_config.cfg");
-        replace(&nodes, &roster.nodes_file())?;
+        let list = roster.nodes_file();
+        if fs::read_to_string(&nodes).is_ok_and(|former| former != list) {
+            self.forget()?;
+        }
+        replace(&nodes, &list)?;
         replace(
             &self.config(),
             &config_file(self.ports, &self.security, &nodes),
         )?;
         self.write_hosts(roster)
+    }
+
+    /// Removes what a daemon of another session has kept: the next one would wait for the peers of that session
+    /// (`WAITING_FOR_RECOVERY`). The directory itself is mounted.
+    fn forget(&self) -> Result<(), FileError> {
+        let Some(state) = self.state.as_deref().filter(|state| state.exists()) else {
+            return Ok(());
+        };
+        let entries = fs::read_dir(state).map_err(FileError::of("read", state))?;
+        for entry in entries {
+            let path = entry.map_err(FileError::of("read", state))?.path();
+            if path.is_file() {
+                fs::remove_file(&path).map_err(FileError::of("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the hosts file. It is mounted into the container, so it can be written over and not replaced:
@@ -127,7 +158,7 @@ pub fn replace(path: &Path, text: &str) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use tessera_session::config::Tls;
-    use tessera_session::testing::roster;
+    use tessera_session::testing::{known_by, of_domains, roster};
 
     use super::*;
 
@@ -155,6 +186,28 @@ mod tests {
         let second = fs::read_to_string(&hosts).unwrap();
         assert_eq!(first.len(), second.len());
         assert!(second.contains("10.0.0.99") && !second.contains("10.0.0.2 "));
+    }
+
+    #[test]
+    fn what_a_daemon_has_kept_of_its_session_is_not_kept_for_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let (hosts, state) = (
+            directory.path().join("hosts"),
+            directory.path().join("imex"),
+        );
+        fs::write(&hosts, "").unwrap();
+        fs::create_dir(&state).unwrap();
+        let session = directory.path().join("session");
+        let files = Files::new(&session, &hosts, Ports::default(), Security::Open);
+        let files = files.with_state(&state);
+        let of = |domain| known_by("a", &of_domains(&[("a", 0, "", domain)]));
+        let kept = state.join("persist.dat");
+        for (domain, stays) in [("one", true), ("one", true), ("two", false)] {
+            fs::write(&kept, "peers").unwrap();
+            files.write(&of(domain)).unwrap();
+            assert_eq!(kept.exists(), stays, "{domain}");
+        }
+        assert!(state.exists());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! # Guarantees
 //! Nothing that is not known is taken for gone: a slice that is away, a fabric that is down, an object that
 //! was deleted leave the session as it was. Only a node that tells of no fabric at all, or that a clique does
-//! not list any more, is in no session.
+//! not list any more, or that no domain has where each has a session of its own, is in no session.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tessera_api::{NVLinkClique, NVLinkCliqueSession};
-use tessera_session::Roster;
 use tessera_session::decide::Wanted;
 use tessera_session::roster::object_name;
+use tessera_session::{Roster, Seat};
 use tessera_shell::logging::chain;
 use tessera_shell::resource_api::is_unserved;
 use tokio::sync::watch;
@@ -128,8 +128,9 @@ fn put(wanted: &watch::Sender<Wanted>, new: Wanted) {
 
 fn wanted_of(object: &NVLinkClique, own: &Own) -> Wanted {
     match Roster::of(&object.spec, &own.node, own.address) {
-        Ok(Some(roster)) => Wanted::Members(roster),
-        Ok(None) => Wanted::Nobody,
+        Ok(Seat::Session(roster)) => Wanted::Members(roster),
+        Ok(Seat::Idle { clique }) => Wanted::Idle { clique },
+        Ok(Seat::None) => Wanted::Nobody,
         Err(why) => Wanted::Invalid(why),
     }
 }
@@ -254,6 +255,12 @@ mod tests {
         };
         assert_eq!(roster.peers().collect::<Vec<_>>(), [1]);
         assert_eq!(wanted_of(&object, &own("c")), Wanted::Nobody);
+        let mut of_domains = object.clone();
+        of_domains.spec.sessions_of = tessera_api::SessionsOf::Domain;
+        let idle = Wanted::Idle {
+            clique: "c.1".to_owned(),
+        };
+        assert_eq!(wanted_of(&of_domains, &own("a")), idle);
         assert_eq!(of_own(&object, "a").clique.as_deref(), Some("c.1"));
         assert_eq!(of_own(&object, "a").session, None);
         assert_eq!(of_own(&object, "b").session.unwrap().state, "READY");

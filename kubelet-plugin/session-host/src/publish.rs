@@ -95,9 +95,15 @@ fn session(report: &Report, own: &Own) -> Option<NVLinkCliqueSession> {
     (!report.clique.is_empty()).then(|| NVLinkCliqueSession {
         node_name: own.node.clone(),
         state: report.state.clone(),
-        epoch: report.epoch,
+        // Most of what changes the members of a clique is no change of one domain's, and would be a write of each node.
+        epoch: if report.domain.is_empty() {
+            report.epoch
+        } else {
+            0
+        },
         address: text(own.address),
         unreachable: report.unreachable.clone(),
+        domain: report.domain.clone(),
     })
 }
 
@@ -158,6 +164,21 @@ mod tests {
             epoch: 3,
             ..Report::default()
         }
+    }
+
+    #[test]
+    fn a_change_of_members_that_are_not_of_its_domain_is_no_news_of_a_node() {
+        let at = |epoch, domain: &str| {
+            let report = Report {
+                epoch,
+                domain: domain.to_owned(),
+                ..report("READY")
+            };
+            session(&report, &own()).unwrap()
+        };
+        assert_eq!(at(3, "d1"), at(4, "d1"));
+        assert_eq!(at(3, "d1").domain, "d1");
+        assert_ne!(at(3, ""), at(4, ""));
     }
 
     #[test]

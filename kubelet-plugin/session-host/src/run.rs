@@ -66,7 +66,8 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
             &args.hosts_file,
             args.ports(),
             args.security(),
-        ),
+        )
+        .with_state(&args.imex_state_directory),
         wanted: members,
         reports,
         metrics: counted.clone(),

@@ -228,6 +228,7 @@ impl Supervisor {
         let (nodes_file, hosts) = (roster.nodes_file(), roster.hosts_file(""));
         info!(
             clique = roster.clique(),
+            domain = roster.domain(),
             index = roster.own(),
             epoch = roster.epoch(),
             "nvidia-imex is started"
@@ -297,12 +298,18 @@ impl Supervisor {
         match &*wanted {
             Wanted::Members(roster) => {
                 roster.clique().clone_into(&mut report.clique);
+                roster
+                    .domain()
+                    .unwrap_or_default()
+                    .clone_into(&mut report.domain);
                 report.epoch = roster.epoch();
                 if state.is_ready() {
                     report.unreachable = roster.nodes(self.questions.apart().iter().copied());
                 }
             }
             Wanted::Invalid(why) => report.message = why.to_string(),
+            // Without the epoch of members that are not its own: their changes are no news of this node.
+            Wanted::Idle { clique } => clique.clone_into(&mut report.clique),
             Wanted::Unknown | Wanted::Nobody => {}
         }
         drop(wanted);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tessera_session::Report;
 use tessera_session::config::{Ports as Numbers, Security, Tls};
 use tessera_session::decide::Wanted;
-use tessera_session::testing::roster;
+use tessera_session::testing::{known_by, of_domains, roster};
 use tessera_session_host::files::Files;
 use tessera_session_host::metrics::Metrics;
 use tessera_session_host::supervise::{Ports, supervise};
@@ -195,6 +195,52 @@ async fn a_daemon_is_started_told_of_changes_started_again_and_ended() {
     timeout(LIMIT, supervising).await.unwrap().unwrap();
     assert_eq!(machine.log().last().unwrap(), "end");
     assert_eq!(machine.reports.borrow().state, "STOPPED");
+}
+
+#[tokio::test]
+async fn a_node_runs_the_daemon_of_the_domain_that_has_it_and_none_for_nobody() {
+    let machine = Machine::new();
+    machine.install();
+    let stop = CancellationToken::new();
+    let supervising = machine.start(&stop);
+    let idle = || Wanted::Idle {
+        clique: "c.1".to_owned(),
+    };
+    let of = |domain: &str| {
+        let members = [("a", 0, "", domain), ("b", 1, "10.0.0.2", "elsewhere")];
+        Wanted::Members(known_by("a", &of_domains(&members)))
+    };
+    let is_of = |domain: &'static str| {
+        move |report: &Report| report.state == "READY" && report.domain == domain
+    };
+    machine.wanted.send_replace(idle());
+    machine.says("NO_DOMAIN").await;
+    assert_eq!(machine.reports.borrow().clique, "c.1");
+    assert!(machine.log().is_empty());
+
+    machine.wanted.send_replace(of("one"));
+    machine
+        .reports_that(is_of("one"), "the session of one")
+        .await;
+    let nodes = || fs::read_to_string(machine.path("session/nodes_config.cfg")).unwrap();
+    assert!(nodes().contains("-one-0000"), "{}", nodes());
+    let hosts = fs::read_to_string(machine.path("hosts")).unwrap();
+    assert!(!hosts.contains("10.0.0.2"), "{hosts}");
+
+    let first = machine.daemon();
+    machine.wanted.send_replace(of("two"));
+    machine
+        .reports_that(is_of("two"), "the session of two")
+        .await;
+    assert!(nodes().contains("-two-0000"), "{}", nodes());
+    assert_ne!(machine.daemon(), first);
+    machine.logs("end", 1).await;
+
+    machine.wanted.send_replace(idle());
+    machine.logs("end", 2).await;
+    machine.says("NO_DOMAIN").await;
+    stop.cancel();
+    timeout(LIMIT, supervising).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::Value;
+use tessera_session::report::NOT_INSTALLED;
 
 use super::*;
 use crate::testing::{fabric_json, node_json};
@@ -12,6 +13,7 @@ const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
 struct Known {
     world: World,
     version: u64,
+    sessions_of: SessionsOf,
 }
 
 impl Known {
@@ -72,7 +74,7 @@ impl Known {
     /// Writes until nothing is to be written; says how many writes it took.
     fn settle(&mut self) -> usize {
         for done in 0..40 {
-            let decisions = cliques(&self.world, SessionsBy::SessionHosts, NOW);
+            let decisions = cliques(&self.world, SessionsBy::SessionHosts(self.sessions_of), NOW);
             let Some(write) = decisions.into_iter().flat_map(|it| it.writes).next() else {
                 return done;
             };
@@ -237,12 +239,17 @@ fn a_nodes_session_is_used_when_it_is_ready_or_nobody_here_runs_it() {
     let sessions = Sessions::of(&known.world);
     assert!(!sessions.is_ready("n1"), "nothing is heard of it");
     assert!(sessions.is_ready("lone") && sessions.is_ready("unknown"));
-    assert_eq!(sessions.wrong("lone", std::iter::empty()), None);
+    let sharer = Sharer {
+        domain: "d",
+        chosen: true,
+    };
+    assert_eq!(sessions.wrong("lone", sharer, std::iter::empty()), None);
     known.says("c.1", &of("n0", "READY", &["n1", "n2"]));
     let sessions = Sessions::of(&known.world);
-    assert_eq!(sessions.wrong("n0", ["n3"].into_iter()), None);
-    let wrong = sessions.wrong("n0", ["n1", "n3"].into_iter());
-    assert_eq!(wrong.as_deref(), Some("n0 (no connection to node n1)"));
+    assert_eq!(sessions.wrong("n0", sharer, ["n3"].into_iter()), None);
+    let wrong = sessions.wrong("n0", sharer, ["n1", "n3"].into_iter());
+    let named = Flaw::Unready("n0 (no connection to node n1)".to_owned());
+    assert_eq!(wrong, Some(named));
 }
 
 #[test]

@@ -268,9 +268,10 @@ impl Round<'_> {
         });
         let site = self.site();
         site.with_cluster(domain, |cluster| {
-            let fits = match site.plan(cluster, demand) {
-                Err(NotPlaced::Blocked(Blocked::InsufficientFree { fits, .. })) => fits,
-                Err(NotPlaced::Blocked(Blocked::TooLarge { possible, .. })) => possible,
+            let blocked = site.plan(cluster, domain, demand).err();
+            let fits = match blocked.as_ref().and_then(NotPlaced::blocked) {
+                Some(Blocked::InsufficientFree { fits, .. }) => *fits,
+                Some(Blocked::TooLarge { possible, .. }) => *possible,
                 _ => 0,
             };
             if let Ok(nodes) = NodeCount::exactly(fits) {
@@ -278,21 +279,20 @@ impl Round<'_> {
                 smaller.nodes = nodes;
                 changed.push((format!("numNodes {fits}"), smaller));
             }
-            let tried =
-                changed
-                    .into_iter()
-                    .map(|(change, demand)| match site.plan(cluster, &demand) {
-                        Ok(placement) => Other {
-                            change,
-                            fits: true,
-                            outcome: put(&placement),
-                        },
-                        Err(why) => Other {
-                            change,
-                            fits: false,
-                            outcome: why.to_string(),
-                        },
-                    });
+            let tried = changed.into_iter().map(|(change, demand)| {
+                match site.plan(cluster, domain, &demand) {
+                    Ok(placement) => Other {
+                        change,
+                        fits: true,
+                        outcome: put(&placement),
+                    },
+                    Err(why) => Other {
+                        change,
+                        fits: false,
+                        outcome: why.to_string(),
+                    },
+                }
+            });
             tried.collect()
         })
     }
@@ -310,9 +310,9 @@ impl Round<'_> {
                 *of.entry(slots.name.to_string()).or_default() += 1;
             }
         }
-        let rooms = self
-            .site()
-            .with_cluster(domain, |cluster| survey(cluster, demand));
+        let site = self.site();
+        let asked = site.asked(demand);
+        let rooms = site.with_cluster(domain, |cluster| survey(cluster, &asked));
         let cliques = rooms.into_iter().map(|(id, room)| {
             let clique = id.map(|id| id.as_str().to_owned());
             let held_by = holders.remove(&clique);

@@ -65,14 +65,13 @@ impl Round<'_> {
         let leaving = self.leaving();
         let running = self.running();
         let site = self.site();
+        let asked = site.asked(&demand);
         let preemption = if leaving.is_empty() {
-            site.behind(domain, &demand, |cluster| {
-                preempt(cluster, &demand, running)
-            })
+            site.behind(domain, &asked, |cluster| preempt(cluster, &asked, running))
         } else {
             let mut cluster = site.cluster_without(domain, &leaving);
-            site.keep(&mut cluster, &demand);
-            preempt(&cluster, &demand, running)
+            site.keep(&mut cluster, &asked);
+            preempt(&cluster, &asked, running)
         }?;
         let slots = site
             .slots(domain, &demand, &preemption.placement, earlier)

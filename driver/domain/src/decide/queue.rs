@@ -17,9 +17,9 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use tessera_api::ComputeDomain;
-use tessera_gang::Demand;
 use tessera_gang::head::Head;
 use tessera_gang::queue::{Rules as Queue, Turn};
+use tessera_gang::{Blocked, Demand};
 
 use super::preemption::bound;
 use super::{Round, after, seniority};
@@ -27,6 +27,7 @@ use crate::facts::ObjectName;
 use crate::place::{Ahead, NotPlaced};
 use crate::slots::Slots;
 use crate::status;
+use crate::tenants::Tenants;
 use crate::world::World;
 
 /// Domains that have waited long enough first, in the order in which they began to wait; then those of higher priority, of
@@ -48,9 +49,7 @@ impl Round<'_> {
     /// There is no room for a gang: if it is the first, others are kept off the nodes that it is to have.
     pub(super) fn waits(&mut self, domain: &ComputeDomain, demand: &Demand, why: &NotPlaced) {
         let rules = Queue::default();
-        let passes =
-            |why: &NotPlaced| matches!(why, NotPlaced::Blocked(blocked) if blocked.passes());
-        if self.ahead.is_none() && passes(why) {
+        if self.ahead.is_none() && why.blocked().is_some_and(Blocked::passes) {
             self.ahead = self.head(domain, demand, rules);
         }
         let began = after(
@@ -65,6 +64,7 @@ impl Round<'_> {
 
     fn head(&self, domain: &ComputeDomain, demand: &Demand, rules: Queue) -> Option<Ahead> {
         let site = self.site();
+        let demand = &site.asked(demand);
         let going = self.going();
         let soon = if going.is_empty() {
             None
@@ -78,9 +78,14 @@ impl Round<'_> {
                 Head::of(cluster, demand, &[], None, rules)
             })?,
         };
+        let whole = self.tenants.as_ref().is_some_and(Tenants::are_needed);
         Some(Ahead {
             name: ObjectName::of(&domain.metadata),
-            head,
+            head: if whole {
+                head.keeping_whole_nodes()
+            } else {
+                head
+            },
         })
     }
 

@@ -122,8 +122,10 @@ impl Round<'_> {
         lost: &BTreeSet<NodeName>,
     ) -> Option<Placement> {
         let lost_for = self.lost_for(domain);
-        let recovery = self.site().with_cluster(domain, |cluster| {
-            recover(cluster, demand, &placement, lost, lost_for)
+        let site = self.site();
+        let asked = site.asked(demand);
+        let recovery = site.with_cluster(domain, |cluster| {
+            recover(cluster, &asked, &placement, lost, lost_for)
         });
         match recovery {
             Recovery::Replace(substitutes) | Recovery::Shrink { substitutes, .. } => {
@@ -156,8 +158,10 @@ impl Round<'_> {
         demand: &Demand,
         mut placement: Placement,
     ) -> Option<Placement> {
-        let more = self.site().behind(domain, demand, |cluster| {
-            regrow(cluster, demand, &placement)
+        let site = self.site();
+        let asked = site.asked(demand);
+        let more = site.behind(domain, &asked, |cluster| {
+            regrow(cluster, &asked, &placement)
         });
         if more.is_empty() {
             return None;

@@ -6,6 +6,7 @@ use serde_json::json;
 use tessera_api::{ComputeDomain, ComputeDomainNode, NODES_IN_STATUS, Readiness};
 
 use super::{Round, uid};
+use crate::cliques::Sharer;
 use crate::facts::ObjectName;
 use crate::place;
 use crate::situation::Situation;
@@ -62,12 +63,17 @@ impl Round<'_> {
                 });
                 let address = self.sessions.address(&node.name);
                 let fabric_ready = fabric.is_some_and(|fabric| fabric.is_ready());
+                let sharer = Sharer {
+                    domain: &slots.domain,
+                    chosen: true,
+                };
+                let flaw = self.sessions.wrong(&node.name, sharer, std::iter::empty());
                 ComputeDomainNode {
                     name: node.name.clone(),
                     ip_address: address.unwrap_or_default().to_owned(),
                     clique_id: clique.unwrap_or_default().to_owned(),
                     index,
-                    status: Readiness::when(fabric_ready && self.sessions.is_ready(&node.name)),
+                    status: Readiness::when(fabric_ready && flaw.is_none()),
                 }
             })
             .collect()

@@ -2,6 +2,7 @@
 
 mod channels;
 mod life;
+mod own_sessions;
 mod placing;
 mod policies;
 mod preemption;
@@ -28,7 +29,7 @@ fn later(seconds: i64) -> Timestamp {
 fn rules() -> Rules {
     Rules {
         levels: Levels::new(["zone".to_owned(), "block".to_owned()]).unwrap(),
-        preemption: false,
+        ..Rules::default()
     }
 }
 

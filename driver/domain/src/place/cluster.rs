@@ -26,20 +26,23 @@ impl Site<'_> {
     pub(crate) fn plan(
         &self,
         cluster: &mut Cluster,
+        domain: &ComputeDomain,
         demand: &Demand,
     ) -> Result<Placement, NotPlaced> {
+        let asked = self.asked(demand);
         let Some(Ahead { name, head }) = self.ahead else {
-            return Ok(tessera_gang::plan(cluster, demand)?);
+            let planned = tessera_gang::plan(cluster, &asked);
+            return planned.map_err(|blocked| self.blocked(domain, blocked));
         };
         head.lay(cluster);
-        let planned = head.plan(cluster, demand);
+        let planned = head.plan(cluster, &asked);
         head.lift(cluster);
         planned.map_err(|blocked| match blocked {
             Blocked::BlockedByShadow { wanted, .. } => NotPlaced::Behind {
                 wanted,
                 ahead: name.clone(),
             },
-            blocked => blocked.into(),
+            blocked => self.blocked(domain, blocked),
         })
     }
 
@@ -51,8 +54,13 @@ impl Site<'_> {
         look: impl FnOnce(&mut Cluster) -> R,
     ) -> R {
         let excluded = self.excluded(domain, None);
-        let make = || self.cluster(&excluded, &BTreeSet::new());
-        if excluded.is_empty() {
+        let uid = domain.metadata.uid.as_deref().unwrap_or_default();
+        // Nodes that it has from before are not in its own way.
+        let has_nodes = self.tenants.is_some_and(|tenants| tenants.has_any(uid));
+        let own = has_nodes && !self.promised.is_offered(uid);
+        let leaving: BTreeSet<String> = own.then(|| uid.to_owned()).into_iter().collect();
+        let make = || self.cluster(&excluded, &leaving);
+        if excluded.is_empty() && leaving.is_empty() {
             self.promised.with_cluster(make, look)
         } else {
             look(&mut make())
@@ -116,6 +124,10 @@ impl Site<'_> {
                 taints: taints(node),
                 labels: node.labels.clone(),
             });
+        }
+        if let Some(tenants) = self.tenants {
+            tenants.hold(&mut cluster, self.world, self.promised, leaving);
+            return cluster;
         }
         for (slots, _) in self.promised.offered() {
             if !leaves(slots) {

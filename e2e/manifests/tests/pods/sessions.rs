@@ -46,6 +46,7 @@ fn session_hosts_are_there_where_they_run_the_sessions_and_the_controller_knows_
             "clique",
             true,
         ),
+        ("resources.computeDomains.imex.mode=domain", "domain", true),
         (
             "resources.computeDomains.imex.mode=hostManaged",
             "hostManaged",
@@ -64,6 +65,21 @@ fn session_hosts_are_there_where_they_run_the_sessions_and_the_controller_knows_
         let told = plugin(&objects).unwrap().containers.iter();
         let mut told = told.filter(|container| literals(container).contains_key("SESSION_SOCKET"));
         assert_eq!(told.next().is_some(), there, "{setting}");
+    }
+}
+
+#[test]
+fn the_pods_of_sessions_are_found_by_the_references_label_and_those_of_domains_when_they_have_one()
+{
+    for (mode, label) in [("clique", Some("clique-session")), ("domain", None)] {
+        let setting = format!("resources.computeDomains.imex.mode={mode}");
+        let objects = objects(&Install::default().set(&setting)).unwrap();
+        let pod = &session_host_set(&objects).unwrap().spec.template;
+        let labels = pod.metadata.as_ref().unwrap().labels.as_ref().unwrap();
+        let found = labels.get("resource.nvidia.com/computeDomain");
+        assert_eq!(found.map(String::as_str), label, "{mode}");
+        // By these the controller finds them in both.
+        assert_eq!(labels["app.kubernetes.io/component"], "session-host");
     }
 }
 

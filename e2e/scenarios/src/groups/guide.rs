@@ -12,7 +12,7 @@ use crate::kubernetes::Objects;
 use crate::mpi;
 
 /// A domain of one node, and a pod with its channel.
-const INJECTION: &str = include_str!("../../guide/imex-channel-injection.yaml");
+pub(super) const INJECTION: &str = include_str!("../../guide/imex-channel-injection.yaml");
 
 /// A domain of two nodes, and a job of two workers. The guide leaves the launcher out.
 const JOB: &str = include_str!("../../guide/nvbandwidth-test-job.yaml");

@@ -11,7 +11,11 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tessera_cluster::{IMEX, Node};
 
-use super::domains::{channel_of, device_node, domain, end, from_template, pod, there, uid_of};
+use super::domains::{
+    channel_of, device_node, domain, end, from_template, kubectl, pod, there, uid_of, wait,
+};
+use super::guide;
+use super::racks::node_of;
 use crate::account::{Account, ServiceAccount};
 use crate::context::{Context, START_LIMIT};
 use crate::failure::{Failure, same};
@@ -309,6 +313,74 @@ pub(crate) fn where_the_hosts_run_nvidia_imex_a_pod_waits_until_that_of_its_node
     end(context, "train", &["worker"])?;
     drop(imex);
     Ok(())
+}
+
+pub(crate) fn where_each_domain_has_its_session_the_guides_pod_runs_and_another_waits_for_the_node(
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let guide = "imex-channel-injection";
+    context.apply(guide::INJECTION)?;
+    let pods = context.running(&[guide])?;
+    let node = node_of(&pods[guide]).unwrap_or_default().to_owned();
+    let first = uid_of(context, guide)?;
+    has_session_of(context, &first, &node)?;
+    for condition in ["FabricReady", "Ready"] {
+        let condition = format!("condition={condition}");
+        wait(context, &condition, &format!("computedomain/{guide}"))?;
+    }
+    let imex = context.nodes().iter().filter(|on| on.name() == node);
+    let daemons: Vec<u32> = imex.flat_map(|node| node.contained(IMEX[0])).collect();
+    same("the daemons on the node", &daemons.len(), &1)?;
+
+    // It asks for no GPU either: the node itself is what it waits for.
+    let rival = pod("rival", &from_template("rival"), &there(&node));
+    context.apply(&(domain("rival", 1) + &rival))?;
+    let whose = format!(
+        "ComputeDomain {}/{guide} (node {node})",
+        context.namespace()
+    );
+    let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].message}"#;
+    eventually("the domain to be told whose the node is", || {
+        let said = kubectl(context, &["get", "computedomain/rival", "-o", ready]);
+        said.is_ok_and(|said| said.contains(&whose))
+    })?;
+
+    let domain = format!("computedomain/{guide}");
+    kubectl(context, &["delete", &format!("pod/{guide}"), &domain])?;
+    context.running(&["rival"])?;
+    let second = uid_of(context, "rival")?;
+    has_session_of(context, &second, &node)?;
+    let channel = channel_of(context, &second)?;
+    same(
+        "the channels in the pod",
+        &context.written("rival", "main")?,
+        &vec![device_node(channel)],
+    )?;
+    same(
+        "preparations that failed",
+        &context.failed_preparations()?,
+        &Vec::new(),
+    )?;
+    end(context, "rival", &["rival"])?;
+    // With the domain goes its daemon, and the node is nobody's.
+    eventually("no nvidia-imex to be left", || {
+        let left = context.nodes().iter().flat_map(|it| it.contained(IMEX[0]));
+        left.count() == 0
+    })
+}
+
+/// Waits until the pod of the one session that there is, that of this domain, is found by the domain's UID on its node.
+fn has_session_of(context: &Context<'_>, domain: &str, node: &str) -> Result<(), Failure> {
+    let label = "resource.nvidia.com/computeDomain";
+    let found = |selector: &str| {
+        let shown = "jsonpath={.items[*].spec.nodeName}";
+        let command = ["get", "pods", "-A", "-l", selector, "-o", shown];
+        kubectl(context, &command).unwrap_or_default()
+    };
+    let own = format!("{label}={domain}");
+    eventually("the session's pod to be found by its domain", || {
+        found(&own) == node && found(label) == node
+    })
 }
 
 /// How many pods run under the label by which the reference's daemons are found.

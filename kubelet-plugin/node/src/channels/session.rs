@@ -57,14 +57,15 @@ impl Heard {
 }
 
 impl NodeSession {
-    /// Waits until the session is ready.
+    /// Waits until the session is ready for a claim of these domains.
     pub(super) async fn ready(
         &self,
+        domains: &[&str],
         heard: &Heard,
         deadline: Deadline,
     ) -> Result<(), SessionNotReady> {
         let until_ready = async {
-            while !self.is_ready(heard, deadline).await {
+            while !self.is_ready(domains, heard, deadline).await {
                 sleep(ATTEMPT).await;
             }
         };
@@ -73,10 +74,10 @@ impl NodeSession {
     }
 
     /// Whether it is, as far as can be heard now; what is heard meanwhile is put into `heard`.
-    async fn is_ready(&self, heard: &Heard, deadline: Deadline) -> bool {
+    async fn is_ready(&self, domains: &[&str], heard: &Heard, deadline: Deadline) -> bool {
         match self {
             Self::Unasked => true,
-            Self::Hosted(socket) => hosted::is_told_ready(socket, heard).await,
+            Self::Hosted(socket) => hosted::is_told_ready(socket, domains, heard).await,
             Self::OfHost(imex) => imex.is_ready(heard, deadline).await,
         }
     }

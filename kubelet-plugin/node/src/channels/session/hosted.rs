@@ -15,8 +15,8 @@ use super::Heard;
 /// Lines that are read of one connection; then another is made.
 const LINES: u64 = 64;
 
-/// Listens until the session is told to be ready, or the connection ends.
-pub(super) async fn is_told_ready(socket: &Path, heard: &Heard) -> bool {
+/// Listens until the session is told to be ready for each of these domains, or the connection ends.
+pub(super) async fn is_told_ready(socket: &Path, domains: &[&str], heard: &Heard) -> bool {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -36,15 +36,23 @@ pub(super) async fn is_told_ready(socket: &Path, heard: &Heard) -> bool {
             );
             return false;
         };
-        if report.verdict() == Verdict::Go {
+        let waits = |domain: &&&str| report.verdict(domain) == Verdict::Wait;
+        let Some(domain) = domains.iter().find(waits) else {
             return true;
-        }
-        heard.put(described(&report));
+        };
+        heard.put(described(&report, domain));
     }
     false
 }
 
-fn described(report: &Report) -> String {
+fn described(report: &Report, domain: &str) -> String {
+    if report.is_of_another(domain) {
+        return format!(
+            "it is that of ComputeDomain {}, and a node is one domain's at a time with \
+             resources.computeDomains.imex.mode=domain",
+            report.domain
+        );
+    }
     let Report {
         state,
         epoch,
@@ -81,14 +89,41 @@ mod tests {
     async fn ask(socket: &Path, patience: Duration) -> Result<(), SessionNotReady> {
         let session = NodeSession::Hosted(socket.to_owned());
         session
-            .ready(&Heard::nothing(), Deadline::after(patience))
+            .ready(&["d1"], &Heard::nothing(), Deadline::after(patience))
             .await
+    }
+
+    #[tokio::test]
+    async fn the_session_of_another_domain_is_waited_out_and_the_domain_named() {
+        let root = tempfile::tempdir().unwrap();
+        let socket = root.path().join("session.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let of = |domain: &str| Report {
+            domain: domain.to_owned(),
+            ..report("READY")
+        };
+        let heard = Heard::nothing();
+        let asking = is_told_ready(&socket, &["d1"], &heard);
+        let telling = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.write_all(of("d2").line().as_bytes()).await.unwrap();
+        };
+        let (ready, ()) = tokio::join!(asking, telling);
+        assert!(!ready && heard.now().contains("ComputeDomain d2"));
+        let telling = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            for domain in ["d2", "d1"] {
+                peer.write_all(of(domain).line().as_bytes()).await.unwrap();
+            }
+        };
+        let (ready, ()) = tokio::join!(is_told_ready(&socket, &["d1"], &heard), telling);
+        assert!(ready);
     }
 
     #[tokio::test]
     async fn where_nobody_is_asked_nothing_is_waited_for() {
         let ready = NodeSession::Unasked
-            .ready(&Heard::nothing(), Deadline::after(Duration::ZERO))
+            .ready(&["d1"], &Heard::nothing(), Deadline::after(Duration::ZERO))
             .await;
         ready.unwrap();
     }

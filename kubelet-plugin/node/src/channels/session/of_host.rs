@@ -154,7 +154,7 @@ mod tests {
             };
             let session = NodeSession::OfHost(imex);
             session
-                .ready(&Heard::nothing(), Deadline::after(patience))
+                .ready(&[], &Heard::nothing(), Deadline::after(patience))
                 .await
         }
 
