@@ -14,7 +14,6 @@
 //! give away the same memory.
 
 pub mod args;
-pub mod driver;
 pub mod mover;
 pub mod run;
 pub mod shown;

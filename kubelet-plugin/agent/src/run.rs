@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use tessera_device::GpuUuid;
 use tessera_kubelet_plugin::journal::Journal;
 use tessera_kubelet_plugin::locks::GpuLocks;
-use tessera_kubelet_plugin::memory_limits::{Cgroups, Written};
+use tessera_kubelet_plugin::memory_limits::{Cgroups, OpenDriver, Written};
 use tessera_prepare::cdi::CdiKind;
 use tessera_shell::http::{self, Health, Pages};
 use tessera_shell::logging::chain;
@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::Args;
-use crate::driver::OpenDriver;
 use crate::mover::{CardError, CardReport, Mover};
 use crate::shown::Shown;
 

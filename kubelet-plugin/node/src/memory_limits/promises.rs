@@ -3,7 +3,7 @@
 use tessera_prepare::record::{Phase, PreparedDevice, Record};
 use tessera_sharing::{Holder, Promised};
 
-use crate::journal::{Journal, JournalError, Records};
+use crate::journal::{Contents, Journal, JournalError, Records};
 
 /// Who knows of prepared shares.
 pub trait Promises: Send + Sync + 'static {
@@ -13,13 +13,17 @@ pub trait Promises: Send + Sync + 'static {
 
 impl Promises for Journal {
     fn promised(&self) -> Result<Vec<Promised>, JournalError> {
-        let contents = self.read_all()?;
-        let copies = contents.unreadable.iter();
-        let copies = copies.filter_map(|unreadable| unreadable.copy.as_ref());
-        let records = contents.records.iter().chain(copies);
-        let records = records.filter(|record| record.phase != Phase::Released);
-        Ok(records.flat_map(of).collect())
+        Ok(promised_by(&self.read_all()?))
     }
+}
+
+/// The shares that are held to their memory by all that the journal has.
+pub fn promised_by(contents: &Contents) -> Vec<Promised> {
+    let copies = contents.unreadable.iter();
+    let copies = copies.filter_map(|unreadable| unreadable.copy.as_ref());
+    let records = contents.records.iter().chain(copies);
+    let records = records.filter(|record| record.phase != Phase::Released);
+    records.flat_map(of).collect()
 }
 
 fn of(record: &Record) -> impl Iterator<Item = Promised> {
