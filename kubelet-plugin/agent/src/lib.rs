@@ -15,5 +15,6 @@
 
 pub mod args;
 pub mod mover;
+pub mod pace;
 pub mod run;
 pub mod shown;

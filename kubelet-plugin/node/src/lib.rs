@@ -45,4 +45,5 @@ pub mod takeover;
 #[cfg(test)]
 mod testing;
 pub mod time_slice;
+pub mod unchanged;
 pub mod wait;

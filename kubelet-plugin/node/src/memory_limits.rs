@@ -39,7 +39,7 @@ use tracing::{info, warn};
 
 pub use self::nvml::NvmlLimits;
 pub use self::open::OpenDriver;
-pub use self::promises::{Promises, promised_by};
+pub use self::promises::{KnownPromises, Promises, promised_by};
 pub use self::round::{ROUNDS, Round, round};
 pub use self::socket::serve;
 pub use self::written::{Cgroups, Held, Written};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tessera_device::GpuUuid;
-use tessera_sharing::{Promised, ShareState, running, tenants};
+use tessera_sharing::{Holding, Promised, ShareState, running, tenants};
 use tessera_shell::logging::chain;
 use thiserror::Error;
 use tracing::debug;
@@ -122,12 +122,12 @@ fn seen<O: LimitOperations>(
     promised: &[Promised],
 ) -> Result<CardSight, Unseen> {
     let all = notes.all()?;
-    let mut held = all.holdings;
-    held.retain(|holding| holding.gpu == *gpu);
+    let held = all.holdings.iter().filter(|held| held.gpu == *gpu);
+    let held: Vec<Holding> = held.cloned().collect();
     let cgroups: BTreeSet<&String> = held.iter().map(|holding| &holding.cgroup).collect();
     let cgroups: Vec<String> = cgroups.into_iter().cloned().collect();
     let mut sight = CardSight {
-        unknown: all.unreadable,
+        unknown: all.unreadable.clone(),
         ..CardSight::default()
     };
     // A driver that has nothing to tell is left alone.
