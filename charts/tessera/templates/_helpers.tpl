@@ -112,6 +112,13 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* Whether claims say how their shares fare: "true" or nothing. */}}
+{{- define "tessera.hasShareStatus" -}}
+{{- if and .Values.resources.gpus.enabled .Values.shareStatus.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* Whether session hosts run nvidia-imex: "true" or nothing. */}}
 {{- define "tessera.hasSessionHosts" -}}
 {{- if and .Values.resources.computeDomains.enabled (ne .Values.resources.computeDomains.imex.mode "hostManaged") -}}

@@ -46,6 +46,10 @@ ports' names) and livenessPeriod.
     - name: MEMORY_AGENT
       value: "true"
     {{- end }}
+    {{- if include "tessera.hasShareStatus" $root }}
+    - name: SHARE_STATUS
+      value: "true"
+    {{- end }}
     {{- end }}
     {{- with $plugin.hostLdconfigPath }}
     - name: LDCONFIG_PATH

@@ -53,6 +53,8 @@ const SETTINGS: &[&str] = &[
     "monitoring.service.enabled=true,kubeletPlugin.metrics.enabled=false",
     "consumableShares=memory,memoryAgent.enabled=true,kubeletPlugin.networkPolicy.enabled=true,monitoring.podMonitor.enabled=true",
     "consumableShares=memory,memoryAgent.enabled=true,memoryAgent.resources=null,resources.computeDomains.enabled=false,kubeletPlugin.metrics.enabled=false",
+    "consumableShares=10,shareStatus.enabled=true",
+    "consumableShares=memory,memoryAgent.enabled=true,shareStatus.enabled=true,serviceAccount.create=false,serviceAccount.name=mine",
     "sessionHost.tls.enabled=true,sessionHost.tls.secretName=imex",
     "sessionHost.networkPolicy.enabled=true,sessionHost.serverPort=51000,sessionHost.commandPort=51005",
     "sessionHost.metrics.enabled=false,sessionHost.networkPolicy.enabled=true,sessionHost.priorityClassName=,sessionHost.podAnnotations.a=b",

@@ -58,7 +58,7 @@ fn without_accounts_of_its_own_the_chart_makes_no_rbac() {
 }
 
 #[test]
-fn the_admission_policy_matches_the_very_account_that_the_plugin_runs_under() {
+fn the_admission_policies_match_the_very_account_that_the_plugin_runs_under() {
     for objects in everything().unwrap() {
         let Some(pod) = plugin(objects) else {
             continue;
@@ -69,27 +69,27 @@ fn the_admission_policy_matches_the_very_account_that_the_plugin_runs_under() {
             set.metadata.namespace.as_deref().unwrap(),
             pod.service_account_name.as_deref().unwrap()
         );
-        let policy = objects.iter().find_map(|object| match object {
-            Object::Policy(policy) if object.name().ends_with("-node-slices") => {
-                policy.spec.as_ref()
-            }
-            _ => None,
-        });
-        let policy = policy.unwrap();
-        let conditions = policy.match_conditions.as_ref().unwrap();
-        assert!(
-            conditions[0].expression.ends_with(&user),
-            "{conditions:?} {user}"
-        );
-        let rules = policy
-            .match_constraints
-            .as_ref()
-            .unwrap()
-            .resource_rules
-            .as_ref()
-            .unwrap();
-        let operations = rules[0].operations.as_ref().unwrap();
-        assert_eq!(operations[..], ["CREATE", "UPDATE", "DELETE"]);
+        for (suffix, operations) in [
+            ("-node-slices", &["CREATE", "UPDATE", "DELETE"][..]),
+            ("-node-claims", &["CREATE", "UPDATE"]),
+        ] {
+            let policy = objects.iter().find_map(|object| match object {
+                Object::Policy(policy) if object.name().ends_with(suffix) => policy.spec.as_ref(),
+                _ => None,
+            });
+            let Some(policy) = policy else {
+                assert_eq!(suffix, "-node-claims", "slices are always written");
+                continue;
+            };
+            let conditions = policy.match_conditions.as_ref().unwrap();
+            assert!(
+                conditions[0].expression.ends_with(&user),
+                "{conditions:?} {user}"
+            );
+            let constraints = policy.match_constraints.as_ref().unwrap();
+            let rules = constraints.resource_rules.as_ref().unwrap();
+            assert_eq!(rules[0].operations.as_ref().unwrap()[..], *operations);
+        }
     }
 }
 

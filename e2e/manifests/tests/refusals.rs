@@ -194,3 +194,11 @@ fn a_memory_agent_needs_shares_that_are_counted_by_memory() {
         );
     }
 }
+
+#[test]
+fn the_status_of_shares_needs_devices_that_are_shared() {
+    for shares in ["consumableShares=", "consumableShares=disabled"] {
+        let install = Install::default().set(&format!("{shares},shareStatus.enabled=true"));
+        refused(&install, &["shareStatus.enabled", "consumableShares"]);
+    }
+}

@@ -356,6 +356,34 @@ fn a_plugin_may_list_claims_only_where_it_cuts_gpus_for_them() {
     }
 }
 
+/// From 1.36 on a server asks for the second right as well, and for the first before.
+#[test]
+fn a_plugin_may_write_the_status_of_claims_only_where_shares_are_told_of_and_a_policy_narrows_that()
+{
+    let rights = [
+        "patch resourceclaims/status.resource.k8s.io",
+        "associated-node:patch resourceclaims/driver.resource.k8s.io gpu.nvidia.com",
+    ];
+    let named = |object: &Object| {
+        matches!(object, Object::Policy(_)) && object.name() == "tessera-node-claims"
+    };
+    for (settings, may) in [
+        ("consumableShares=memory,shareStatus.enabled=true", true),
+        ("consumableShares=memory", false),
+        (
+            "resources.gpus.enabled=false,shareStatus.enabled=true",
+            false,
+        ),
+    ] {
+        let grants = plugins_grants(settings);
+        for right in rights {
+            assert_eq!(grants.contains(right), may, "{settings}: {right}");
+        }
+        let rendered = objects(&Install::default().set(settings)).unwrap();
+        assert_eq!(rendered.iter().any(named), may, "{settings}");
+    }
+}
+
 #[test]
 fn the_controllers_lease_is_the_one_that_is_made_and_that_its_role_names() {
     let objects = objects(&Install::default().set("fullnameOverride=other")).unwrap();

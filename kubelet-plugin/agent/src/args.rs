@@ -27,7 +27,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tessera-agent", version, max_term_width = 100)]
 pub struct Args {
-    /// Time between two ticks, 100ms to 10s.
+    /// Time between two ticks while something moves, 100ms to 10s. While nothing does it is twice as long, but no longer
+    /// than a second unless this is.
     #[arg(long, env = "MEMORY_AGENT_INTERVAL", default_value = "500ms", value_parser = interval)]
     pub interval: Duration,
 

@@ -14,7 +14,7 @@
 //! give away the same memory.
 
 pub mod args;
-pub mod driver;
 pub mod mover;
+pub mod pace;
 pub mod run;
 pub mod shown;

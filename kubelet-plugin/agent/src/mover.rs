@@ -26,7 +26,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Moves limits.
 pub struct Mover<O, P> {
     operations: Arc<O>,
-    promises: Arc<P>,
+    promises: P,
     notes: Written,
     locks: GpuLocks,
 }
@@ -64,10 +64,16 @@ pub struct SeenContainer {
     pub state: ShareState,
 }
 
-/// The notes could not be read, so nothing is known of any card.
+/// Nothing is known of any card.
 #[derive(Debug, Error)]
-#[error(transparent)]
-pub struct TickError(#[from] FileError);
+pub enum TickError {
+    /// The notes could not be read.
+    #[error(transparent)]
+    Notes(#[from] FileError),
+    /// The records could not be read.
+    #[error(transparent)]
+    Records(#[from] JournalError),
+}
 
 /// Limits of a card were not moved.
 #[derive(Debug, Error)]
@@ -78,9 +84,6 @@ pub enum CardError {
     /// The notes could not be read.
     #[error(transparent)]
     Notes(#[from] FileError),
-    /// The records could not be read.
-    #[error(transparent)]
-    Records(#[from] JournalError),
     /// The driver does not tell of it.
     #[error(transparent)]
     Driver(#[from] SetError),
@@ -94,7 +97,7 @@ impl<O: LimitOperations, P: Promises> Mover<O, P> {
     pub fn new(operations: Arc<O>, promises: P, notes: Written, locks: GpuLocks) -> Self {
         Self {
             operations,
-            promises: Arc::new(promises),
+            promises,
             notes,
             locks,
         }
@@ -102,47 +105,55 @@ impl<O: LimitOperations, P: Promises> Mover<O, P> {
 
     /// Looks at every card on which containers have shares, all at the same time: one that does not answer holds up no
     /// other.
+    ///
+    /// What is promised is read once, and before any lock is held. A claim that is prepared meanwhile waits for what is lent
+    /// in this tick as it would wait for what was lent in the last one; a container that starts meanwhile is in the notes, and
+    /// counts with all that it may have.
     pub async fn tick(&self) -> Result<Vec<CardReport>, TickError> {
-        let held = self.notes.all()?.holdings;
-        let gpus: BTreeSet<GpuUuid> = held.into_iter().map(|holding| holding.gpu).collect();
+        let held = self.notes.all()?;
+        let gpus: BTreeSet<&GpuUuid> = held.holdings.iter().map(|holding| &holding.gpu).collect();
+        if gpus.is_empty() {
+            return Ok(Vec::new());
+        }
+        let promised = self.promises.promised()?;
         let cards = gpus.into_iter().map(|gpu| async {
-            let outcome = self.card(&gpu).await;
+            let own = promised.iter().filter(|share| share.gpu == *gpu);
+            let outcome = self.card(gpu, own.cloned().collect()).await;
+            let gpu = gpu.clone();
             CardReport { gpu, outcome }
         });
         Ok(join_all(cards).await)
     }
 
-    async fn card(&self, gpu: &GpuUuid) -> Result<Seen, CardError> {
+    async fn card(&self, gpu: &GpuUuid, promised: Vec<Promised>) -> Result<Seen, CardError> {
         let wait = Deadline::after(LOCK_LIMIT);
         let cards = BTreeSet::from([gpu.clone()]);
         let lock = self.locks.acquire(&cards, wait).await?;
-        let (operations, promises) = (self.operations.clone(), self.promises.clone());
-        let (notes, gpu) = (self.notes.clone(), gpu.clone());
+        let (operations, notes, gpu) = (self.operations.clone(), self.notes.clone(), gpu.clone());
         let work = move || {
             // Held until this returns, however long whoever waits for it waits.
             let _lock = lock;
-            moved(&*operations, &*promises, &notes, &gpu)
+            moved(&*operations, &promised, &notes, &gpu)
         };
         blocking::run("memory-card", Deadline::after(CALL_LIMIT), work).await?
     }
 }
 
-/// Moves the limits of a card until nothing is to be moved any more. Its lock is held, so notes are read again: a hook may
-/// have written one.
-fn moved<O: LimitOperations, P: Promises>(
+/// Moves the limits of a card until nothing is to be moved any more. Its lock is held, so notes are asked for again: a hook
+/// may have written one. Where none was, that is one system call.
+fn moved<O: LimitOperations>(
     operations: &O,
-    promises: &P,
+    promised: &[Promised],
     notes: &Written,
     gpu: &GpuUuid,
 ) -> Result<Seen, CardError> {
-    let mut held = notes.all()?.holdings;
-    held.retain(|holding| holding.gpu == *gpu);
-    let mut shares = promises.promised()?;
-    shares.retain(|share| share.gpu == *gpu);
+    let held = notes.all()?;
+    let held = held.holdings.iter().filter(|holding| holding.gpu == *gpu);
+    let held: Vec<Holding> = held.cloned().collect();
     let mut card = Seen::default();
     let mut last = Round::default();
     for _ in 0..ROUNDS {
-        last = round(operations, gpu, &shares, &held)?;
+        last = round(operations, gpu, promised, &held)?;
         card.moved += u64::try_from(last.set.len()).unwrap_or(u64::MAX);
         card.refused.append(&mut last.refused);
         if last.set.is_empty() {
@@ -150,7 +161,7 @@ fn moved<O: LimitOperations, P: Promises>(
         }
     }
     card.missing = last.missing;
-    card.containers = containers(&last, &shares, &held);
+    card.containers = containers(&last, promised, &held);
     Ok(card)
 }
 

@@ -9,18 +9,18 @@ use prometheus_client::registry::Registry;
 use tessera_device::GpuUuid;
 use tessera_kubelet_plugin::journal::Journal;
 use tessera_kubelet_plugin::locks::GpuLocks;
-use tessera_kubelet_plugin::memory_limits::{Cgroups, Written};
+use tessera_kubelet_plugin::memory_limits::{Cgroups, KnownPromises, OpenDriver, Written};
 use tessera_prepare::cdi::CdiKind;
 use tessera_shell::http::{self, Health, Pages};
 use tessera_shell::logging::chain;
 use tessera_shell::metrics;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::Args;
-use crate::driver::OpenDriver;
 use crate::mover::{CardError, CardReport, Mover};
+use crate::pace::Pace;
 use crate::shown::Shown;
 
 /// A process that has finished no tick for so long is to be replaced. Longer than the driver may take for a card.
@@ -71,15 +71,16 @@ async fn tick_by_tick(args: &Args, shown: &Shown, stop: &CancellationToken) {
     ));
     let mover = Mover::new(
         driver.clone(),
-        Journal::reading(&directories.journal(), CdiKind::claim()),
+        KnownPromises::of(Journal::reading(&directories.journal(), CdiKind::claim())),
         Written::new(directories.limits(), Cgroups(args.cgroup_root.clone())),
         GpuLocks::at(&directories.limit_locks()),
     );
-    let mut ticks = interval(args.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut pace, mut pause) = (Pace::of(args.interval), Duration::ZERO);
     let mut told = Told::default();
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match mover.tick().await {
+    while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+        let seen = mover.tick().await;
+        pause = pace.after(seen.as_deref().ok());
+        match seen {
             Ok(cards) => {
                 if cards.is_empty() {
                     driver.close();

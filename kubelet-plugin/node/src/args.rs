@@ -95,6 +95,11 @@ pub struct Args {
     #[arg(long, env = "MEMORY_AGENT", default_value_t = false, action = ArgAction::Set)]
     pub memory_agent: bool,
 
+    /// Whether claims with shares say in their status what holds each share and how it fares. Only for the driver
+    /// gpu.
+    #[arg(long, env = "SHARE_STATUS", default_value_t = false, action = ArgAction::Set)]
+    pub share_status: bool,
+
     /// Root of the NVIDIA driver installation on the host: / where the driver is installed on the
     /// host itself, /run/nvidia/driver where a driver container installs it.
     #[arg(long, env = "NVIDIA_DRIVER_ROOT", default_value = "/")]

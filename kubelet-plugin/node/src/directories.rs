@@ -44,6 +44,11 @@ impl Directories {
         self.state.join("publisher.lock")
     }
 
+    /// The file that is locked by the process that writes the status of claims.
+    pub fn share_status(&self) -> PathBuf {
+        self.state.join("share-status.lock")
+    }
+
     /// The socket at which hooks ask for memory limits: where the host has it too.
     pub fn limit_socket(&self) -> PathBuf {
         self.plugin.join("memory.sock")

@@ -191,6 +191,11 @@ impl<D: RecordedDevice> JournalOf<D> {
         }
     }
 
+    /// The directories of records and of their copies: what is put into the journal or taken out of it changes both.
+    pub fn directories(&self) -> [&Path; 2] {
+        [&self.directory, &self.copies]
+    }
+
     /// Counts the damaged records that were set aside.
     pub fn damaged(&self) -> &Counter {
         self.damaged.count()

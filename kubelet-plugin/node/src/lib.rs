@@ -37,6 +37,7 @@ pub mod reconcile;
 pub mod replace;
 pub mod rpc;
 pub mod run;
+pub mod share_status;
 pub mod shares;
 pub mod slice_metrics;
 pub mod sockets;
@@ -44,4 +45,5 @@ pub mod takeover;
 #[cfg(test)]
 mod testing;
 pub mod time_slice;
+pub mod unchanged;
 pub mod wait;

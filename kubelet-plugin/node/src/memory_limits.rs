@@ -15,6 +15,7 @@
 //! below the directory of these notes, and no cgroup but below the root of the hierarchy.
 
 pub mod nvml;
+mod open;
 mod promises;
 mod round;
 mod socket;
@@ -37,7 +38,8 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 pub use self::nvml::NvmlLimits;
-pub use self::promises::Promises;
+pub use self::open::OpenDriver;
+pub use self::promises::{KnownPromises, Promises, promised_by};
 pub use self::round::{ROUNDS, Round, round};
 pub use self::socket::serve;
 pub use self::written::{Cgroups, Held, Written};

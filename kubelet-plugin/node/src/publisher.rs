@@ -14,7 +14,7 @@
 
 mod feed;
 mod kube_slices;
-mod pace;
+pub(crate) mod pace;
 mod report;
 mod store;
 mod turn;

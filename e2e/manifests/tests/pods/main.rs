@@ -105,6 +105,20 @@ fn rendered_without_agent() -> Vec<Object> {
 }
 
 #[test]
+fn the_container_for_gpus_alone_tells_how_shares_fare() {
+    let settings = "consumableShares=memory,shareStatus.enabled=true";
+    let objects = objects(&Install::default().set(settings)).unwrap();
+    for container in &plugin(&objects).unwrap().containers {
+        let told = literals(container).get("SHARE_STATUS").copied();
+        let expected = (container.name == "gpus").then_some("true");
+        assert_eq!(told, expected, "{}", container.name);
+    }
+    let without = rendered_without_agent();
+    let plugin = plugin(&without).unwrap();
+    assert!(!literals(&plugin.containers[0]).contains_key("SHARE_STATUS"));
+}
+
+#[test]
 fn the_container_for_gpus_alone_is_told_how_devices_are_shared() {
     for (setting, expected) in [
         ("consumableShares=", None),

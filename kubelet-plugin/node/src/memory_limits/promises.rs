@@ -1,9 +1,12 @@
 //! The shares that the node has prepared, as its records tell.
 
+use std::path::Path;
+
 use tessera_prepare::record::{Phase, PreparedDevice, Record};
 use tessera_sharing::{Holder, Promised};
 
-use crate::journal::{Journal, JournalError, Records};
+use crate::journal::{Contents, Journal, JournalError, Records};
+use crate::unchanged::Unchanged;
 
 /// Who knows of prepared shares.
 pub trait Promises: Send + Sync + 'static {
@@ -13,13 +16,41 @@ pub trait Promises: Send + Sync + 'static {
 
 impl Promises for Journal {
     fn promised(&self) -> Result<Vec<Promised>, JournalError> {
-        let contents = self.read_all()?;
-        let copies = contents.unreadable.iter();
-        let copies = copies.filter_map(|unreadable| unreadable.copy.as_ref());
-        let records = contents.records.iter().chain(copies);
-        let records = records.filter(|record| record.phase != Phase::Released);
-        Ok(records.flat_map(of).collect())
+        Ok(promised_by(&self.read_all()?))
     }
+}
+
+/// What a journal promises, which is read again when a record was put into it or taken out.
+#[derive(Debug)]
+pub struct KnownPromises {
+    journal: Journal,
+    known: Unchanged<Vec<Promised>>,
+}
+
+impl KnownPromises {
+    /// Of this journal. Records are only ever replaced as a whole.
+    pub fn of(journal: Journal) -> Self {
+        let directories = journal.directories().map(Path::to_owned);
+        Self {
+            journal,
+            known: Unchanged::of(directories.to_vec()),
+        }
+    }
+}
+
+impl Promises for KnownPromises {
+    fn promised(&self) -> Result<Vec<Promised>, JournalError> {
+        self.known.get(|| self.journal.promised())
+    }
+}
+
+/// The shares that are held to their memory by all that the journal has.
+pub fn promised_by(contents: &Contents) -> Vec<Promised> {
+    let copies = contents.unreadable.iter();
+    let copies = copies.filter_map(|unreadable| unreadable.copy.as_ref());
+    let records = contents.records.iter().chain(copies);
+    let records = records.filter(|record| record.phase != Phase::Released);
+    records.flat_map(of).collect()
 }
 
 fn of(record: &Record) -> impl Iterator<Item = Promised> {

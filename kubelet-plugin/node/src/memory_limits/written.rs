@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tessera_device::Bytes;
@@ -13,6 +14,7 @@ use tessera_sharing::Holding;
 
 use crate::file_error::{FileError, if_there};
 use crate::replace::{replace, sweep};
+use crate::unchanged::Unchanged;
 
 /// Mode of a note: only the driver reads it.
 const MODE: u32 = 0o600;
@@ -59,12 +61,17 @@ pub struct Held {
 pub struct Written {
     directory: PathBuf,
     cgroups: Cgroups,
+    known: Arc<Unchanged<Arc<Held>>>,
 }
 
 impl Written {
     /// Those in a directory, of containers in this hierarchy.
     pub fn new(directory: PathBuf, cgroups: Cgroups) -> Self {
-        Self { directory, cgroups }
+        Self {
+            known: Arc::new(Unchanged::of(vec![directory.clone()])),
+            directory,
+            cgroups,
+        }
     }
 
     /// The containers that are there. The notes of those that are gone are removed.
@@ -80,8 +87,10 @@ impl Written {
     }
 
     /// All containers that are noted, whether they are there or not. Nothing is removed.
-    pub fn all(&self) -> Result<Held, FileError> {
-        self.noted(|_| true)
+    ///
+    /// Notes are only ever replaced as a whole, so they are read again when one was, and not before.
+    pub fn all(&self) -> Result<Arc<Held>, FileError> {
+        self.known.get(|| self.noted(|_| true).map(Arc::new))
     }
 
     fn noted(&self, is_there: impl Fn(&Holding) -> bool) -> Result<Held, FileError> {

@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_mins(1);
 /// Pauses that double with every strike and are jittered, so that the plugins of many nodes do
 /// not come back to an API server at one moment.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     strikes: u32,
     last: Option<Instant>,
     random: u64,
@@ -27,7 +27,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// No strike so far.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             strikes: 0,
             last: None,
@@ -37,7 +37,7 @@ impl Pace {
 
     /// Counts a failure, or a repair, at `now`. Answers the pause that is to follow: between half
     /// and all of the doubled step.
-    pub(super) fn strike(&mut self, now: Instant) -> Duration {
+    pub(crate) fn strike(&mut self, now: Instant) -> Duration {
         if self.last.is_some_and(|last| now - last > QUIET) {
             self.strikes = 0;
         }
@@ -50,7 +50,7 @@ impl Pace {
     }
 
     /// Forgets all strikes.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.strikes = 0;
     }
 

@@ -1,7 +1,8 @@
-//! Which of a driver's processes on a node writes its slices.
+//! Which of a driver's processes on a node writes to the API server what concerns the node.
 //!
 //! During an upgrade there are two. Whoever has locked one file writes; the other one waits until the
-//! first gives the lock up, which it does when it is told to stop, or when it dies.
+//! first gives the lock up, which it does when it is told to stop, or when it dies. Slices have one file, and the status of
+//! claims has another.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,11 @@ use tracing::warn;
 
 use crate::lock_file;
 
-/// Time between two looks at a lock that another process holds. The slices stay as they are while
+/// Time between two looks at a lock that another process holds. What is written stays as it is while
 /// it changes hands, so nobody waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The right to write slices, held until this is dropped.
+/// The right to write, held until this is dropped.
 #[derive(Debug)]
 pub struct Turn {
     _locked: File,
@@ -37,19 +38,19 @@ impl Turns {
     }
 
     /// A turn, if no other process has it.
-    pub(super) fn now(&self) -> Option<Turn> {
+    pub(crate) fn now(&self) -> Option<Turn> {
         match self.lock() {
             Ok(turn) => Some(turn),
             Err(TryLockError::WouldBlock) => None,
             Err(TryLockError::Error(error)) => {
-                warn!(path = %self.path.display(), %error, "the publisher's lock cannot be used");
+                warn!(path = %self.path.display(), %error, "the lock of who writes cannot be used");
                 None
             }
         }
     }
 
     /// A turn, waiting for it as long as it takes.
-    pub(super) async fn next(&self) -> Turn {
+    pub(crate) async fn next(&self) -> Turn {
         loop {
             sleep(LOOK_AGAIN).await;
             if let Some(turn) = self.now() {

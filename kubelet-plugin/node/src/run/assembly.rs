@@ -31,13 +31,14 @@ use crate::hardware::{HardwareMetrics, HardwareProbe, HardwareWatch, LocalSight,
 use crate::hook_file;
 use crate::journal::{Journal, JournalOf};
 use crate::locks::GpuLocks;
-use crate::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits, Written};
+use crate::memory_limits::{self, Cgroups, MemoryLimits, NvmlLimits, OpenDriver, Written};
 use crate::metrics::PreparedDevices;
 use crate::mig::{Mig, NvmlMig};
 use crate::offering::{Offering, Planned};
 use crate::parts::Parts;
 use crate::publisher::{KubeSlices, PublishState, Publisher, Turns};
 use crate::reconcile::{self, LookAfter, RepairMetrics, Schedule};
+use crate::share_status::{self, KubeStatuses, ShareStatuses, Sight, StatusMetrics};
 use crate::shares::Shares;
 use crate::slice_metrics::SliceMetrics;
 use crate::takeover::{self, TakeoverMetrics};
@@ -250,6 +251,28 @@ impl<'a> Assembly<'a> {
             if stop.run_until_cancelled(needed).await.is_some() {
                 memory_limits::serve(limits, socket, stop).await;
             }
+            Ok(())
+        });
+    }
+
+    /// Tells in the claims of shares how these fare.
+    pub(super) fn tell_of_shares(&mut self, journal: Journal) {
+        let Places {
+            driver_root,
+            kernel,
+            ..
+        } = self.places(None);
+        let cgroups = kernel.sysfs.join("fs/cgroup");
+        let driver = Arc::new(OpenDriver::new(driver_root, cgroups.clone()));
+        let notes = Written::new(self.directories.limits(), Cgroups(cgroups));
+        let locks = GpuLocks::at(&self.directories.limit_locks());
+        let sight = Sight::new(driver.clone(), notes, locks);
+        let board = KubeStatuses::new(self.resources.clone());
+        let metrics = StatusMetrics::new(&mut self.registry);
+        let statuses = ShareStatuses::new(self.args.drivers.name(), journal, sight, board, metrics);
+        let turns = Turns::at(&self.directories.share_status());
+        self.parts.start("share status", move |stop| async move {
+            share_status::run(statuses, driver, turns, stop).await;
             Ok(())
         });
     }

@@ -91,5 +91,8 @@ impl Role for Gpus {
         hardware: &HardwareWatch,
     ) {
         assembly.hold_containers(journal.clone(), hardware.clone());
+        if assembly.args.share_status {
+            assembly.tell_of_shares(journal.clone());
+        }
     }
 }

@@ -1,15 +1,16 @@
-//! The installed driver, kept open while containers have shares.
+//! The installed driver, kept open for as long as somebody asks.
 //!
-//! Whoever loads NVML for each of many small questions pays for the loading. A library that is kept open keeps the kernel's
-//! modules from being replaced; but so do the containers that it is kept open for. Without any it is let go.
+//! Whoever loads NVML for each of many small questions pays for the loading. But a library that is kept open keeps the
+//! kernel's modules from being replaced. So whoever asks says when it has asked enough.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tessera_device::{Bytes, GpuUuid};
-use tessera_kubelet_plugin::driver_root::{self, DriverRoot};
-use tessera_kubelet_plugin::memory_limits::{Card, LimitOperations, SetError, nvml};
 use tessera_nvml::Nvml;
+
+use super::{Card, LimitOperations, SetError, nvml};
+use crate::driver_root::{self, DriverRoot};
 
 /// The driver.
 #[derive(Debug)]
