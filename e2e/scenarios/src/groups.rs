@@ -30,6 +30,7 @@ pub(crate) mod selection;
 pub(crate) mod sessions;
 mod setting;
 pub(crate) mod shapes;
+pub(crate) mod share_status;
 pub(crate) mod shares;
 pub(crate) mod sharing;
 pub(crate) mod survival;

@@ -16,7 +16,7 @@ pub enum Installation {
     Usual,
     /// GPUs are cut into MIG devices when claims need it.
     Parts,
-    /// GPUs can be shared by memory.
+    /// GPUs can be shared by memory, and claims say how their shares fare.
     Shares,
     /// Both.
     Views,
@@ -30,7 +30,7 @@ pub enum Installation {
 
 impl Installation {
     /// A value for each key that any of them changes, because a change keeps what it does not name.
-    fn values(self) -> [String; 5] {
+    fn values(self) -> [String; 6] {
         let (shares, turns) = match self {
             Self::Usual | Self::Parts | Self::HostImex | Self::OwnSessions => ("", false),
             Self::Shares | Self::Views => ("memory", false),
@@ -47,6 +47,7 @@ impl Installation {
             format!("{imex}.mode={mode}"),
             format!("{imex}.hostSocketPath={HOST_SOCKET}"),
             format!("consumableShares={shares}"),
+            format!("shareStatus.enabled={}", shares == "memory"),
             format!("featureGates.TimeSlicingSettings={turns}"),
             format!("featureGates.DynamicMIG={parts}"),
         ]

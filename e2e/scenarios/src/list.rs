@@ -4,8 +4,8 @@ use crate::ground::Ground;
 use crate::groups::{
     api_away, cleanup, configuration, damage, domain_events, domains, driver, dynamic_mig, events,
     guide, hostile, isolation, kubelet, mig, mixes, odd_claims, old_kubelet, plugin, policies,
-    racks, reboot, rights, selection, sessions, shapes, shares, sharing, survival, takeover,
-    time_slices, uninstall, upgrade, versions, webhook, whole_gpus,
+    racks, reboot, rights, selection, sessions, shapes, share_status, shares, sharing, survival,
+    takeover, time_slices, uninstall, upgrade, versions, webhook, whole_gpus,
 };
 use crate::installation::Installation;
 use crate::need::Need;
@@ -138,6 +138,10 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
         ; needs [ExtendedResource, ConsumableCapacity],
     shares::a_share_that_must_be_held_is_refused_with_what_its_device_has
         => "A share that must be held to its memory is refused with what its device has for that, and one that need not be runs."
+        ; with Shares
+        ; needs [ConsumableCapacity],
+    share_status::a_claim_says_what_holds_its_share_and_no_plugin_says_more_than_that
+        => "The status of a claim says what holds its share to its memory; a plugin can neither say anything of another node's share, nor allocate or reserve a claim."
         ; with Shares
         ; needs [ConsumableCapacity],
     mixes::claims_of_every_kind_come_and_go_beside_each_other_and_leave_nothing

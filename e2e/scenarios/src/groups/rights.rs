@@ -145,7 +145,10 @@ fn account_in(pod: &Pod) -> Result<ServiceAccount<'_>, Failure> {
 }
 
 /// The plugin of this node, at the API server.
-fn account_of<'a>(kubernetes: Kubernetes<'a>, node: &Node) -> Result<Account<'a>, Failure> {
+pub(super) fn account_of<'a>(
+    kubernetes: Kubernetes<'a>,
+    node: &Node,
+) -> Result<Account<'a>, Failure> {
     let pod = Plugin::on(kubernetes, node).pod()?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     Account::in_pod(kubernetes, account_in(&pod)?, &name)

@@ -219,23 +219,9 @@ pub(crate) fn a_share_that_must_be_held_is_refused_with_what_its_device_has(
 ) -> Result<(), Failure> {
     let node = context.node_with(PROFILE)?;
     let gpu = last_gpu(context, node)?;
-    let share = |name: &str, memory: &str| {
-        let config = format!(
-            "
-    config:
-    - opaque:
-        driver: gpu.nvidia.com
-        parameters:
-          apiVersion: tessera-dra.github.io/v1alpha1
-          kind: ShareConfig
-          memory: {{{memory}}}
----"
-        );
-        asking(&gpu, name, "capacity: {requests: {memory: 1Gi}}").replace("\n---", &config)
-    };
-    context.apply(&share("best-effort", "enforcement: BestEffort"))?;
+    context.apply(&share(&gpu, "best-effort", "enforcement: BestEffort"))?;
     context.running(&["best-effort"])?;
-    context.apply(&share("required", "enforcement: Required"))?;
+    context.apply(&share(&gpu, "required", "enforcement: Required"))?;
     let what = "the refusal of the share that must be held";
     context.event(context.scope(), what, |event| {
         let message = event.message.as_deref().unwrap_or_default();
@@ -244,6 +230,22 @@ pub(crate) fn a_share_that_must_be_held_is_refused_with_what_its_device_has(
             && message.contains("what holds the shares of this device is none")
     })?;
     Ok(())
+}
+
+/// A share of 1 GiB of this GPU with this configuration of its memory, and a pod that has it. Claim and pod have this name.
+pub(super) fn share(uuid: &str, name: &str, memory: &str) -> String {
+    let config = format!(
+        "
+    config:
+    - opaque:
+        driver: gpu.nvidia.com
+        parameters:
+          apiVersion: tessera-dra.github.io/v1alpha1
+          kind: ShareConfig
+          memory: {{{memory}}}
+---"
+    );
+    asking(uuid, name, "capacity: {requests: {memory: 1Gi}}").replace("\n---", &config)
 }
 
 /// The UUID of the last GPU of the node.
