@@ -72,6 +72,7 @@ const METRICS: &[(&str, Kind, &[&str])] = &[
     ("tessera_shareable_devices", Gauge, &[]),
     ("tessera_repairs", Counter, &["action"]),
     ("tessera_takeover_claims", Counter, &["fate"]),
+    ("tessera_share_status_writes", Counter, &["fate"]),
     ("tessera_events", Counter, &["fate"]),
     ("tessera_worker_restarts", Counter, &[]),
     ("tessera_damaged_records", Counter, &[]),

@@ -208,7 +208,7 @@ impl<D: RecordedDevice> JournalOf<D> {
 
     /// Whether anything lies in the place of the claim's record.
     fn is_there(&self, claim: &ClaimUid) -> bool {
-        fs::symlink_metadata(self.path(claim)).is_ok()
+        is_anything(&self.path(claim))
     }
 
     /// What lies at `path`, or `None` where nothing does, and what tells the file from another one.
@@ -319,14 +319,19 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
 
     fn write(&self, record: &RecordOf<D>) -> Result<(), JournalError> {
         let (claim, bytes) = (&record.claim.uid, record.encode());
+        let copy = || -> Result<(), JournalError> {
+            // A copy that is there must not tell of what was before.
+            if !record.is_mere_intent() || is_anything(&path(&self.copies, claim)) {
+                put(&self.copies, claim, &bytes)?;
+            }
+            Ok(())
+        };
         let file = if self.is_there(claim) {
-            put(&self.copies, claim, &bytes)?;
+            copy()?;
             put(&self.directory, claim, &bytes)?
         } else {
             let file = put(&self.directory, claim, &bytes)?;
-            if !record.is_mere_intent() {
-                put(&self.copies, claim, &bytes)?;
-            }
+            copy()?;
             file
         };
         // What cannot be looked at is read when it is asked for.
@@ -364,6 +369,10 @@ impl<D: RecordedDevice> Records<D> for JournalOf<D> {
         }
         Ok(())
     }
+}
+
+fn is_anything(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 fn path(directory: &Path, claim: &ClaimUid) -> PathBuf {

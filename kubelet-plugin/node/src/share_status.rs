@@ -55,13 +55,13 @@ const REST: Duration = Duration::from_mins(30);
 const REST_OF_ALL: Duration = Duration::from_mins(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
+struct Labels {
+    fate: &'static str,
 }
 
 /// Counts writes.
 #[derive(Clone, Debug, Default)]
-pub struct StatusMetrics(Family<Outcome, Counter>);
+pub struct StatusMetrics(Family<Labels, Counter>);
 
 impl StatusMetrics {
     /// Registers them.
@@ -76,8 +76,8 @@ impl StatusMetrics {
         metrics
     }
 
-    fn count(&self, outcome: &'static str) {
-        self.0.get_or_create(&Outcome { outcome }).inc();
+    fn count(&self, fate: &'static str) {
+        self.0.get_or_create(&Labels { fate }).inc();
     }
 }
 
@@ -234,12 +234,12 @@ impl<O: LimitOperations, B: StatusBoard> ShareStatuses<O, B> {
         at: Moment,
     ) -> Option<Duration> {
         let told = self.claims.get_mut(&claim.claim.uid)?;
-        let outcome = match error {
+        let fate = match error {
             StatusError::Unavailable(_) => "failed",
             StatusError::Gone => "gone",
             StatusError::Forbidden(_) | StatusError::Refused(_) | StatusError::NotKept => "refused",
         };
-        self.metrics.count(outcome);
+        self.metrics.count(fate);
         let reason = chain(error).to_string();
         match error {
             StatusError::Unavailable(_) => {

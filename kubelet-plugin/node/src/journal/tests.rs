@@ -211,13 +211,20 @@ fn a_mere_intent_has_no_copy_until_it_is_more() {
         ..record("a", &[0])
     };
     assert!(intent.is_mere_intent());
-    journal.write(&intent).unwrap();
-    assert_eq!((files(directory.path()), files(&copies)), (1, 0));
-    assert_eq!(journal.read_all().unwrap().records, [intent]);
+    for _ in 0..2 {
+        journal.write(&intent).unwrap();
+        assert_eq!((files(directory.path()), files(&copies)), (1, 0));
+    }
+    assert_eq!(journal.read_all().unwrap().records, [intent.clone()]);
     journal.write(&record("a", &[0])).unwrap();
     assert_eq!((files(directory.path()), files(&copies)), (1, 1));
     fs::remove_file(journal.path(&uid("a"))).unwrap();
     assert_eq!(unreadable(&journal, "a").copy, Some(record("a", &[0])));
+
+    // And one that is there says the same from then on.
+    journal.write(&intent).unwrap();
+    fs::remove_file(journal.path(&uid("a"))).unwrap();
+    assert_eq!(unreadable(&journal, "a").copy, Some(intent));
 }
 
 #[test]
