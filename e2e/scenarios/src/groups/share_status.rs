@@ -13,7 +13,7 @@ use crate::gpus::DRIVER;
 use crate::kubernetes::Objects;
 
 /// The plugin looks at its shares every 15 s; one look can be missed on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// In any refusal: the authorizer and policies write it small, and the validation of a claim's status large.
 const REFUSED: &[&str] = &["orbidden"];

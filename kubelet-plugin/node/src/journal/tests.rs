@@ -215,7 +215,8 @@ fn a_mere_intent_has_no_copy_until_it_is_more() {
         journal.write(&intent).unwrap();
         assert_eq!((files(directory.path()), files(&copies)), (1, 0));
     }
-    assert_eq!(journal.read_all().unwrap().records, [intent.clone()]);
+    let stored = journal.read_all().unwrap().records;
+    assert_eq!(stored, std::slice::from_ref(&intent));
     journal.write(&record("a", &[0])).unwrap();
     assert_eq!((files(directory.path()), files(&copies)), (1, 1));
     fs::remove_file(journal.path(&uid("a"))).unwrap();
