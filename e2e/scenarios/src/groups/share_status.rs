@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::{AllocatedDeviceStatus, ResourceClaim};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::rights::account_of;
 use super::shares::{last_gpu, share};
@@ -59,21 +59,28 @@ pub(crate) fn a_claim_says_what_holds_its_share_and_no_plugin_says_more_than_tha
         conditions: None,
         ..said
     };
-    let devices = json!({"status": {"devices": [forged]}});
-    let reserved = json!({"status": {"reservedFor": []}});
-    let allocated = json!({"status": {"allocation": null}});
+    let mut devices = json!({"devices": [forged]});
+    devices["devices"][0]["data"] = json!({"usedBytes": 1});
+    let reserved = json!({"reservedFor": [{"resource": "pods", "name": "nobody", "uid": "none"}]});
+    let selected = json!([{"matchFields": [
+        {"key": "metadata.name", "operator": "In", "values": [other.name()]}]}]);
+    let allocated = json!({"allocation": {"nodeSelector": {"nodeSelectorTerms": selected}}});
     // That it may say something of its own share is what makes the rest mean something.
     plugin.kubectl(
-        &patch(context, &devices.to_string(), "--dry-run=server"),
-        None,
+        &applying(context, "--dry-run=server"),
+        Some(&claim(context, &devices)),
     )?;
     for (account, forgery) in [
         (&stranger, &devices),
         (&plugin, &reserved),
         (&plugin, &allocated),
     ] {
-        let forgery = forgery.to_string();
-        account.refused(&patch(context, &forgery, "--dry-run=none"), None, REFUSED)?;
+        let forgery = claim(context, forgery);
+        account.refused(
+            &applying(context, "--dry-run=none"),
+            Some(&forgery),
+            REFUSED,
+        )?;
     }
     Ok(())
 }
@@ -85,18 +92,28 @@ fn conditions(said: &AllocatedDeviceStatus) -> Vec<[&str; 3]> {
     words.collect()
 }
 
-/// The arguments with which `kubectl` changes the status of the claim.
-fn patch<'a>(context: &'a Context<'_>, patch: &'a str, dry_run: &'a str) -> Vec<&'a str> {
-    vec![
-        "patch",
-        "resourceclaim",
-        NAME,
+/// The claim as somebody wants its status to be.
+fn claim(context: &Context<'_>, status: &Value) -> String {
+    let claim = json!({
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": NAME, "namespace": context.namespace()},
+        "status": status,
+    });
+    claim.to_string()
+}
+
+/// The arguments with which `kubectl` writes a status as the plugin does: without a look at it, to which that has no right.
+fn applying<'a>(context: &'a Context<'_>, dry_run: &'a str) -> [&'a str; 9] {
+    [
+        "apply",
         "--namespace",
         context.namespace(),
+        "--server-side",
+        "--force-conflicts",
         "--subresource=status",
-        "--type=merge",
-        "--patch",
-        patch,
+        "--validate=false",
+        "--filename=-",
         dry_run,
     ]
 }
