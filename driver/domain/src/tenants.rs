@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tessera_api::DomainSize;
+use tessera_gang::cluster::WHOLE_NODE;
 use tessera_gang::{Cluster, NodeName};
 
 use crate::facts::{FabricFacts, PodStage};
@@ -20,9 +21,6 @@ use crate::promised::Promised;
 use crate::situation::Names;
 use crate::slots::Slots;
 use crate::world::{StoredSlots, World};
-
-/// GPUs that are held of a node to hold all of it: more than any has, and few enough to be added up.
-const WHOLE_NODE: u32 = 1 << 16;
 
 /// Whether a container of the node may have a channel, as far as the node says.
 pub(crate) fn may_be_used(fabric: Option<&FabricFacts>) -> bool {

@@ -16,7 +16,7 @@ use crate::topology::Levels;
 use holds::Hold;
 use index::Index;
 
-pub use holds::HoldRefusal;
+pub use holds::{HoldRefusal, WHOLE_NODE};
 pub use index::MOST_VIEWS;
 
 /// The nodes of a cluster, what holds them, and indices over both.

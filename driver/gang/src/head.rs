@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::blocked::Blocked;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, WHOLE_NODE};
 use crate::demand::Demand;
 use crate::names::{GangId, NodeName};
 use crate::placement::Placement;
@@ -11,9 +11,6 @@ use crate::plan::{place, why};
 use crate::queue::Rules;
 use crate::running::Running;
 use crate::shadow::Shadow;
-
-/// GPUs of a node, and few enough to be added up.
-const MORE_THAN_ANY_HAS: u32 = 1 << 16;
 
 /// The first gang of a queue that waits for others to end, and its [`Shadow`].
 ///
@@ -78,7 +75,7 @@ impl Head {
     #[must_use]
     pub fn keeping_whole_nodes(self) -> Self {
         Self {
-            gpus_per_node: MORE_THAN_ANY_HAS,
+            gpus_per_node: WHOLE_NODE,
             ..self
         }
     }

@@ -83,7 +83,7 @@ fn tunable(home: &Path, name: &str) -> PathBuf {
     home.join("sysctl").join(name)
 }
 
-/// The plan of a node's first process. `kubelet` is the name of its program among those of the cluster.
+/// The plan of a node's first process. `kubelet` is where its program is among those of the cluster.
 pub(crate) fn plan(dir: &StateDir, node: NodeIndex, kubelet: &str, has_driver: bool) -> Plan {
     let name = node.name();
     let home = dir.of(&name);
@@ -201,10 +201,10 @@ mod tests {
         let node = NodeIndex::first(1).unwrap()[0];
         let label = "--node-labels=nvidia.com/gpu.present=true".to_owned();
         for has_driver in [true, false] {
-            let mut parts = plan(&dir, node, "kubelet-1.33", has_driver).parts;
+            let mut parts = plan(&dir, node, "1.33/kubelet", has_driver).parts;
             let kubelet = parts.pop().unwrap();
             assert_eq!(kubelet.argv.contains(&label), has_driver);
-            assert_eq!(kubelet.argv[0], "/state/bin/kubelet-1.33");
+            assert_eq!(kubelet.argv[0], "/state/bin/1.33/kubelet");
             let has_kernel = parts.iter().any(|part| part.name == "simulated-kernel");
             assert_eq!(has_kernel, has_driver);
         }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use tessera_cluster::{Cluster, Node};
 
 use crate::agreement::await_agreement;
-use crate::failure::{Failure, nothing};
+use crate::failure::{Failure, nothing, same};
 use crate::gpus::{Offered, held, listed, offered};
-use crate::kubernetes::{Kubernetes, Object, Objects, Scope, runs};
+use crate::kubernetes::{Kubernetes, Object, Objects, Scope, containers, runs};
 use crate::leftovers;
 use crate::scenario::Form;
 
@@ -336,6 +336,11 @@ impl<'a> Context<'a> {
 /// Whether the kubelet says in it that a claim of a pod was not prepared.
 pub(crate) fn failed_preparation(event: &Event) -> bool {
     event.reason.as_deref() == Some("FailedPrepareDynamicResources")
+}
+
+/// Holds if the pod's containers are those that were running before ([`containers`]), and were not restarted.
+pub(crate) fn went_on(pod: &Pod, before: &Vec<(Option<String>, i32)>) -> Result<(), Failure> {
+    same("the containers that ran before", &containers(pod), before)
 }
 
 /// The claim that was generated for this entry of the pod's `resourceClaims`.

@@ -9,6 +9,9 @@ use super::{Cluster, Node};
 use crate::names::{GangId, NodeName};
 use crate::placement::{Member, Placement};
 
+/// GPUs that are held of a node to hold all of it: more than any has, and few enough to be added up.
+pub const WHOLE_NODE: u32 = 1 << 16;
+
 /// Why nodes cannot be held.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HoldRefusal {

@@ -266,9 +266,10 @@ fn start_node(
     Ok(())
 }
 
-/// The name of the last node's kubelet among the cluster's programs, where it is one of another release than the others.
+/// Where the last node's kubelet is among the cluster's programs, if it is of another release than the others: in a directory,
+/// because it is found by the name of its process, which is that of its file.
 fn kubelet_program(release: Release) -> String {
-    format!("kubelet-{release}")
+    format!("{release}/kubelet")
 }
 
 fn connect(owner: &str, commands: &[(network::Within, Vec<String>)]) -> Result<(), ClusterError> {
@@ -300,6 +301,8 @@ fn write_files(
     materials.programs.link_into(&bin).map_err(failed(&bin))?;
     if let (Some(release), Some(kubelet)) = (options.last_kubelet, &given.last_kubelet) {
         let link = bin.join(kubelet_program(release));
+        let directory = link.parent().unwrap_or(&bin);
+        fs::create_dir_all(directory).map_err(failed(directory))?;
         symlink(kubelet, &link).map_err(failed(&link))?;
     }
     let plugin = &materials.plugin;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tessera_cluster::Node;
 
 use super::manifests::one_gpu_on;
-use crate::context::{Context, START_LIMIT};
+use crate::context::{Context, START_LIMIT, went_on};
 use crate::failure::{Failure, nothing, same};
 use crate::kubelet_log::{KubeletLog, Said};
 use crate::kubernetes::{containers, name, restarts};
@@ -56,11 +56,7 @@ pub(crate) fn slices_are_back_within_half_a_second_at_each_of_twenty_kubelet_res
     nothing("slices were missing for longer than half a second", &longer)?;
     context.apply(&one_gpu_on(node, "after"))?;
     let pods = context.running(&["before", "after"])?;
-    same(
-        "the container that ran before",
-        &containers(&pods["before"]),
-        &started,
-    )
+    went_on(&pods["before"], &started)
 }
 
 pub(crate) fn slices_stay_when_the_plugin_is_killed_and_when_its_pod_is_replaced(
@@ -114,11 +110,7 @@ pub(crate) fn slices_are_back_when_kubelet_and_plugin_restart_within_a_second(
     }
     context.apply(&one_gpu_on(node, "after"))?;
     let pods = context.running(&["before", "after"])?;
-    same(
-        "the container that ran before",
-        &containers(&pods["before"]),
-        &started,
-    )?;
+    went_on(&pods["before"], &started)?;
     nothing("preparations have failed", &context.failed_preparations()?)
 }
 

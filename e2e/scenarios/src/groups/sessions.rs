@@ -18,7 +18,7 @@ use super::guide;
 use super::racks::node_of;
 use crate::account::{Account, ServiceAccount};
 use crate::context::{Context, START_LIMIT};
-use crate::failure::{Failure, same};
+use crate::failure::{Failure, nothing, same};
 use crate::kubernetes::{Objects, Scope, name, runs};
 use crate::release::RELEASE;
 use crate::simulated::Driver;
@@ -126,12 +126,7 @@ pub(crate) fn the_session_of_a_clique_is_ready_before_a_pod_asks_and_outlives_wh
         context.apply(&worker)?;
     }
     context.running(&["worker-0", "worker-1"])?;
-    let channel = channel_of(context, &uid_of(context, "train")?)?;
-    same(
-        "the channels in a pod",
-        &context.written("worker-1", "main")?,
-        &vec![device_node(channel)],
-    )?;
+    has_its_channel(context, "worker-1", "train")?;
     same(
         "the sessions' pods by the reference's label",
         &labelled(context)?,
@@ -299,17 +294,8 @@ pub(crate) fn where_the_hosts_run_nvidia_imex_a_pod_waits_until_that_of_its_node
     )?;
     let imex = OfHost::start(node)?;
     context.running(&["worker"])?;
-    let channel = channel_of(context, &uid_of(context, "train")?)?;
-    same(
-        "the channels in the pod",
-        &context.written("worker", "main")?,
-        &vec![device_node(channel)],
-    )?;
-    same(
-        "preparations that failed",
-        &context.failed_preparations()?,
-        &Vec::new(),
-    )?;
+    has_its_channel(context, "worker", "train")?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     end(context, "train", &["worker"])?;
     drop(imex);
     Ok(())
@@ -350,17 +336,8 @@ pub(crate) fn where_each_domain_has_its_session_the_guides_pod_runs_and_another_
     context.running(&["rival"])?;
     let second = uid_of(context, "rival")?;
     has_session_of(context, &second, &node)?;
-    let channel = channel_of(context, &second)?;
-    same(
-        "the channels in the pod",
-        &context.written("rival", "main")?,
-        &vec![device_node(channel)],
-    )?;
-    same(
-        "preparations that failed",
-        &context.failed_preparations()?,
-        &Vec::new(),
-    )?;
+    has_its_channel(context, "rival", "rival")?;
+    nothing("preparations have failed", &context.failed_preparations()?)?;
     end(context, "rival", &["rival"])?;
     // With the domain goes its daemon, and the node is nobody's.
     eventually("no nvidia-imex to be left", || {
@@ -381,6 +358,17 @@ fn has_session_of(context: &Context<'_>, domain: &str, node: &str) -> Result<(),
     eventually("the session's pod to be found by its domain", || {
         found(&own) == node && found(label) == node
     })
+}
+
+/// Holds if the pod has the channel of this domain and no other.
+fn has_its_channel(context: &Context<'_>, pod: &str, domain: &str) -> Result<(), Failure> {
+    let channel = channel_of(context, &uid_of(context, domain)?)?;
+    let written = context.written(pod, "main")?;
+    same(
+        "the channels in the pod",
+        &written,
+        &vec![device_node(channel)],
+    )
 }
 
 /// How many pods run under the label by which the reference's daemons are found.

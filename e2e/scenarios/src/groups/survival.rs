@@ -6,7 +6,7 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use tessera_cluster::Node;
 
 use super::manifests::{all_gpus, one_gpu_on};
-use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, claim_of, uuids};
+use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, claim_of, uuids, went_on};
 use crate::failure::{Failure, nothing, same};
 use crate::kubernetes::{Objects, Scope, containers};
 
@@ -51,11 +51,7 @@ pub(crate) fn slices_come_back_and_pods_go_on_when_the_kubelet_restarts(
     )?;
     context.apply(&one_gpu_on(node, "after"))?;
     let pods = context.running(&["before", "after"])?;
-    same(
-        "the container that ran before",
-        &containers(&pods["before"]),
-        &started,
-    )?;
+    went_on(&pods["before"], &started)?;
     nothing("preparations have failed", &context.failed_preparations()?)
 }
 

@@ -11,7 +11,7 @@ use tessera_cluster::Node;
 use super::manifests::{all_gpus, one_gpu};
 use super::survival::slice_uids;
 use crate::churn::{PODS, churn};
-use crate::context::{COLLECT_LIMIT, Context, START_LIMIT};
+use crate::context::{COLLECT_LIMIT, Context, START_LIMIT, went_on};
 use crate::failure::{Failure, nothing, same};
 use crate::kubernetes::{Objects, Scope, containers, runs, uid};
 use crate::plugin_pod::{DAEMON_SET, Plugin, errors_of, is_plugin};
@@ -168,11 +168,7 @@ pub(crate) fn the_death_of_the_plugins_first_process_disturbs_nobody(
         })?;
     context.apply(&one_gpu("after"))?;
     let pods = context.running(&["before", "after"])?;
-    same(
-        "the container that ran before",
-        &containers(&pods["before"]),
-        &started,
-    )?;
+    went_on(&pods["before"], &started)?;
     same("the slices", &slice_uids(context, node)?, &slices)?;
     context.delete_pods(&["before", "after"])?;
     everything_is_free(context, node)
